@@ -1,0 +1,1 @@
+"""Recipes of the benchmarks, one TOML file each."""

@@ -1,0 +1,1 @@
+"""ong: continual learning with projected natural gradients, on Avalanche and PyTorch."""

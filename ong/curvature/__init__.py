@@ -1,0 +1,1 @@
+"""What a network's Fisher looks like: layer factors, eigenbases, Fisher types."""

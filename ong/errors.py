@@ -1,0 +1,28 @@
+"""Errors that a user can mend: one line that says what was given, what is expected, and the nearest choice."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["UnknownNameError", "UserError", "nearest"]
+
+
+class UserError(ValueError):
+    """The user's input is wrong; the command line prints the message as one line and exits with 2."""
+
+
+class UnknownNameError(UserError):
+    """A name that is not among the known ones."""
+
+    def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
+        known = sorted(choices)
+        close = nearest(name, known)
+        hint = f"did you mean '{close}'?" if close else f"known: {', '.join(known)}"
+        super().__init__(f"unknown {kind} '{name}'; {hint}")
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """Return the choice most like ``name``, or None when nothing is alike."""
+    matches = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return matches[0] if matches else None

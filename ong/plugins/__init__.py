@@ -1,0 +1,1 @@
+"""Avalanche training plugins: OGD, ONG and their kin."""

@@ -1,0 +1,1 @@
+"""What past tasks forbid: directions, their factored memory, projectors."""

@@ -1,0 +1,1 @@
+"""Recipes of the strategies, one TOML file each."""
