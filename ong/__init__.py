@@ -1,1 +1,37 @@
-"""ong: continual learning with projected natural gradients, on Avalanche and PyTorch."""
+"""ong: continual learning with projected natural gradients, on Avalanche and PyTorch.
+
+Names are imported when they are first touched, so that ``import ong`` does not wait for Avalanche.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EKFAC": "ong.curvature",
+    "OGD": "ong.plugins",
+    "ONG": "ong.plugins",
+    "AccuracyMatrix": "ong.metrics",
+    "Diagnostics": "ong.plugins",
+    "DirectionMemory": "ong.projection",
+    "InMemoryLoader": "ong.streams",
+    "permuted_mnist": "ong.streams",
+    "rotated_mnist": "ong.streams",
+    "run": "ong.experiments",
+    "split_mnist": "ong.streams",
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'ong' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

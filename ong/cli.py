@@ -1,0 +1,165 @@
+"""The command line: ``ong list | run | show | report``.
+
+Exit codes: 0 done; 2 the user's input is wrong (one line says what, where and what would be right); 1 anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ong.errors import UserError
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="How far does a learner forget, and which geometry of its updates prevents it?",
+)
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes at the last finished task", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # click's errors, whichever click typer brings
+        if usage is None:
+            raise
+        _fail(usage())
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print("ong: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _parse_seeds(text: str) -> list[int]:
+    """Read ``5`` as 0…4 and ``3,7`` as those two (``3,`` is the single seed 3)."""
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"--seeds '{text}': give a count, such as 5, or a list, such as 3,7") from None
+    if "," not in text:
+        if not numbers or numbers[0] < 1:
+            raise UserError(f"--seeds '{text}': the count must be at least 1")
+        return list(range(numbers[0]))
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise UserError(f"--seeds '{text}': seeds must be different and not negative")
+    return numbers
+
+
+def _parse_settings(settings: list[str]) -> dict[str, Any]:
+    """Read ``key=value`` pairs, the value as TOML, or as text where it is not."""
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set '{setting}' is not of the form key=value")
+        try:
+            changes[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            changes[key.strip()] = value
+    return changes
+
+
+@app.command("list")
+def list_command() -> None:
+    """List strategies, benchmarks and data sets."""
+    from ong.experiments.recipes import list_recipes, load_benchmark, load_strategy
+    from ong.streams import DATASETS
+
+    console = Console()
+    groups = {
+        "strategies": [(name, load_strategy(name).summary) for name in list_recipes("strategies")],
+        "benchmarks": [(name, load_benchmark(name).summary) for name in list_recipes("benchmarks")],
+        "data sets": [(name, entry.description) for name, entry in DATASETS.items()],
+    }
+    for title, rows in groups.items():
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+        table.add_column(style="cyan", no_wrap=True)
+        table.add_column()
+        for name, summary in rows:
+            table.add_row(name, summary)
+        console.print(table)
+        console.print()
+
+
+@app.command("run")
+def run_command(
+    benchmark: Annotated[str, typer.Argument(help="A benchmark's name, or the path of a recipe.")],
+    strategies: Annotated[
+        list[str] | None, typer.Argument(help="Strategies by name or path; without any, those of the README.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="5 is seeds 0…4; 3,7 are those two; '3,' is seed 3 alone.")] = "1",
+    jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value in a recipe, such as training.epochs=1.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Another data set than the benchmark's.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Where data sets that are not in the package lie.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
+    force: Annotated[bool, typer.Option("--force", help="Repeat finished runs and drop unfinished ones.")] = False,
+) -> int:
+    """Train strategies on a benchmark; finished runs are skipped, unfinished ones resumed."""
+    if jobs < 0:
+        raise UserError(f"--jobs {jobs}: give the number of workers, or 0 for one a core")
+    seed_list = _parse_seeds(seeds)
+    changes = _parse_settings(settings or [])
+    from ong.experiments.plan import plan
+    from ong.experiments.sweep import default_workers, sweep
+    from ong.report import group, print_summary, read_failure, read_record
+
+    planned = plan(benchmark, strategies or None, seed_list, changes, dataset, data_root, out, force=force)
+    outcomes = sweep(planned, jobs or default_workers(len(planned)))
+    console = Console()
+    finished = [read_record(o.job.folder.path / "record.json") for o in outcomes if o.record is not None]
+    failed = [read_failure(o.job.folder.path / "failure.json") for o in outcomes if o.record is None]
+    skipped = sum(outcome.skipped for outcome in outcomes)
+    if skipped:
+        console.print(f"{skipped} of {len(outcomes)} runs were finished before (--force repeats them)")
+    print_summary(finished, console, failed)
+    console.print(f"records in {outcomes[0].job.out / outcomes[0].job.benchmark.name}{os.sep}", soft_wrap=True)
+    for outcome in outcomes:
+        if outcome.failure is not None:
+            print("ong: " + outcome.failure, file=sys.stderr)
+    del group
+    return 1 if failed else 0
+
+
+@app.command("report")
+def report_command(
+    directory: Annotated[Path, typer.Argument(help="A folder that holds records.")],
+    formats: Annotated[str, typer.Option("--format", help="Any of md,csv,tex,html,png.")] = "md,csv,tex,html,png",
+) -> None:
+    """Write tables, figures and one HTML page from records."""
+    from ong.report import write_report
+
+    written = write_report(directory, [part.strip() for part in formats.split(",") if part.strip()])
+    for path in written:
+        print(path)
+
+
+@app.command("show")
+def show_command(
+    record: Annotated[Path, typer.Argument(help="A record.json, or the folder of a run.")],
+) -> None:
+    """Show one record in the terminal."""
+    from ong.report import print_record, read_record
+
+    print_record(read_record(record / "record.json" if record.is_dir() else record), Console())

@@ -1,0 +1,147 @@
+"""A model seen as blocks: one matrix of trainable parameters a layer.
+
+A vector over the network's parameters (a gradient, an update, the weights) is a dictionary from block name to its
+matrix ``[rows, columns]``, written :data:`Vector` throughout.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ong.curvature.layers import UnsupportedLayerError, layer_factors
+
+__all__ = ["Block", "Unsupported", "Vector", "evaluating", "find_blocks", "inner", "norm"]
+
+Vector = dict[str, Tensor]
+Unsupported = Literal["error", "ignore"]
+_UNREGISTERED = layer_factors.dispatch(object)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The trainable parameters of one layer as a matrix: the weight's columns, then the bias's.
+
+    Attributes:
+        name: the module's path in the model.
+        module: the layer.
+        weight: the layer's weight, or None when it is frozen or absent.
+        bias: the layer's bias, or None when it is frozen or absent.
+    """
+
+    name: str
+    module: nn.Module
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters, in the order of the matrix's columns."""
+        return [p for p in (self.weight, self.bias) if p is not None]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the matrix: output units, or 1 for a layer whose weight is one-dimensional."""
+        weight = getattr(self.module, "weight", None)
+        if isinstance(weight, Tensor):
+            return weight.shape[0] if weight.ndim > 1 else 1
+        return 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(rows, columns)``."""
+        return self.rows, sum(p.numel() for p in self.parameters) // self.rows
+
+    def matrix(self, tensors: list[Tensor]) -> Tensor:
+        """Lay tensors of the parameters' shapes out as one ``[rows, columns]`` matrix (a copy, at least float32)."""
+        joined = torch.cat([t.detach().reshape(self.rows, -1) for t in tensors], dim=1)
+        return joined.float() if joined.dtype in (torch.float16, torch.bfloat16) else joined
+
+    def values(self) -> Tensor:
+        """The parameters as a matrix."""
+        return self.matrix(list(self.parameters))
+
+    def gradient(self) -> Tensor:
+        """The ``.grad`` fields as a matrix; zero where a parameter has none."""
+        return self.matrix([p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters])
+
+    def write_gradient(self, matrix: Tensor) -> None:
+        """Put a matrix back into the ``.grad`` fields, in place; a parameter without a gradient keeps none."""
+        widths = [p.numel() // self.rows for p in self.parameters]
+        for parameter, part in zip(self.parameters, matrix.split(widths, dim=1), strict=True):
+            if parameter.grad is not None:
+                parameter.grad.copy_(part.reshape(parameter.shape))
+
+
+def find_blocks(model: nn.Module, unsupported: Unsupported = "error") -> dict[str, Block]:
+    """Return the blocks of a model's trainable parameters, in the order of ``named_modules``.
+
+    Args:
+        model: any module.
+        unsupported: what to do with a module that holds trainable parameters but is of no registered type:
+            ``"error"``, or ``"ignore"`` (one warning; its parameters and its children's keep their plain gradient).
+
+    Raises:
+        UnsupportedLayerError: such a module and ``unsupported="error"``; two modules that share a parameter;
+            a model without any block.
+    """
+    blocks: dict[str, Block] = {}
+    owners: dict[int, str] = {}
+    ignored: list[str] = []
+    for name, module in model.named_modules(remove_duplicate=True):
+        own = {key: p for key, p in module.named_parameters(recurse=False) if p.requires_grad}
+        if not own or any(name == i or name.startswith(i + ".") for i in ignored):
+            continue
+        label = f"module '{name or 'the model itself'}' of type {type(module).__name__}"
+        known = layer_factors.dispatch(type(module)) is not _UNREGISTERED and set(own) <= {"weight", "bias"}
+        if not known:
+            message = f"{label} holds trainable parameters ({', '.join(own)}) but no supported layer type"
+            if unsupported == "error":
+                raise UnsupportedLayerError(
+                    f"{message}; freeze them, register the type with ong.curvature.layer_factors, or pass "
+                    "unsupported='ignore' to leave their gradient as it is"
+                )
+            if name:
+                ignored.append(name)
+            warnings.warn(f"{message}: their plain gradient is used", stacklevel=2)
+            continue
+        for key, parameter in own.items():
+            if id(parameter) in owners:
+                raise UnsupportedLayerError(f"{label} shares its {key} with module '{owners[id(parameter)]}'")
+            owners[id(parameter)] = name
+        blocks[name] = Block(name, module, own.get("weight"), own.get("bias"))
+    if not blocks:
+        raise UnsupportedLayerError(
+            f"the model ({type(model).__name__}) has no trainable layer of a supported type (Linear, Conv1d, Conv2d, "
+            "normalisation layers, Embedding)"
+        )
+    return blocks
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode with gradients enabled, and every module's mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def inner(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
+    """Return Σ_blocks ⟨left, right⟩, a scalar."""
+    return torch.stack([torch.sum(left[name] * right[name]) for name in left]).sum()
+
+
+def norm(vector: Mapping[str, Tensor]) -> Tensor:
+    """Return the Euclidean norm over all blocks, a scalar."""
+    return torch.stack([torch.linalg.vector_norm(part) for part in vector.values()]).norm()

@@ -1,0 +1,162 @@
+"""One block of an EKFAC: covariances, their eigenbases, and the eigenvalues measured in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ong.curvature.factors import Factors
+
+__all__ = ["Covariances", "EigenBlock", "covariances", "rotated_squares"]
+
+_CHUNK = 2**25  # numbers of one [examples, rows, columns] intermediate
+
+
+@dataclass(frozen=True)
+class Covariances:
+    """Second moments of one block's factors over a data set.
+
+    Attributes:
+        inputs: A, ``[columns, columns]``, mean over examples, positions and cotangent sets.
+        outputs: S, ``[rows, rows]``, mean over examples and positions, summed over cotangent sets.
+        positions: T, so that the Kronecker-factored Fisher is T · S ⊗ A.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    positions: float
+
+
+def covariances(factors: Iterable[dict[str, Factors]], examples: int) -> dict[str, Covariances]:
+    """Return A and S of every block in float64.
+
+    Args:
+        factors: the factors of all batches and cotangent sets.
+        examples: N, the number of examples that took part.
+
+    Raises:
+        ValueError: a factor that is not finite.
+    """
+    sums: dict[str, tuple[Tensor, Tensor, int, int]] = {}
+    for parts in factors:
+        for name, part in parts.items():
+            a, d = part.inputs.flatten(0, 1), part.outputs.flatten(0, 1)
+            inputs, outputs = (a.T @ a).double(), (d.T @ d).double()
+            if name in sums:
+                old = sums[name]
+                sums[name] = (old[0] + inputs, old[1] + outputs, old[2] + len(a), old[3] + len(part.inputs))
+            else:
+                sums[name] = (inputs, outputs, len(a), len(part.inputs))
+    result = {}
+    for name, (inputs, outputs, rows, seen) in sums.items():
+        if not (inputs.isfinite().all() and outputs.isfinite().all()):
+            raise ValueError(f"the factors of layer '{name}' are not finite: the weights or the inputs have diverged")
+        positions = rows / seen  # seen counts every example once a cotangent set
+        result[name] = Covariances(inputs / rows, outputs / (examples * positions), positions)
+    return result
+
+
+@dataclass(frozen=True)
+class EigenBlock:
+    """F of one block, (U_S ⊗ U_A) diag(Λ) (U_S ⊗ U_A)ᵀ, all float64.
+
+    Attributes:
+        inputs_cov: A, ``[columns, columns]``.
+        outputs_cov: S, ``[rows, rows]``.
+        inputs_basis: U_A, eigenvectors of A in columns.
+        outputs_basis: U_S, eigenvectors of S in columns.
+        eigenvalues: Λ, ``[rows, columns]``.
+        positions: T of the data added last.
+    """
+
+    inputs_cov: Tensor
+    outputs_cov: Tensor
+    inputs_basis: Tensor
+    outputs_basis: Tensor
+    eigenvalues: Tensor
+    positions: float = 1.0
+
+    @classmethod
+    def zero(cls, rows: int, columns: int, device: torch.device) -> EigenBlock:
+        """Return the block of a Fisher that is zero."""
+        options = {"dtype": torch.float64, "device": device}
+        return cls(
+            torch.zeros(columns, columns, **options),  # type: ignore[arg-type]
+            torch.zeros(rows, rows, **options),  # type: ignore[arg-type]
+            torch.eye(columns, **options),  # type: ignore[arg-type]
+            torch.eye(rows, **options),  # type: ignore[arg-type]
+            torch.zeros(rows, columns, **options),  # type: ignore[arg-type]
+        )
+
+    def grown(self, rows: int, columns: int) -> EigenBlock:
+        """Return the block with zero curvature on rows and columns that the layer has gained since.
+
+        Raises:
+            ValueError: the layer has become smaller.
+        """
+        more_rows, more_columns = rows - self.eigenvalues.shape[0], columns - self.eigenvalues.shape[1]
+        if more_rows < 0 or more_columns < 0:
+            raise ValueError(f"a layer shrank from {tuple(self.eigenvalues.shape)} to {(rows, columns)}")
+        if not (more_rows or more_columns):
+            return self
+        return EigenBlock(
+            F.pad(self.inputs_cov, (0, more_columns, 0, more_columns)),
+            F.pad(self.outputs_cov, (0, more_rows, 0, more_rows)),
+            torch.block_diag(self.inputs_basis, torch.eye(more_columns).to(self.inputs_basis)),
+            torch.block_diag(self.outputs_basis, torch.eye(more_rows).to(self.outputs_basis)),
+            F.pad(self.eigenvalues, (0, more_columns, 0, more_rows)),
+            self.positions,
+        )
+
+    def moved(self, added: Covariances, *, decay: float = 1.0) -> EigenBlock:
+        """Return the block in the eigenbases of ``decay · old + added`` covariances, without the added eigenvalues.
+
+        Λ' = decay · (U'_SᵀU_S)^{∘2} Λ ((U'_AᵀU_A)^{∘2})ᵀ = decay · diag(U'ᵀ F U'), so the trace is kept.
+        """
+        inputs_cov = decay * self.inputs_cov + added.inputs
+        outputs_cov = decay * self.outputs_cov + added.outputs
+        inputs_basis = torch.linalg.eigh(inputs_cov).eigenvectors
+        outputs_basis = torch.linalg.eigh(outputs_cov).eigenvectors
+        overlap_in = (inputs_basis.T @ self.inputs_basis).square()
+        overlap_out = (outputs_basis.T @ self.outputs_basis).square()
+        eigenvalues = decay * overlap_out @ self.eigenvalues @ overlap_in.T
+        return EigenBlock(inputs_cov, outputs_cov, inputs_basis, outputs_basis, eigenvalues, added.positions)
+
+    def plus(self, eigenvalues: Tensor) -> EigenBlock:
+        """Return the block with further eigenvalues added."""
+        return replace(self, eigenvalues=self.eigenvalues + eigenvalues)
+
+    def rotate(self, matrix: Tensor) -> Tensor:
+        """Return U_Sᵀ V U_A of ``[..., rows, columns]``, in the matrix's dtype."""
+        return self.outputs_basis.to(matrix).T @ matrix @ self.inputs_basis.to(matrix)
+
+    def rotate_back(self, matrix: Tensor) -> Tensor:
+        """Return U_S V U_Aᵀ of ``[..., rows, columns]``, in the matrix's dtype."""
+        return self.outputs_basis.to(matrix) @ matrix @ self.inputs_basis.to(matrix).T
+
+    def kfac_eigenvalues(self) -> Tensor:
+        """Return the eigenvalues that plain K-FAC has in this basis, T · d_S d_Aᵀ, ``[rows, columns]``.
+
+        Meaningful for the Fisher of one data set, not for a sum over tasks.
+        """
+        d_a = torch.einsum("ij,ik,kj->j", self.inputs_basis, self.inputs_cov, self.inputs_basis)
+        d_s = torch.einsum("ij,ik,kj->j", self.outputs_basis, self.outputs_cov, self.outputs_basis)
+        return self.positions * torch.outer(d_s, d_a)
+
+
+def rotated_squares(factors: Factors, block: EigenBlock) -> Tensor:
+    """Return Σ_n (U_Sᵀ G_n U_A)^{∘2}, ``[rows, columns]`` float64: positions are summed *before* squaring."""
+    a = factors.inputs @ block.inputs_basis.to(factors.inputs)
+    d = factors.outputs @ block.outputs_basis.to(factors.outputs)
+    if a.shape[1] == 1:
+        return (d[:, 0].square().T @ a[:, 0].square()).double()
+    step = max(1, _CHUNK // (d.shape[2] * a.shape[2]))
+    total = torch.zeros_like(block.eigenvalues)
+    for start in range(0, len(a), step):
+        gradients = torch.einsum("nto,nti->noi", d[start : start + step], a[start : start + step])
+        total += gradients.square().sum(0).double()
+    return total

@@ -1,0 +1,161 @@
+"""The eigenvalue-corrected Kronecker-factored Fisher (George et al., arXiv 1806.03884), and its sum over tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ong.curvature.blocks import Block, Vector, evaluating, find_blocks
+from ong.curvature.eigenblock import EigenBlock, covariances, rotated_squares
+from ong.curvature.factors import Factors, record
+from ong.curvature.fisher import FisherType, check_fisher, cotangents
+
+__all__ = ["EKFAC", "Batch", "Forward"]
+
+Batch = Sequence[Tensor]
+"""Inputs, targets and whatever else ``forward`` wants, examples first in each."""
+Forward = Callable[[Batch], Tensor]
+
+
+@dataclass
+class EKFAC:
+    """F ≈ ⊕_blocks (U_S ⊗ U_A) diag(Λ) (U_S ⊗ U_A)ᵀ, a sum over all the data that was added.
+
+    With the layers' inputs a and pulled-back cotangents δ, A = E[aaᵀ] = U_A D_A U_Aᵀ, S = E[δδᵀ] = U_S D_S U_Sᵀ and
+
+        Λ = E[ (U_Sᵀ G U_A)^{∘2} ],   G = Σ_t δ_t a_tᵀ of one example,
+
+    the Frobenius-optimal diagonal in that basis. Each call of :meth:`add` adds the mean over its examples, as a sum
+    of Fishers over tasks wants it. Everything is kept in float64.
+
+    Attributes:
+        blocks: the factors of each block by its name; empty is the zero Fisher.
+    """
+
+    blocks: dict[str, EigenBlock] = field(default_factory=dict)
+
+    @classmethod
+    def fit(
+        cls,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        *,
+        fisher: FisherType = "rademacher",
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+        forward: Forward | None = None,
+        blocks: Mapping[str, Block] | None = None,
+    ) -> EKFAC:
+        """Return the EKFAC of one data set; the arguments are :meth:`add`'s."""
+        ekfac = cls()
+        ekfac.add(model, batches, fisher=fisher, samples=samples, generator=generator, forward=forward, blocks=blocks)
+        return ekfac
+
+    def add(
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        *,
+        fisher: FisherType = "rademacher",
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+        forward: Forward | None = None,
+        blocks: Mapping[str, Block] | None = None,
+        decay: float = 1.0,
+    ) -> None:
+        """Add the Fisher of a data set at the model's present weights, the model in eval mode.
+
+        A ← decay·A + A_new and S likewise give new bases U'; what was there before moves without its data,
+
+            Λ' = decay · (U'_SᵀU_S)^{∘2} Λ ((U'_AᵀU_A)^{∘2})ᵀ,
+
+        which is diag(U'ᵀ F U') exactly and keeps the trace; the new data's Λ is measured in U' and added.
+
+        Args:
+            model: the network.
+            batches: the data, gone through twice (bases, then eigenvalues) with the same random cotangents.
+            fisher: see :func:`ong.curvature.fisher.cotangents`.
+            samples: draws an example of the random Fisher types.
+            generator: their randomness, on the model's device; one seeded with 0 by default.
+            forward: maps a batch to logits ``[N, C]``; ``model(batch[0])`` by default.
+            blocks: the model's blocks, where the caller has them already.
+            decay: factor on what was there before.
+
+        Raises:
+            ValueError: no examples, or a factor that is not finite.
+        """
+        check_fisher(fisher)
+        examples = sum(len(batch[0]) for batch in batches)
+        if not examples:
+            raise ValueError("EKFAC needs at least one example")
+        blocks = find_blocks(model) if blocks is None else blocks
+        run = forward if forward is not None else (lambda batch: model(batch[0]))
+        if generator is None:
+            generator = torch.Generator(batches[0][0].device).manual_seed(0)
+        state = generator.get_state()
+
+        def factors() -> Iterator[dict[str, Factors]]:
+            generator.set_state(state)
+            for batch in batches:
+                with record(blocks) as tape:
+                    logits = run(batch)
+                targets = batch[1] if len(batch) > 1 else None
+                for u in cotangents(logits, fisher, targets=targets, samples=samples, generator=generator):
+                    yield tape.factors(logits, u)
+
+        with evaluating(model):
+            moved = {}
+            for name, added in covariances(factors(), examples).items():
+                rows, columns = blocks[name].shape
+                old = self.blocks.get(name) or EigenBlock.zero(rows, columns, added.inputs.device)
+                moved[name] = old.grown(rows, columns).moved(added, decay=decay)
+            for parts in factors():
+                for name, part in parts.items():
+                    moved[name] = moved[name].plus(rotated_squares(part, moved[name]) / examples)
+        for name, old in self.blocks.items():  # a layer that took no part in this data, such as another task's head
+            if name not in moved and decay != 1.0:
+                moved[name] = old.plus((decay - 1.0) * old.eigenvalues)
+        self.blocks |= moved
+
+    def apply(self, vector: Mapping[str, Tensor], *, power: float = -1.0, damping: float = 0.0) -> Vector:
+        """Return (F + λ)^q v block by block, U_S [ (Λ+λ)^q ∘ (U_Sᵀ V U_A) ] U_Aᵀ.
+
+        Args:
+            vector: v, a matrix a block; a block this EKFAC has never seen has F = 0.
+            power: q; −1 is the natural gradient, ½ and −½ whiten.
+            damping: λ ≥ 0, Tikhonov's, on Λ.
+
+        Raises:
+            ValueError: a negative damping, or a negative power of a singular F without damping.
+        """
+        if damping < 0:
+            raise ValueError(f"damping must not be negative, got {damping}")
+        result: Vector = {}
+        for name, matrix in vector.items():
+            block = self.blocks.get(name)
+            if block is None:
+                block = EigenBlock.zero(*matrix.shape, matrix.device)
+            damped = block.grown(*matrix.shape).eigenvalues + damping
+            if power < 0 and not bool((damped > 0).all()):
+                raise ValueError(f"F of layer '{name}' is singular: a negative power needs damping > 0")
+            grown = block.grown(*matrix.shape)
+            result[name] = grown.rotate_back(damped.pow(power).to(matrix) * grown.rotate(matrix))
+        return result
+
+    def trace(self) -> float:
+        """Return the trace of F, exact for the data that was added (no Kronecker error in it)."""
+        return sum(float(block.eigenvalues.sum()) for block in self.blocks.values())
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """Return the tensors of each block."""
+        return {
+            name: {f.name: getattr(block, f.name) for f in fields(EigenBlock)} for name, block in self.blocks.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        self.blocks = {name: EigenBlock(**values) for name, values in state.items()}

@@ -1,0 +1,97 @@
+"""The metric a step is measured in: M = I + F/λ, which leaves never-used directions as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ong.curvature.blocks import Block, Vector
+from ong.curvature.eigenblock import EigenBlock
+from ong.curvature.ekfac import EKFAC
+
+__all__ = ["BlockMetric", "Metric"]
+
+
+@dataclass(frozen=True)
+class BlockMetric:
+    """M⁻¹ of one block in its eigenbasis.
+
+    Attributes:
+        inputs_basis: U_A, ``[columns, columns]``.
+        outputs_basis: U_S, ``[rows, rows]``.
+        eigenvalues: Λ, ``[rows, columns]``.
+        scale: λ/(Λ+λ), ``[rows, columns]``, between 0 and 1.
+    """
+
+    inputs_basis: Tensor
+    outputs_basis: Tensor
+    eigenvalues: Tensor
+    scale: Tensor
+
+    def rotate(self, matrix: Tensor) -> Tensor:
+        """Return U_Sᵀ V U_A."""
+        return self.outputs_basis.T @ matrix @ self.inputs_basis
+
+    def rotate_back(self, matrix: Tensor) -> Tensor:
+        """Return U_S V U_Aᵀ."""
+        return self.outputs_basis @ matrix @ self.inputs_basis.T
+
+
+class Metric:
+    """M = I + F/λ with F an EKFAC: M⁻¹v = λ(F+λ)⁻¹v.
+
+    The factor λ makes the step in directions F says nothing about equal to plain SGD's, so a learning rate keeps its
+    meaning whatever the damping.
+
+    Attributes:
+        blocks: M⁻¹ of each block of the model, in the dtype steps are computed in.
+        damping: λ.
+    """
+
+    def __init__(self, ekfac: EKFAC, blocks: Mapping[str, Block], damping: float) -> None:
+        """Prepare M⁻¹ for the blocks of a model.
+
+        Args:
+            ekfac: F; blocks it has never seen count as F = 0, and grown layers as zero on what they gained.
+            blocks: the model's blocks.
+            damping: λ > 0.
+
+        Raises:
+            ValueError: damping that is not positive.
+        """
+        if not damping > 0:
+            raise ValueError(f"damping must be positive, got {damping}")
+        self.damping = damping
+        self.blocks: dict[str, BlockMetric] = {}
+        for name, block in blocks.items():
+            like = block.values()
+            known = ekfac.blocks.get(name) or EigenBlock.zero(*block.shape, like.device)
+            eigen = known.grown(*block.shape)
+            scale = damping / (eigen.eigenvalues + damping)
+            self.blocks[name] = BlockMetric(
+                eigen.inputs_basis.to(like), eigen.outputs_basis.to(like), eigen.eigenvalues.to(like), scale.to(like)
+            )
+
+    def precondition(self, vector: Mapping[str, Tensor]) -> Vector:
+        """Return M⁻¹v."""
+        return {
+            name: block.rotate_back(block.scale * block.rotate(vector[name])) for name, block in self.blocks.items()
+        }
+
+    def curvature(self, vector: Mapping[str, Tensor]) -> Vector:
+        """Return F v = λ(M − I)v."""
+        return {
+            name: block.rotate_back(block.eigenvalues * block.rotate(vector[name]))
+            for name, block in self.blocks.items()
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the bases and scales."""
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for block in self.blocks.values()
+            for tensor in (block.inputs_basis, block.outputs_basis, block.eigenvalues, block.scale)
+        )

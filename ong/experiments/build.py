@@ -1,0 +1,120 @@
+"""From the names in a recipe to objects: classes by ``module:Name``, networks, optimizers, strategies."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from ong.errors import UnknownNameError, UserError
+from ong.experiments.recipes import Buildable, ModelRecipe
+
+__all__ = ["MODELS", "build", "build_model", "build_optimizer", "resolve"]
+
+
+def resolve(use: str, kind: type, what: str) -> type:
+    """Return the class that ``"module:Name"`` names, a subclass of ``kind``.
+
+    Raises:
+        UserError: another form, no such module or name, or a class of another kind.
+    """
+    module_name, colon, name = use.partition(":")
+    if not colon or not name:
+        raise UserError(f"{what}: use = '{use}' is not of the form 'module:Name'")
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"{what}: use = '{use}': cannot import '{module_name}' ({error})") from None
+    if not hasattr(module, name):
+        public = [n for n in dir(module) if not n.startswith("_")]
+        raise UnknownNameError(f"name in {module_name} ({what})", name, public)
+    found = getattr(module, name)
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise UserError(f"{what}: use = '{use}' is not a subclass of {kind.__module__}.{kind.__name__}")
+    return found
+
+
+def build(recipe: Buildable, kind: type, what: str, *args: Any, **given: Any) -> Any:
+    """Build what a recipe names, its options checked by name against the constructor.
+
+    Args:
+        recipe: the class and its options.
+        kind: what it must be a subclass of.
+        what: how errors name it.
+        args: further positional arguments.
+        given: further keyword arguments; those the constructor does not have are left out, options win over them.
+
+    Raises:
+        UserError: an unknown option, a missing one, or a value the constructor refuses.
+    """
+    found = resolve(recipe.use, kind, what)
+    parameters = inspect.signature(found).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for option in recipe.options:
+        if option not in parameters and not open_ended:
+            raise UnknownNameError(f"option of {what} {found.__name__}", option, parameters)
+    options = {name: value for name, value in given.items() if name in parameters} | recipe.options
+    try:
+        return found(*args, **options)
+    except UserError:
+        raise
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"{what} {found.__name__}: {error or 'its options contradict each other'}") from None
+
+
+def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int]) -> nn.Module:
+    """Return a ReLU network on flattened images, biases everywhere.
+
+    Raises:
+        UserError: a width below 1.
+    """
+    if any(width < 1 for width in hidden):
+        raise UserError(f"model mlp: hidden widths must be at least 1, got {list(hidden)}")
+    widths = [math.prod(shape), *hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp}
+"""Networks a benchmark recipe can name; each takes the images' shape and the number of classes."""
+
+
+def build_model(recipe: ModelRecipe, shape: Sequence[int], classes: int) -> nn.Module:
+    """Build a benchmark's network with the global generator as it stands.
+
+    A class given by ``use`` may take ``shape`` (channels, height, width) and ``classes``.
+
+    Raises:
+        UserError: neither or both of ``name`` and ``use``, an unknown name or option.
+    """
+    if (recipe.name is None) == (recipe.use is None):
+        raise UserError("model: give either 'name' (a built-in network) or 'use' ('module:Class')")
+    if recipe.use is not None:
+        part = Buildable(use=recipe.use, **recipe.options)
+        model: nn.Module = build(part, nn.Module, "model", shape=tuple(shape), classes=classes)
+        return model
+    assert recipe.name is not None
+    if recipe.name not in MODELS:
+        raise UnknownNameError("model", recipe.name, MODELS)
+    maker = MODELS[recipe.name]
+    known = [n for n, p in inspect.signature(maker).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    for option in recipe.options:
+        if option not in known:
+            raise UnknownNameError(f"option of model {recipe.name}", option, known)
+    try:
+        return maker(shape, classes, **recipe.options)
+    except TypeError as error:
+        raise UserError(f"model {recipe.name}: {error}") from None
+
+
+def build_optimizer(recipe: Buildable, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer over a model's parameters."""
+    optimizer: torch.optim.Optimizer = build(recipe, torch.optim.Optimizer, "optimizer", model.parameters())
+    return optimizer

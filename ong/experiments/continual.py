@@ -1,0 +1,227 @@
+"""One run of a continual benchmark: a strategy learns task after task, and R is taken after each."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.benchmarks.utils.utils import concat_datasets
+from avalanche.core import BasePlugin
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.supervised import Cumulative, JointTraining
+from avalanche.training.templates import SupervisedTemplate
+
+from ong.curvature import find_blocks
+from ong.errors import UserError
+from ong.experiments import avalanche_state
+from ong.experiments.build import build, build_model, build_optimizer, resolve
+from ong.experiments.progress import Progress
+from ong.experiments.recipes import BenchmarkRecipe, Buildable, StrategyRecipe
+from ong.experiments.run_plugins import AccuracyRecorder, DivergenceError, DivergenceGuard, StepCounter
+from ong.experiments.store import RunFolder
+from ong.metrics import AccuracyMatrix, all_metrics
+from ong.plugins import Diagnostics, GradientPlugin
+from ong.streams import InMemoryLoader, build_stream, load_dataset, output_count
+
+__all__ = ["ContinualRun"]
+
+
+def _derived(seed: int, *path: int) -> int:
+    """Return a seed that depends on a run's seed and a place in the run."""
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1)[0])
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed every global generator inside, put them back after: Avalanche's shuffles and buffers draw from them."""
+    python, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+class ContinualRun:
+    """A benchmark, a strategy and a seed, ready to run.
+
+    The net's initial weights and the order of the data depend on the seed alone, so they are the same for every
+    strategy; all global generators are seeded anew before each task, so that a run resumed at a task boundary goes on
+    to the bit.
+    """
+
+    def __init__(
+        self, benchmark: BenchmarkRecipe, strategy: StrategyRecipe, seed: int, data_root: str | Path | None = None
+    ) -> None:
+        """Build everything, so that whatever is wrong with the recipes shows before anything runs.
+
+        Raises:
+            UserError: whatever is wrong with the recipes or the data.
+        """
+        self.benchmark, self.recipe, self.seed = benchmark, strategy, seed
+        self.settings = {
+            "benchmark": benchmark.model_dump(),
+            "strategy": strategy.model_dump(exclude={"on", "search"}),
+            "seed": seed,
+        }
+        dataset = load_dataset(benchmark.dataset, data_root)
+        self.stream = build_stream(benchmark.stream.name, dataset, seed, **benchmark.stream.options)
+        with _seeded(_derived(seed, 0)):
+            shape = self.stream.train_stream[0].dataset[0][0].shape
+            model = build_model(benchmark.model, tuple(shape), output_count(self.stream))
+        self.plugins: list[Any] = [
+            build(plugin, BasePlugin, "plugin", seed=_derived(seed, 1)) for plugin in strategy.plugins
+        ]
+        if any(isinstance(plugin, GradientPlugin) for plugin in self.plugins):
+            find_blocks(model, next(p.unsupported for p in self.plugins if isinstance(p, GradientPlugin)))
+        self.diagnostics = Diagnostics(seed=_derived(seed, 2))
+        self.recorder = AccuracyRecorder()
+        template = resolve(strategy.template, SupervisedTemplate, "template")
+        training = benchmark.training
+        self.learner: Any = build(
+            Buildable(use=strategy.template),
+            SupervisedTemplate,
+            "template",
+            model=model,
+            optimizer=build_optimizer(strategy.optimizer, model),
+            criterion=torch.nn.CrossEntropyLoss(),
+            train_mb_size=training.batch_size,
+            train_epochs=training.epochs,
+            eval_mb_size=training.eval_batch_size,
+            plugins=[
+                InMemoryLoader(seed=_derived(seed, 3)),
+                self.diagnostics,
+                *self.plugins,
+                DivergenceGuard(),
+                self.recorder,
+            ],
+            evaluator=EvaluationPlugin(),
+        )
+        self.joint = issubclass(template, JointTraining)
+        self.rows: list[list[float]] = []
+        self.train_seconds: list[float] = []
+        self.evaluate_seconds: list[float] = []
+        self.memory_bytes: list[int] = []
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks T."""
+        return len(self.stream.train_stream)
+
+    def run(self, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+        """Train what is not yet trained and return the record, which is written to the folder too.
+
+        Raises:
+            DivergenceError: a loss or output that is not finite; finished tasks are kept in the checkpoint.
+            UserError: a checkpoint of other settings.
+        """
+        saved = folder.checkpoint(self.settings)
+        if saved is not None:
+            self._restore(saved)
+        resumable = all(avalanche_state.is_resumable(plugin) for plugin in self.learner.plugins)
+        self.learner.plugins.insert(0, StepCounter(progress.start_task, progress.step))
+        if not self.rows:
+            self._evaluate()
+        steps = 1 if self.joint else self.tasks
+        progress.start_run(steps, len(self.rows) - 1)
+        while len(self.rows) <= steps:
+            self._train(len(self.rows) - 1)
+            self._evaluate()
+            progress.end_task()
+            if resumable and len(self.rows) <= steps:
+                folder.save_checkpoint(self._state(), self.settings)
+        record = self._record()
+        folder.finish(record)
+        return record
+
+    def _train(self, task: int) -> None:
+        with _seeded(_derived(self.seed, 4, task)):
+            start = time.perf_counter()
+            experiences = self.stream.train_stream if self.joint else self.stream.train_stream[task]
+            self.learner.train(experiences, eval_streams=[])
+            self.train_seconds.append(time.perf_counter() - start)
+        self.memory_bytes.append(sum(_bytes(plugin) for plugin in self.plugins))
+
+    def _evaluate(self) -> None:
+        start = time.perf_counter()
+        self.learner.eval(self.stream.test_stream)
+        self.evaluate_seconds.append(time.perf_counter() - start)
+        self.rows.append(list(self.recorder.accuracies))
+
+    def _state(self) -> dict[str, Any]:
+        learner = self.learner
+        return {
+            "rows": self.rows,
+            "train_seconds": self.train_seconds,
+            "evaluate_seconds": self.evaluate_seconds,
+            "memory_bytes": self.memory_bytes,
+            "model": learner.model.state_dict(),
+            "optimizer": learner.optimizer.state_dict(),
+            "plugins": [avalanche_state.get_state(p) for p in learner.plugins if not isinstance(p, StepCounter)],
+        }
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        learner = self.learner
+        self.rows, self.memory_bytes = saved["rows"], saved["memory_bytes"]
+        self.train_seconds, self.evaluate_seconds = saved["train_seconds"], saved["evaluate_seconds"]
+        for experience in self.stream.train_stream[: len(self.rows) - 1]:
+            learner.experience, learner.is_training = experience, True
+            learner.model = learner.model_adaptation()  # growing heads reach the size they had
+        learner.model.load_state_dict(saved["model"])
+        learner.make_optimizer(reset_optimizer_state=True)  # Avalanche would reset it at the next task otherwise
+        learner.optimizer.load_state_dict(saved["optimizer"])
+        for plugin, state in zip(learner.plugins, saved["plugins"], strict=True):
+            avalanche_state.set_state(plugin, copy.deepcopy(state), learner)
+        if isinstance(learner, Cumulative):
+            done = [experience.dataset for experience in self.stream.train_stream[: len(self.rows) - 1]]
+            learner.dataset = done[0]
+            for dataset in done[1:]:
+                learner.dataset = concat_datasets([learner.dataset, dataset])
+
+    def _record(self) -> dict[str, Any]:
+        rows = self.rows
+        if self.joint:
+            rows = [rows[0], *[[math.nan] * self.tasks for _ in range(self.tasks - 1)], rows[1]]
+        return self.settings | {
+            "accuracy_matrix": rows,
+            "metrics": all_metrics(AccuracyMatrix(np.array(rows))),
+            "diagnostics": {
+                "leak": self.diagnostics.leak,
+                "descent_cosine": self.diagnostics.descent_cosine,
+                "memory_bytes": self.memory_bytes,
+            },
+            "timing": {
+                "train_seconds": self.train_seconds,
+                "evaluate_seconds": self.evaluate_seconds,
+                "total_seconds": sum(self.train_seconds) + sum(self.evaluate_seconds),
+            },
+        }
+
+
+def _bytes(plugin: Any) -> int:
+    """Return what a plugin keeps from task to task, in bytes: its own account, or the tensors of its state."""
+    if isinstance(plugin, GradientPlugin):
+        return plugin.memory_bytes
+    return _tensor_bytes(avalanche_state.get_state(plugin)) if avalanche_state.is_resumable(plugin) else 0
+
+
+def _tensor_bytes(state: Any) -> int:
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(_tensor_bytes(part) for part in state.values())
+    if isinstance(state, list | tuple):
+        return sum(_tensor_bytes(part) for part in state)
+    return 0

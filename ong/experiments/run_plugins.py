@@ -1,0 +1,102 @@
+"""The plugins a run adds to a strategy: accuracies, a guard against divergence, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+
+__all__ = ["AccuracyRecorder", "DivergenceError", "DivergenceGuard", "StepCounter"]
+
+
+class DivergenceError(RuntimeError):
+    """The loss or the outputs of a run are not finite.
+
+    Attributes:
+        task: the task in training, counted from 0.
+        step: the step in that task, counted from 1; 0 while evaluating after it.
+    """
+
+    def __init__(self, what: str, task: int, step: int) -> None:
+        self.task, self.step = task, step
+        where = f"task {task}, step {step}" if step else f"the evaluation after task {task}"
+        super().__init__(f"{what} at {where}; lower optimizer.lr or raise the damping")
+
+
+class DivergenceGuard(SupervisedPlugin):  # type: ignore[misc]
+    """Stops a run whose loss, penalties included, is not finite. Put it after the plugins that add to the loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._step = 0
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Count steps from the task's start."""
+        self._step = 0
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Check the loss."""
+        self._step += 1
+        loss = strategy.loss
+        if not torch.isfinite(loss).all():
+            raise DivergenceError(f"the loss is {float(loss):g}", strategy.clock.train_exp_counter, self._step)
+
+    def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Check the outputs, which the last step of a task may have spoilt."""
+        if not torch.isfinite(strategy.mb_output).all():
+            task = max(strategy.clock.train_exp_counter - 1, 0)
+            raise DivergenceError("the outputs are not finite", task, 0)
+
+
+class AccuracyRecorder(SupervisedPlugin):  # type: ignore[misc]
+    """Counts right answers by experience while a strategy evaluates a stream.
+
+    Attributes:
+        accuracies: the last evaluation's, one an experience in the stream's order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accuracies: list[float] = []
+        self._right = self._seen = 0
+
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """Start a row."""
+        self.accuracies = []
+
+    def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Start an experience."""
+        self._right = self._seen = 0
+
+    def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Count a batch."""
+        self._right += int((strategy.mb_output.argmax(1) == strategy.mb_y).sum())
+        self._seen += len(strategy.mb_y)
+
+    def after_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Close an experience."""
+        self.accuracies.append(self._right / self._seen)
+
+
+class StepCounter(SupervisedPlugin):  # type: ignore[misc]
+    """Tells a listener of each training step."""
+
+    def __init__(self, on_start: Callable[[int], None], on_step: Callable[[], None]) -> None:
+        """Listen.
+
+        Args:
+            on_start: called with the number of steps a task will take.
+            on_step: called after each.
+        """
+        super().__init__()
+        self._on_start, self._on_step = on_start, on_step
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Announce a task."""
+        self._on_start(len(strategy.dataloader) * strategy.train_epochs)
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Announce a step."""
+        self._on_step()

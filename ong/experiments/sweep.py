@@ -1,0 +1,195 @@
+"""Many runs: which are to be done, one after the other or in parallel workers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from multiprocessing import Manager
+from pathlib import Path
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from ong.errors import UserError
+from ong.experiments.continual import ContinualRun
+from ong.experiments.progress import Bars, Progress, Relay, Silent
+from ong.experiments.recipes import BenchmarkRecipe, StrategyRecipe
+from ong.experiments.run_plugins import DivergenceError
+from ong.experiments.store import RunFolder
+
+__all__ = ["Job", "Outcome", "perform", "sweep"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be done.
+
+    Attributes:
+        benchmark: what is learned, overrides applied.
+        strategy: how, overrides applied.
+        seed: the run's seed.
+        out: the folder of all runs.
+        data_root: where data sets that are not in the package lie.
+        force: repeat a finished run and drop an unfinished one.
+    """
+
+    benchmark: BenchmarkRecipe
+    strategy: StrategyRecipe
+    seed: int
+    out: Path
+    data_root: Path | None = None
+    force: bool = False
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the run lies."""
+        return RunFolder(self.out, self.benchmark.name, self.strategy.name, self.seed)
+
+    @property
+    def label(self) -> str:
+        """The run's name in messages."""
+        return f"{self.benchmark.name} / {self.strategy.name} / seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        job: the job.
+        record: the finished record, None after a failure.
+        failure: why it stopped, in one line.
+        skipped: it had been finished before.
+    """
+
+    job: Job
+    record: dict[str, Any] | None
+    failure: str | None = None
+    skipped: bool = False
+
+
+def _finished(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record of a finished run of the same settings.
+
+    Raises:
+        UserError: the record there is of other settings.
+    """
+    if job.force:
+        return None
+    record = job.folder.record()
+    if record is None:
+        return None
+    differing = [key for key in settings if record.get(key) != settings[key]]
+    if differing:
+        raise UserError(
+            f"'{job.folder.path}' holds a finished run with another {' and '.join(differing)} recipe; "
+            "replace it with --force or use another --out"
+        )
+    return record
+
+
+def check(job: Job) -> dict[str, Any] | None:
+    """Build a job without running it, so that bad input shows early; return its record where it is finished.
+
+    Raises:
+        UserError: whatever is wrong with it.
+    """
+    run = ContinualRun(job.benchmark, job.strategy, job.seed, job.data_root)
+    job.folder.prepare()
+    record = _finished(job, run.settings)
+    if record is None and not job.force:
+        job.folder.checkpoint(run.settings)
+    return record
+
+
+def perform(job: Job, progress: Progress | None = None) -> Outcome:
+    """Do one job in this process, on one thread; a diverging run becomes a failure, not an exception."""
+    torch.set_num_threads(1)
+    progress = progress if progress is not None else Silent()
+    run = ContinualRun(job.benchmark, job.strategy, job.seed, job.data_root)
+    job.folder.prepare()
+    record = _finished(job, run.settings)
+    if record is not None:
+        return Outcome(job, record, skipped=True)
+    if job.force:
+        job.folder.clear()
+    try:
+        return Outcome(job, run.run(job.folder, progress))
+    except UserError:
+        raise
+    except DivergenceError as error:
+        message = f"{job.label}: {error}"
+        task, step = error.task, error.step
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        message = f"{job.label}: {type(error).__name__}: {error}"
+        task, step = max(len(run.rows) - 1, 0), 0
+    job.folder.save_failure(
+        {"strategy": job.strategy.name, "seed": job.seed, "task": task, "step": step, "message": message}
+    )
+    return Outcome(job, None, failure=message)
+
+
+def sweep(jobs: Sequence[Job], workers: int = 1, *, show: bool = True) -> list[Outcome]:
+    """Do jobs, all checked before the first one starts.
+
+    Args:
+        jobs: the runs.
+        workers: processes; each uses one thread, as torch's threads fight when runs share cores.
+        show: progress bars on the error stream, when it is a terminal.
+
+    Raises:
+        UserError: a job that cannot run; nothing has been started then.
+    """
+    outcomes: dict[int, Outcome] = {}
+    for number, job in enumerate(jobs):
+        record = check(job)
+        if record is not None:
+            outcomes[number] = Outcome(job, record, skipped=True)
+    waiting = [(number, job) for number, job in enumerate(jobs) if number not in outcomes]
+    if workers == 1 or len(waiting) == 1:
+        for number, job in waiting:
+            bars = Bars(job.label) if show else None
+            try:
+                outcomes[number] = perform(job, bars)
+            finally:
+                if bars is not None:
+                    bars.close()
+    elif waiting:
+        done = _in_parallel([job for _, job in waiting], workers, show=show)
+        outcomes |= {number: outcome for (number, _), outcome in zip(waiting, done, strict=True)}
+    return [outcomes[number] for number in range(len(jobs))]
+
+
+def _in_parallel(jobs: Sequence[Job], workers: int, *, show: bool) -> Iterable[Outcome]:
+    total = sum(job.benchmark.stream.options.get("tasks", 1) for job in jobs)
+    with Manager() as manager:
+        queue = manager.Queue()
+        hidden = not (show and sys.stderr.isatty())
+        with tqdm(total=total, desc=f"{len(jobs)} runs", unit="task", disable=hidden, dynamic_ncols=True) as bar:
+
+            def listen() -> None:
+                while (count := queue.get()) is not None:
+                    bar.update(count)
+
+            listener = threading.Thread(target=listen, daemon=True)
+            listener.start()
+            try:
+                outcomes: list[Outcome] = Parallel(n_jobs=workers, backend="loky")(
+                    delayed(perform)(job, Relay(queue)) for job in jobs
+                )
+            finally:
+                queue.put(None)
+                listener.join()
+    return outcomes
+
+
+def default_workers(jobs: int) -> int:
+    """Return how many workers serve so many jobs: no more than there are cores."""
+    return max(1, min(jobs, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))

@@ -1,0 +1,139 @@
+"""What every plugin here shares: gradients read as blocks, rewritten before the step, knowledge kept after a task."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.models.utils import avalanche_forward
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from ong.curvature import Batch, Block, Unsupported, Vector, find_blocks
+from ong.errors import UnknownNameError
+
+__all__ = ["GradientPlugin", "draw_examples", "forward_of"]
+
+_BATCH = 256  # examples a forward when a task's examples are gone through
+
+
+def draw_examples(strategy: Any, count: int, generator: torch.Generator) -> list[Batch]:
+    """Draw examples of the current experience without repetition, in batches of 256 on the model's device."""
+    dataset = strategy.experience.dataset.eval()
+    chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
+    collate = getattr(dataset, "collate_fn", None) or default_collate
+    return [
+        [part.to(strategy.device) for part in collate([dataset[i] for i in chosen[start : start + _BATCH]])]
+        for start in range(0, len(chosen), _BATCH)
+    ]
+
+
+def forward_of(strategy: Any, batch: Batch) -> Tensor:
+    """Run the model as Avalanche does: with the batch's task labels when it has heads for them."""
+    logits: Tensor = avalanche_forward(strategy.model, batch[0], batch[-1])
+    return logits
+
+
+class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
+    """Rewrites ``.grad`` between backward and step, in any Avalanche supervised strategy.
+
+    Subclasses say what an update is (:meth:`_update`) and what a finished task leaves behind (:meth:`_consolidate`).
+    Put the plugin last in the strategy's list, so that nothing changes the gradient after it.
+
+    An experience counts once: training on it again neither stores nor forgets anything.
+    """
+
+    def __init__(self, *, unsupported: Unsupported = "error", seed: int = 0) -> None:
+        """Set what is common.
+
+        Args:
+            unsupported: what to do with layers whose curvature is unknown, see :func:`ong.curvature.find_blocks`.
+            seed: seed of the plugin's own generator (which examples are drawn, random cotangents).
+        """
+        super().__init__()
+        if unsupported not in ("error", "ignore"):
+            raise UnknownNameError("choice of unsupported", unsupported, ("error", "ignore"))
+        self.unsupported = unsupported
+        self.tasks_seen: list[int] = []
+        self._generator = torch.Generator().manual_seed(seed)
+        self._blocks: dict[str, Block] = {}
+        self._warned = False
+
+    @abstractmethod
+    def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
+        """Return what is to be stepped along, or None to leave the gradient as it is."""
+
+    @abstractmethod
+    def _consolidate(self, strategy: Any) -> None:
+        """Keep what the finished task leaves behind."""
+
+    def _prepare(self, strategy: Any) -> None:
+        """Get ready for a task; :attr:`_blocks` is up to date."""
+
+    @property
+    @abstractmethod
+    def memory_bytes(self) -> int:
+        """Bytes kept from task to task."""
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Find the model's blocks, which may have grown, and prepare the update."""
+        self._blocks = find_blocks(strategy.model, self.unsupported)
+        if not self._warned:
+            self._warn_of_optimizer(strategy.optimizer)
+            self._warned = True
+        self._prepare(strategy)
+
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        """Replace the gradient by the update."""
+        gradient = {name: block.gradient() for name, block in self._blocks.items()}
+        with torch.no_grad():
+            update = self._update(gradient, strategy)
+        if update is not None:
+            for name, part in update.items():
+                self._blocks[name].write_gradient(part)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Consolidate an experience that was not seen before; momentum does not outlive its task."""
+        identity = int(strategy.experience.current_experience)
+        if identity in self.tasks_seen:
+            return
+        self._consolidate(strategy)
+        self.tasks_seen.append(identity)
+        for state in strategy.optimizer.state.values():
+            state.pop("momentum_buffer", None)
+
+    def _warn_of_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        name = type(self).__name__
+        if not isinstance(optimizer, torch.optim.SGD):
+            warnings.warn(
+                f"{name} with {type(optimizer).__name__}: an optimizer that rescales coordinates bends the update out "
+                "of the subspace it was projected to; use torch.optim.SGD",
+                stacklevel=4,
+            )
+        if any(group.get("weight_decay") for group in optimizer.param_groups):
+            warnings.warn(
+                f"{name} with weight decay: the decay is added after the projection and moves old outputs; "
+                "use weight_decay=0",
+                stacklevel=4,
+            )
+
+    def _device_generator(self, strategy: Any) -> torch.Generator:
+        """Return a generator on the model's device, seeded from the plugin's own."""
+        seed = int(torch.randint(2**62, (), generator=self._generator))
+        return torch.Generator(strategy.device).manual_seed(seed)
+
+    def _draw(self, strategy: Any, count: int) -> list[Batch]:
+        """Draw examples of the current experience with the plugin's own generator."""
+        return draw_examples(strategy, count, self._generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is kept from task to task, as tensors and plain values."""
+        return {"tasks_seen": list(self.tasks_seen), "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned; the next experience goes on as if never interrupted."""
+        self.tasks_seen = list(state["tasks_seen"])
+        self._generator.set_state(state["generator"])

@@ -1,0 +1,241 @@
+"""Orthogonal Natural Gradient: the published versions and the one that works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ong.curvature import EKFAC, FisherType, Metric, Unsupported, Vector, check_fisher
+from ong.errors import UnknownNameError
+from ong.plugins.base import GradientPlugin, forward_of
+from ong.projection import (
+    DenseRows,
+    DirectionKind,
+    DirectionMemory,
+    EuclideanProjection,
+    FactoredRows,
+    MetricProjection,
+    NaturalRows,
+    Rows,
+    check_directions,
+    collect_directions,
+)
+
+__all__ = ["ONG"]
+
+_ROTATION_COST = 16
+"""A stored dense number costs about as much time as this many multiplications of a rotation (memory against flops)."""
+
+
+class ONG(GradientPlugin):
+    """Natural gradient and orthogonal projection, in every combination the papers and this project use.
+
+    With g the loss gradient, G the stored gradients, M = I + F/λ and F the EKFAC of the current task or of the finished
+    ones, v is what is subtracted:
+
+    ==========  ========  ==========  ===========  =======================================
+    preset      metric    memory      projection   v
+    ==========  ========  ==========  ===========  =======================================
+    ngd         current   –           none         M⁻¹g
+    ong-v1      current   gradients   euclidean    (I − G(GᵀG)⁺Gᵀ) M⁻¹g
+    ong (v3)    current   natural     euclidean    (I − QQᵀ) M⁻¹g, Q = orth[M_k⁻¹g_k]
+    ong-prior   prior     gradients   metric       M⁻¹(g − G(GᵀM⁻¹G)⁺GᵀM⁻¹g)
+    ==========  ========  ==========  ===========  =======================================
+
+    Only ``ong-prior`` has both Gᵀv = 0 (old outputs still to first order) and gᵀv ≥ 0 (descent): it is the steepest
+    descent, in the metric of what has been learned, among the steps that leave the stored outputs alone.
+
+    Sources: Yadav, Mendoza, Korrapati, "Orthogonal Natural Gradient", arXiv 2508.17169 v1 (``ong-v1``) and v3
+    (``ong``); the prior metric follows Kao et al., arXiv 2106.08085; ``ong-prior`` is this project's, docs/methods.md.
+
+    Attributes:
+        memory: G, or the natural gradients in its place.
+        ekfac: F of the finished tasks (``metric="prior"``) or of the current one.
+    """
+
+    def __init__(
+        self,
+        *,
+        metric: Literal["current", "prior"] = "prior",
+        memory: Literal["gradients", "natural"] = "gradients",
+        projection: Literal["none", "euclidean", "metric"] = "metric",
+        damping: float = 0.1,
+        fisher: FisherType = "logit",
+        fisher_examples: int = 1000,
+        fisher_samples: int = 1,
+        directions: DirectionKind = "gtl",
+        directions_per_task: int = 100,
+        refresh_every: int = 50,
+        pull: float = 0.0,
+        unsupported: Unsupported = "error",
+        seed: int = 0,
+    ) -> None:
+        """Choose the version.
+
+        Args:
+            metric: whose Fisher preconditions: the current task's, or the sum over finished tasks.
+            memory: what is projected off: gradients, or natural gradients in the metric of the task that left them.
+            projection: ``none``, orthogonal in the ``euclidean`` sense, or orthogonal in the ``metric``.
+            damping: λ > 0, in units of the Fisher's eigenvalues.
+            fisher: Fisher type, see :func:`ong.curvature.cotangents`; ``logit`` wants a λ about 100 times that of
+                the others.
+            fisher_examples: training examples of a task that its EKFAC is taken from.
+            fisher_samples: random draws an example for the random Fisher types.
+            directions: kind of direction, see :func:`ong.projection.collect_directions`.
+            directions_per_task: examples of a finished task whose directions are stored.
+            refresh_every: steps between refreshes of the current task's EKFAC.
+            pull: γ ≥ 0; g + γ F(θ − μ) takes the place of g, μ the weights after the last task (``prior`` only).
+            unsupported: ``"error"`` or ``"ignore"`` for layers of unknown type.
+            seed: the examples drawn and the random cotangents.
+
+        Raises:
+            ValueError: an unknown choice, a number out of range, or a combination that has no meaning.
+        """
+        super().__init__(unsupported=unsupported, seed=seed)
+        for what, value, choices in (
+            ("metric", metric, ("current", "prior")),
+            ("memory", memory, ("gradients", "natural")),
+            ("projection", projection, ("none", "euclidean", "metric")),
+        ):
+            if value not in choices:
+                raise UnknownNameError(what, value, choices)
+        check_fisher(fisher)
+        check_directions(directions)
+        if not damping > 0:
+            raise ValueError(f"damping must be positive, got {damping}")
+        for what, count in (
+            ("fisher_examples", fisher_examples),
+            ("fisher_samples", fisher_samples),
+            ("directions_per_task", directions_per_task),
+            ("refresh_every", refresh_every),
+        ):
+            if count < 1:
+                raise ValueError(f"{what} must be at least 1, got {count}")
+        if pull < 0 or (pull and metric != "prior"):
+            raise ValueError(f"pull must be at least 0 and needs metric='prior', got {pull} with metric='{metric}'")
+        if memory == "natural" and projection == "metric":
+            raise ValueError("memory='natural' goes with projection='euclidean': its rows are tangent vectors already")
+        self.metric, self.projection, self.directions, self.fisher = metric, projection, directions, fisher
+        self.natural = memory == "natural"
+        self.damping, self.pull = damping, pull
+        self.fisher_examples, self.fisher_samples = fisher_examples, fisher_samples
+        self.directions_per_task, self.refresh_every = directions_per_task, refresh_every
+        self.memory = DirectionMemory()
+        self.ekfac = EKFAC()
+        self._anchor: dict[str, Tensor] = {}
+        self._steps = 0
+        self._metric: Metric | None = None
+        self._projection: EuclideanProjection | MetricProjection | None = None
+
+    def _prepare(self, strategy: Any) -> None:
+        self.memory.fit_to(self._blocks)
+        self._steps = 0
+        self._metric = None
+        self._projection = EuclideanProjection(self.memory) if self._projects("euclidean") else None
+        if self.metric == "prior" and self.ekfac.blocks:
+            self._use(self.ekfac)
+
+    def _projects(self, kind: str) -> bool:
+        return self.projection == kind and len(self.memory) > 0
+
+    def _use(self, ekfac: EKFAC) -> None:
+        self._metric = Metric(ekfac, self._blocks, self.damping)
+        if self._projects("metric"):
+            self._projection = MetricProjection(self.memory, self._metric)
+
+    def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
+        if self.metric == "current" and self._steps % self.refresh_every == 0:
+            self.ekfac = self._fit(strategy)
+            self._use(self.ekfac)
+        self._steps += 1
+        if self._metric is None:
+            return None
+        if self.pull:
+            moved = {
+                name: block.values() - _padded(self._anchor.get(name), block.values())
+                for name, block in self._blocks.items()
+            }
+            pulled = self._metric.curvature(moved)
+            gradient = {name: part + self.pull * pulled[name] for name, part in gradient.items()}
+        if isinstance(self._projection, MetricProjection):
+            return self._projection(gradient)
+        natural = self._metric.precondition(gradient)
+        return self._projection(natural) if self._projection is not None else natural
+
+    def _fit(self, strategy: Any, into: EKFAC | None = None) -> EKFAC:
+        """Return the EKFAC of the current task's examples, added to ``into`` where given."""
+        ekfac = into if into is not None else EKFAC()
+        ekfac.add(
+            strategy.model,
+            self._draw(strategy, self.fisher_examples),
+            fisher=self.fisher,
+            samples=self.fisher_samples,
+            generator=self._device_generator(strategy),
+            forward=lambda batch: forward_of(strategy, batch),
+            blocks=self._blocks,
+        )
+        return ekfac
+
+    def _consolidate(self, strategy: Any) -> None:
+        if self.projection != "none":
+            metric = Metric(self._fit(strategy), self._blocks, self.damping) if self.natural else None
+            for batch in self._draw(strategy, self.directions_per_task):
+                rows = collect_directions(
+                    strategy.model,
+                    batch,
+                    kind=self.directions,
+                    blocks=self._blocks,
+                    forward=lambda batch: forward_of(strategy, batch),
+                )
+                self.memory.extend(_natural(rows, metric) if metric is not None else rows, self._blocks)
+        if self.metric == "prior":
+            self._fit(strategy, into=self.ekfac)
+            if self.pull:
+                self._anchor = {name: block.values().clone() for name, block in self._blocks.items()}
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the stored directions and of the finished tasks' EKFAC."""
+        kept = self.ekfac.blocks.values() if self.metric == "prior" else ()
+        tensors = [value for block in kept for value in vars(block).values() if isinstance(value, Tensor)]
+        tensors += self._anchor.values()
+        return self.memory.bytes + sum(t.numel() * t.element_size() for t in tensors)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is kept from task to task."""
+        return super().state_dict() | {
+            "memory": self.memory.state_dict(),
+            "ekfac": self.ekfac.state_dict() if self.metric == "prior" else {},
+            "anchor": dict(self._anchor),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
+        self.memory = DirectionMemory.from_state_dict(state["memory"])
+        self.ekfac = EKFAC()
+        self.ekfac.load_state_dict(state["ekfac"])
+        self._anchor = dict(state["anchor"])
+
+
+def _padded(anchor: Tensor | None, values: Tensor) -> Tensor:
+    """Return the old weights, and the present ones where a layer did not exist yet."""
+    if anchor is None:
+        return values
+    padded = values.clone()
+    padded[: anchor.shape[0], : anchor.shape[1]] = anchor
+    return padded
+
+
+def _natural(rows: Mapping[str, Rows], metric: Metric) -> dict[str, Rows]:
+    """Return the natural gradients of rows, dense where multiplying them out costs less than rotating each vector."""
+    result: dict[str, Rows] = {}
+    for name, part in rows.items():
+        assert isinstance(part, FactoredRows | DenseRows)
+        natural = NaturalRows(part.rotated(metric.blocks[name]), metric.blocks[name])
+        dense = len(part) * _ROTATION_COST < sum(part.shape)
+        result[name] = DenseRows(natural.dense(torch.arange(len(part), device=part.like.device))) if dense else natural
+    return result

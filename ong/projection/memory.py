@@ -1,0 +1,177 @@
+"""Directions of past tasks over a whole network, kept in factors (math.md §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ong.curvature import Block, Metric, Vector
+from ong.projection.rows import DenseRows, FactoredRows, Rows, StackedRows, rows_from_state
+
+__all__ = ["DirectionMemory"]
+
+_CHUNK = 2**25  # numbers of one intermediate while a Gram is built
+
+
+class DirectionMemory:
+    """G = [g_1 … g_M], vectors over a network's parameters, with the products a projection needs.
+
+    For a 784-100-100-10 net a gradient in factors is 1,198 numbers where the vector has 89,610.
+
+    Attributes:
+        rows: the M gradients of each block; a block that a direction does not touch holds zeros for it.
+        count: M.
+    """
+
+    def __init__(self, rows: Mapping[str, Rows] | None = None) -> None:
+        """Start with the rows given, or empty."""
+        self.rows: dict[str, Rows] = dict(rows or {})
+        counts = {len(r) for r in self.rows.values()}
+        if len(counts) > 1:
+            raise ValueError(f"all blocks must hold the same number of directions, got {sorted(counts)}")
+        self.count = counts.pop() if counts else 0
+        self._gram = torch.zeros(0, 0, dtype=torch.float64)
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the stored directions."""
+        return sum(rows.bytes for rows in self.rows.values())
+
+    def extend(self, rows: Mapping[str, Rows], blocks: Mapping[str, Block]) -> None:
+        """Append directions; blocks that either side lacks, and what a layer has gained since, are zero there.
+
+        Args:
+            rows: the new directions of each block, the same number in all.
+            blocks: the model's blocks as they are now.
+        """
+        added = DirectionMemory(rows)
+        self.fit_to(blocks)
+        added.fit_to(blocks)
+        self.rows = {
+            name: _stack(self.rows.get(name), added.rows.get(name), self.count, added.count, blocks[name])
+            for name in blocks
+            if name in self.rows or name in added.rows
+        }
+        self.count += added.count
+
+    def fit_to(self, blocks: Mapping[str, Block]) -> None:
+        """Grow the rows with zeros to the model's present shapes.
+
+        Raises:
+            ValueError: a block that directions were stored for has left the model.
+        """
+        gone = sorted(set(self.rows) - set(blocks))
+        if gone:
+            raise ValueError(f"directions were stored for layers that the model no longer has: {', '.join(gone)}")
+        self.rows = {
+            name: rows if rows.shape == blocks[name].shape else rows.grown(*blocks[name].shape)
+            for name, rows in self.rows.items()
+        }
+
+    def dot(self, vector: Mapping[str, Tensor]) -> Tensor:
+        """Return Gᵀv, ``[M]``, for v a matrix a block."""
+        return torch.stack([rows.dot(vector[name]) for name, rows in self.rows.items()]).sum(0)
+
+    def combine(self, coefficients: Tensor) -> Vector:
+        """Return G c for c ``[M]``; blocks that no direction touches are absent."""
+        return {name: rows.combine(coefficients) for name, rows in self.rows.items()}
+
+    def gram(self) -> Tensor:
+        """Return GᵀG, ``[M, M]`` float64; what an earlier call worked out is kept (growing adds only zeros to it).
+
+        In factors it is Σ_blocks (AAᵀ)∘(DDᵀ); else the new rows are multiplied out.
+        """
+        known = len(self._gram)
+        if known < self.count:
+            total = _like(self.rows).new_zeros(self.count, self.count, dtype=torch.float64)
+            for rows in self.rows.values():
+                if isinstance(rows, FactoredRows) and rows.inputs.shape[1] == 1:
+                    a, d = rows.inputs[:, 0].double(), rows.outputs[:, 0].double()
+                    total[known:] += (a[known:] @ a.T) * (d[known:] @ d.T)
+                else:
+                    for indices in _chunks(rows, known):
+                        total[indices] += rows.dot(rows.dense(indices)).double()
+            total[:known, known:] = total[known:, :known].T
+            total[:known, :known] = self._gram
+            total[known:, known:] = (total[known:, known:] + total[known:, known:].T) / 2
+            self._gram = total
+        return self._gram
+
+    def gram_in(self, metric: Metric) -> Tensor:
+        """Return GᵀM⁻¹G, ``[M, M]`` float64, for a memory that is :meth:`rotated` into the metric's eigenbasis."""
+        total = _like(self.rows).new_zeros(self.count, self.count, dtype=torch.float64)
+        for name, rows in self.rows.items():
+            assert isinstance(rows, FactoredRows | DenseRows)
+            scale = metric.blocks[name].scale
+            for indices in _chunks(rows, 0):
+                start = int(indices[0])  # what lies before it is known by symmetry
+                total[indices, start:] += rows.tail(start).dot(scale * rows.dense(indices)).double()
+        upper = total.triu()
+        return upper + upper.triu(1).T
+
+    def rotated(self, metric: Metric) -> DirectionMemory:
+        """Return the memory in a metric's eigenbasis: U_Sᵀ G_m U_A for each block.
+
+        Raises:
+            ValueError: rows that are natural gradients already.
+        """
+        turned: dict[str, Rows] = {}
+        for name, rows in self.rows.items():
+            if not isinstance(rows, FactoredRows | DenseRows):
+                raise ValueError("only plain gradients can be rotated into a metric")
+            turned[name] = rows.rotated(metric.blocks[name])
+        return DirectionMemory(turned)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows of each block and the Gram worked out so far."""
+        return {"rows": {name: rows.state_dict() for name, rows in self.rows.items()}, "gram": self._gram}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> DirectionMemory:
+        """Rebuild a memory from its :meth:`state_dict`."""
+        memory = cls({name: rows_from_state(rows) for name, rows in state["rows"].items()})
+        memory._gram = state["gram"]
+        return memory
+
+
+def _like(rows: Mapping[str, Rows]) -> Tensor:
+    return next(iter(rows.values())).like if rows else torch.zeros(0)
+
+
+def _chunks(rows: Rows, start: int) -> Iterator[Tensor]:
+    """Indices from ``start`` on, as many at a time as keep the intermediates small."""
+    count, (height, width) = len(rows), rows.shape
+    step = max(1, _CHUNK // max(height * width, count * height))
+    for first in range(start, count, step):
+        yield torch.arange(first, min(first + step, count), device=rows.like.device)
+
+
+def _zeros(count: int, like: Rows, block: Block) -> FactoredRows:
+    rows, columns = block.shape
+    return FactoredRows(like.like.new_zeros(count, 1, columns), like.like.new_zeros(count, 1, rows))
+
+
+def _stack(old: Rows | None, new: Rows | None, old_count: int, new_count: int, block: Block) -> Rows:
+    """Put rows below each other, as one tensor where both are of one kind."""
+    if old is None and new is not None:
+        old = _zeros(old_count, new, block)
+    if new is None and old is not None:
+        new = _zeros(new_count, old, block)
+    assert old is not None and new is not None
+    if not len(old):
+        return new
+    if isinstance(old, FactoredRows) and isinstance(new, FactoredRows) and old.inputs.shape[1] == new.inputs.shape[1]:
+        return FactoredRows(torch.cat([old.inputs, new.inputs]), torch.cat([old.outputs, new.outputs]))
+    if isinstance(old, DenseRows) and isinstance(new, DenseRows):
+        return DenseRows(torch.cat([old.matrices, new.matrices]))
+    parts = list(old.parts) if isinstance(old, StackedRows) else [old]
+    if type(parts[-1]) is type(new) and isinstance(new, FactoredRows | DenseRows):
+        parts[-1] = _stack(parts[-1], new, len(parts[-1]), len(new), block)
+        return StackedRows(parts) if len(parts) > 1 else parts[0]
+    return StackedRows([*parts, new])
