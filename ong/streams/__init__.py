@@ -1,1 +1,47 @@
-"""Data sets and in-memory Avalanche streams."""
+"""Data sets and in-memory Avalanche streams.
+
+Avalanche is imported by the functions that build benchmarks and by ``InMemoryLoader``, not by this package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ong.streams.benchmark import TaskData, benchmark_from_tensors, output_count
+from ong.streams.builders import SCENARIOS, permuted, rotated, split
+from ong.streams.datasets import DATASETS, load_dataset
+from ong.streams.images import ImageDataset
+from ong.streams.registry import STREAMS, build_stream, permuted_mnist, rotated_mnist, split_mnist
+from ong.streams.tensors import TensorLoader
+
+if TYPE_CHECKING:
+    from ong.streams.loader import InMemoryLoader
+
+__all__ = [
+    "DATASETS",
+    "SCENARIOS",
+    "STREAMS",
+    "ImageDataset",
+    "InMemoryLoader",
+    "TaskData",
+    "TensorLoader",
+    "benchmark_from_tensors",
+    "build_stream",
+    "load_dataset",
+    "output_count",
+    "permuted",
+    "permuted_mnist",
+    "rotated",
+    "rotated_mnist",
+    "split",
+    "split_mnist",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``InMemoryLoader``, and Avalanche with it, when it is first asked for."""
+    if name == "InMemoryLoader":
+        from ong.streams.loader import InMemoryLoader
+
+        return InMemoryLoader
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
