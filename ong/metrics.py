@@ -178,7 +178,7 @@ def recovered(acc: float, acc_naive: float, acc_joint: float) -> float:
 
 
 def average_accuracy_so_far(matrix: AccuracyMatrix) -> NDArray[np.float64]:
-    """Average accuracy over the tasks seen: mean_{j≤t} R[t, j] for every t, shape [T]; the last is ``ACC``."""
+    """Average accuracy over the tasks seen: mean_{j≤t} R[t, j] for every t, shape [T]; ends at ``ACC``."""
     return np.array([_mean(matrix.after[t, : t + 1]) for t in range(matrix.tasks)])
 
 
