@@ -85,8 +85,12 @@ def _styled(runs: Runs, keys: Sequence[str]) -> Table:
     bold = {c.title: best(runs, c) for c in columns}
     table = Table(title=f"{runs.benchmark}, {runs.tasks} tasks", box=box.SIMPLE_HEAD, title_justify="left")
     for heading in frame.columns:
-        left = heading in ("Strategy", "Needs")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "Needs")
+        longest = max(len(heading), *(len(str(cell)) for cell in frame[heading]))
+        table.add_column(
+            heading,
+            justify="left" if heading in ("Strategy", "Needs") else "right",
+            min_width=None if heading == "Needs" else longest,  # only needs may wrap; numbers stay whole
+        )
     for cells in frame.to_dict("records"):
         strategy = str(cells["Strategy"])
         table.add_row(
