@@ -1,0 +1,96 @@
+r"""The summary as a LaTeX table for ``\input``; the document needs ``\usepackage{booktabs}`` only."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from ong.metrics import FORMULAS
+from ong.report.columns import Column
+from ong.report.intervals import Estimate
+from ong.report.runs import Runs
+from ong.report.tables import best, estimates, shown
+
+__all__ = ["escape", "latex"]
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "−": r"\(-\)",
+    "–": "--",
+    "±": r"\(\pm\)",
+    "°": r"\(^\circ\)",
+    "≥": r"\(\geq\)",
+    "≤": r"\(\leq\)",
+}
+
+
+def escape(text: str) -> str:
+    """Return text that LaTeX prints as it stands; characters beyond Latin-1 that it may lack become ``?``."""
+    text = re.sub(r"\s+", " ", text)
+    return "".join(_SPECIAL.get(c) or (c if ord(c) < 256 else "?") for c in text)
+
+
+def latex(groups: Sequence[Runs]) -> str:
+    r"""Write one ``table`` for each benchmark: the metrics of R, mean ± half-width, best in bold.
+
+    Joint and scratch training do not compete for bold. Labels are ``tab:BENCHMARK``.
+    """
+    head = "% Written by `ong report`; needs \\usepackage{booktabs}.\n"
+    return head + "\n".join(_table(runs) for runs in groups)
+
+
+def _table(runs: Runs) -> str:
+    columns = shown(runs, [key for key in FORMULAS if key != "forgetting_first"])
+    winners = {c.key: best(runs, c) for c in columns}
+    has_needs = any(runs.needs(strategy) for strategy in runs.strategies)
+    headings = ["Strategy", *(escape(c.title) for c in columns), *(["Needs"] if has_needs else [])]
+    rows = []
+    for strategy, row in estimates(runs).items():
+        cells = [_cell(c, row[c.key], strategy in winners[c.key]) for c in columns]
+        rows.append([escape(strategy), *cells, *([escape(runs.needs(strategy))] if has_needs else [])])
+    seeds = ", ".join(map(str, runs.seeds))
+    caption = (
+        f"{escape(runs.benchmark)}, {runs.tasks} tasks, seeds {seeds}: mean "
+        r"\(\pm\) half-width of the 95\% t-interval over seeds; "
+        "best in bold, joint and scratch not competing."
+    )
+    label = re.sub(r"[^A-Za-z0-9-]", "-", runs.benchmark)
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        r"  \footnotesize",
+        r"  \setlength{\tabcolsep}{4pt}",
+        f"  \\caption{{{caption}}}",
+        f"  \\label{{tab:{label}}}",
+        f"  \\begin{{tabular}}{{l{'r' * len(columns)}{'l' if has_needs else ''}}}",
+        r"    \toprule",
+        f"    {' & '.join(headings)} \\\\",
+        r"    \midrule",
+        *(f"    {' & '.join(row)} \\\\" for row in rows),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(column: Column, estimate: Estimate, bold: bool) -> str:
+    if math.isnan(estimate.mean):
+        return "--"
+    mean = column.write(estimate.mean).replace("−", "-")
+    mean = f"\\mathbf{{{mean}}}" if bold else mean
+    if math.isnan(estimate.half_width):
+        return f"\\({mean}\\)"
+    return f"\\({mean} \\pm {column.write(estimate.half_width)}\\)"

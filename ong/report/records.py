@@ -1,0 +1,185 @@
+"""One finished run, as its folder ``OUT/BENCHMARK/STRATEGY/seed-S/`` tells it.
+
+``record.json`` holds what was measured and ``environment.json`` where; a run that ended early left a
+``failure.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ong.errors import UserError, nearest
+from ong.metrics import AccuracyMatrix
+
+Model = TypeVar("Model", bound=BaseModel)
+
+__all__ = ["KINDS", "SCHEMA", "Failure", "Record", "Timing", "read_failure", "read_record"]
+
+SCHEMA = 1
+"""The version of ``record.json`` that this module reads."""
+
+KINDS = ("continual",)
+"""The kinds of benchmark that have a report; the others keep records of another shape."""
+
+
+def _nan_is_none(value: object) -> object:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_nan_is_none)]
+
+
+class Timing(BaseModel):
+    """Seconds of a run: by task for training, by row of the matrix for evaluation, and from start to end."""
+
+    model_config = ConfigDict(frozen=True)
+
+    train_seconds: list[Number] = []
+    evaluate_seconds: list[Number] = []
+    total_seconds: Number = None
+
+
+class Record(BaseModel):
+    """A typed, read-only view of one ``record.json``."""
+
+    model_config = ConfigDict(frozen=True, ignored_types=(cached_property,))
+
+    benchmark: dict[str, Any]
+    strategy: dict[str, Any]
+    seed: int
+    accuracy_matrix: list[list[Number]]
+    metrics: dict[str, Number] = {}
+    diagnostics: dict[str, Any] = {}
+    timing: Timing = Timing()
+    environment: dict[str, Any] = {}
+    path: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for recipe, what in ((self.benchmark, "benchmark"), (self.strategy, "strategy")):
+            if not isinstance(recipe.get("name"), str) or not recipe["name"]:
+                raise ValueError(f"{what} has no name")
+        assert self.matrix.tasks  # builds the matrix, which checks shape and range
+        return self
+
+    @cached_property
+    def matrix(self) -> AccuracyMatrix:
+        """R with the row before training."""
+        return AccuracyMatrix.from_rows(self.accuracy_matrix)
+
+    @property
+    def benchmark_name(self) -> str:
+        """The benchmark's name."""
+        return str(self.benchmark["name"])
+
+    @property
+    def strategy_name(self) -> str:
+        """The strategy's name."""
+        return str(self.strategy["name"])
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the strategy needs that others do without, such as stored examples."""
+        return tuple(str(need) for need in self.strategy.get("needs") or ())
+
+    @cached_property
+    def by_task(self) -> dict[str, list[float]]:
+        """The diagnostics that are one number a task (lists of length T), NaN where not applicable."""
+        return {
+            name: [math.nan if x is None else float(x) for x in values]
+            for name, values in self.diagnostics.items()
+            if isinstance(values, list)
+            and len(values) == self.matrix.tasks
+            and all(x is None or isinstance(x, int | float) for x in values)
+        }
+
+
+class Failure(BaseModel):
+    """A run that ended early: ``failure.json``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    strategy: str
+    seed: int
+    task: int | None = None
+    step: int | None = None
+    message: str
+    path: Path = Field(default=Path(), exclude=True)
+
+    @property
+    def benchmark_name(self) -> str:
+        """The benchmark's name, by the folder it lies in."""
+        folder = self.path.resolve().parent
+        return folder.parent.parent.name
+
+
+def read_record(path: Path | str) -> Record:
+    """Read one ``record.json`` and, if it is there, the ``environment.json`` beside it.
+
+    Args:
+        path: the file, or the run's folder.
+
+    Raises:
+        UserError: if the file is missing, is not JSON, is of another schema version or kind, or does not hold
+            what a record holds; the message names the file and the remedy.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "record.json"
+    content = _load(path)
+    if content.get("schema") != SCHEMA:
+        raise UserError(
+            f"{path}: schema version {content.get('schema')!r}, but this ong reads version {SCHEMA}; "
+            "read it with the ong that wrote it, or repeat the run with --force"
+        )
+    benchmark = content.get("benchmark")
+    kind = benchmark.get("kind") if isinstance(benchmark, dict) else None
+    if kind is not None and kind not in KINDS:
+        close = nearest(str(kind), KINDS)
+        hint = f"did you mean '{close}'?" if close else f"reports exist for: {', '.join(KINDS)}"
+        raise UserError(f"{path}: benchmark of kind '{kind}'; {hint}")
+    environment = path.with_name("environment.json")
+    extra = {"environment": _load(environment) if environment.is_file() else {}, "path": path}
+    return _validated(Record, content | extra, path)
+
+
+def read_failure(path: Path) -> Failure:
+    """Read one ``failure.json``.
+
+    Raises:
+        UserError: if the file is not JSON or not a failure; the message names the file and the remedy.
+    """
+    return _validated(Failure, _load(path) | {"path": path}, path)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); give a run's folder or its file"
+        ) from error
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise UserError(f"{path}: truncated or not JSON ({error}); {_REMEDY}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a JSON object is expected, got {type(content).__name__}; {_REMEDY}")
+    return content
+
+
+def _validated(model: type[Model], content: dict[str, Any], path: Path) -> Model:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        what = f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {what}; {_REMEDY}") from error
+
+
+_REMEDY = "delete the file and repeat the run"

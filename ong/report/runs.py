@@ -1,0 +1,202 @@
+"""The runs of one benchmark, put side by side.
+
+A single record cannot know two of its metrics: ``intransigence`` compares with training each task alone and
+``recovered`` with naive and joint training. Here they are filled in from the records of the same seed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ong.errors import UserError
+from ong.metrics import all_metrics, average_accuracy
+from ong.report.records import Failure, Record, read_failure, read_record
+
+__all__ = ["REFERENCES", "Runs", "flatten", "group", "read_runs", "with_sibling_metrics"]
+
+REFERENCES = ("joint", "scratch")
+"""Strategies that bound the others and do not compete with them."""
+
+TUNING_SEEDS_FROM = 1000
+"""Hyper-parameters are tuned on seeds from here on, which are never reported."""
+
+FEWEST_SEEDS = 5
+"""A published comparison has at least so many seeds."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All records and failures of one benchmark, records ordered by strategy and seed."""
+
+    benchmark: str
+    records: tuple[Record, ...]
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def tasks(self) -> int:
+        """T, the number of tasks."""
+        return self.records[0].matrix.tasks
+
+    @property
+    def strategies(self) -> list[str]:
+        """The strategies' names, by mean ``ACC`` from the best down."""
+        names = sorted({record.strategy_name for record in self.records})
+        return sorted(names, key=self._mean_accuracy, reverse=True)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Every seed that some strategy has."""
+        return sorted({record.seed for record in self.records})
+
+    def of(self, strategy: str) -> list[Record]:
+        """Return the records of one strategy, by seed."""
+        return [record for record in self.records if record.strategy_name == strategy]
+
+    def needs(self, strategy: str) -> str:
+        """Return what a strategy needs that others do without, in words; empty if nothing."""
+        return "; ".join(dict.fromkeys(need for record in self.of(strategy) for need in record.needs))
+
+    def notes(self) -> list[str]:
+        """Return what a reader must know before comparing: few seeds, tuning seeds, recipes that differ."""
+        notes = []
+        counts = Counter(record.strategy_name for record in self.records)
+        few = [f"{name} ({counts[name]})" for name in self.strategies if counts[name] < FEWEST_SEEDS]
+        if few:
+            notes.append(f"Fewer than {FEWEST_SEEDS} seeds: {', '.join(few)}.")
+        tuning = [str(seed) for seed in self.seeds if seed >= TUNING_SEEDS_FROM]
+        if tuning:
+            notes.append(f"Tuning seeds (≥ {TUNING_SEEDS_FROM}) are not for reporting: {', '.join(tuning)}.")
+        for differs in _differences([record.benchmark for record in self.records]):
+            notes.append(f"The benchmark's recipe differs between records: {differs}.")
+        for name in self.strategies:
+            for differs in _differences([record.strategy for record in self.of(name)]):
+                notes.append(f"The recipe of {name} differs between seeds: {differs}.")
+        if "scratch" in counts:
+            notes.append("scratch trains a fresh net for each task: only its learning accuracy compares.")
+        return notes
+
+    def _mean_accuracy(self, strategy: str) -> float:
+        mean = np.mean([average_accuracy(record.matrix) for record in self.of(strategy)])
+        return float(np.nan_to_num(mean, nan=-1.0))
+
+
+def read_runs(directory: Path | str) -> list[Runs]:
+    """Read every ``record.json`` and ``failure.json`` under a directory.
+
+    A failure beside a record is left out: the run was repeated and finished.
+
+    Returns:
+        One :class:`Runs` for each benchmark, by name, with the sibling metrics filled in.
+
+    Raises:
+        UserError: if the directory is missing or has no records, or as
+            :func:`read_record` and :func:`group` say.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such directory; give one that `ong run` wrote, such as runs/")
+    records = [read_record(path) for path in sorted(directory.rglob("record.json"))]
+    unfinished = [
+        p for p in sorted(directory.rglob("failure.json")) if not p.with_name("record.json").exists()
+    ]
+    failures = [read_failure(path) for path in unfinished]
+    if not records:
+        failed = f" ({len(failures)} failed, the first: {failures[0].message})" if failures else ""
+        raise UserError(
+            f"{directory}: no record.json under it{failed}; make one with `ong run BENCHMARK STRATEGY`"
+        )
+    return group(records, failures)
+
+
+def group(records: Iterable[Record], failures: Iterable[Failure] = ()) -> list[Runs]:
+    """Group records and failures by benchmark and fill in the sibling metrics.
+
+    Failures of a benchmark without a record are left out.
+
+    Raises:
+        UserError: if a strategy and seed occur twice in a benchmark, or its records differ in the number
+            of tasks.
+    """
+    by_name: dict[str, list[Record]] = {}
+    for record in records:
+        by_name.setdefault(record.benchmark_name, []).append(record)
+    failed = list(failures)
+    runs = []
+    for name, members in sorted(by_name.items()):
+        _check_comparable(members)
+        members.sort(key=lambda record: (record.strategy_name, record.seed))
+        of_benchmark = tuple(failure for failure in failed if failure.benchmark_name == name)
+        runs.append(Runs(name, tuple(with_sibling_metrics(members)), of_benchmark))
+    return runs
+
+
+def with_sibling_metrics(records: Sequence[Record]) -> list[Record]:
+    """Return the records with ``intransigence`` and ``recovered`` filled in from those of the same seed.
+
+    The records are of one benchmark. All metrics of :data:`ong.metrics.FORMULAS` are computed anew from R, so
+    that a report prints what its formulas say; other entries of ``metrics`` are kept.
+    """
+    siblings = {(record.strategy_name, record.seed): record.matrix for record in records}
+    filled = []
+    for record in records:
+        scratch = siblings.get(("scratch", record.seed))
+        naive, joint = (siblings.get((name, record.seed)) for name in ("naive", "joint"))
+        metrics = all_metrics(
+            record.matrix,
+            scratch=None if scratch is None else np.diagonal(scratch.after),
+            acc_naive=None if naive is None else average_accuracy(naive),
+            acc_joint=None if joint is None else average_accuracy(joint),
+        )
+        others = {name: value for name, value in record.metrics.items() if name not in metrics}
+        filled.append(record.model_copy(update={"metrics": metrics | others}))
+    return filled
+
+
+def flatten(recipe: object, prefix: str = "") -> dict[str, Any]:
+    """Return nested tables and lists of tables as dotted keys, the way ``--set`` writes them.
+
+    ``{"plugins": [{"damping": 0.1}]}`` becomes ``{"plugins.0.damping": 0.1}``; lists of plain
+    values stay whole.
+    """
+    if isinstance(recipe, dict):
+        items = [(str(key), value) for key, value in recipe.items()]
+    elif isinstance(recipe, list) and any(isinstance(x, dict | list) for x in recipe):
+        items = [(str(i), value) for i, value in enumerate(recipe)]
+    else:
+        return {prefix: recipe}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _check_comparable(records: Sequence[Record]) -> None:
+    first: dict[tuple[str, int], Record] = {}
+    for record in records:
+        twin = first.setdefault((record.strategy_name, record.seed), record)
+        if twin is not record:
+            raise UserError(
+                f"{record.path} and {twin.path}: both are {record.benchmark_name}, {record.strategy_name}, "
+                f"seed {record.seed}; report them from separate directories"
+            )
+        if record.matrix.tasks != records[0].matrix.tasks:
+            raise UserError(
+                f"{record.path}: {record.matrix.tasks} tasks, but {records[0].path} of the same benchmark "
+                f"has {records[0].matrix.tasks}; report them from separate directories"
+            )
+
+
+def _differences(recipes: Sequence[dict[str, Any]]) -> list[str]:
+    """Name the keys in which recipes differ, with their values; seeds may differ."""
+    flat = [flatten(recipe) for recipe in recipes]
+    keys = [
+        key for key in dict.fromkeys(k for recipe in flat for k in recipe) if key.split(".")[-1] != "seed"
+    ]
+    values = {key: list(dict.fromkeys(repr(recipe.get(key)) for recipe in flat)) for key in keys}
+    return [f"{key} = {' or '.join(seen)}" for key, seen in values.items() if len(seen) > 1]

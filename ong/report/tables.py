@@ -1,0 +1,171 @@
+"""Records as data frames: one row a run, and one row a strategy with intervals over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ong.metrics import FORMULAS
+from ong.report.columns import COLUMNS, COSTS, Column, column
+from ong.report.intervals import Estimate, t_interval
+from ong.report.records import Record
+from ong.report.runs import REFERENCES, Runs
+
+__all__ = [
+    "best",
+    "estimates",
+    "seeds_frame",
+    "seeds_text",
+    "shown",
+    "summary_frame",
+    "summary_text",
+    "task_frame",
+]
+
+
+def seeds_frame(runs: Runs) -> pd.DataFrame:
+    """One row for each strategy and seed, with every metric and cost; strategies by ``ACC``, best first.
+
+    Columns: ``benchmark, strategy, seed``; the metrics in the order of :data:`ong.metrics.FORMULAS`, then any
+    others the records have; ``train_seconds`` (sum over tasks), ``evaluate_seconds`` (sum),
+    ``total_seconds``, ``memory_bytes`` (largest over tasks), ``leak`` and ``descent_cosine`` (means over
+    tasks); ``needs``.
+    """
+    ordered = [record for strategy in runs.strategies for record in runs.of(strategy)]
+    metrics = list(dict.fromkeys([*FORMULAS, *(name for record in ordered for name in record.metrics)]))
+    rows = [_row(record, metrics) for record in ordered]
+    return pd.DataFrame(rows)
+
+
+def summary_frame(runs: Runs) -> pd.DataFrame:
+    """One row for each strategy, by ``ACC``, best first, with the 95% t-interval over seeds.
+
+    Columns are pairs (quantity, statistic) with statistics ``mean``, ``half_width`` (NaN for a single seed)
+    and ``count``, the number of seeds on which the quantity is defined.
+    """
+    table = estimates(runs)
+    quantities = list(next(iter(table.values())))
+    return pd.DataFrame(
+        [[x for e in row.values() for x in (e.mean, e.half_width, e.count)] for row in table.values()],
+        index=pd.Index(list(table), name="strategy"),
+        columns=pd.MultiIndex.from_product(
+            [quantities, ["mean", "half_width", "count"]], names=["quantity", "statistic"]
+        ),
+    )
+
+
+def estimates(runs: Runs) -> dict[str, dict[str, Estimate]]:
+    """Return for each strategy, by ``ACC``, best first, the interval of every quantity over seeds."""
+    frame = seeds_frame(runs)
+    keys = [key for key in frame.columns if key not in ("benchmark", "strategy", "seed", "needs")]
+    return {
+        strategy: {key: t_interval(frame.loc[frame["strategy"] == strategy, key].tolist()) for key in keys}
+        for strategy in runs.strategies
+    }
+
+
+def shown(runs: Runs, keys: Sequence[str] | None = None) -> list[Column]:
+    """Return the columns worth showing: those asked for (default all) on which some strategy has a value.
+
+    ``forgetting_first`` is left out by default, for it is −BWT.
+    """
+    wanted = [c.key for c in COLUMNS if c.key != "forgetting_first"] if keys is None else keys
+    table = estimates(runs).values()
+    return [column(key) for key in wanted if any(key in row and row[key].count for row in table)]
+
+
+def best(runs: Runs, of: Column) -> set[str]:
+    """Name the strategies whose mean is best as written, the references (joint, scratch) not competing."""
+    table = estimates(runs)
+    return of.best({name: row[of.key].mean for name, row in table.items() if name not in REFERENCES})
+
+
+def summary_text(runs: Runs, keys: Sequence[str] | None = None) -> pd.DataFrame:
+    """The summary as it is printed: headings for columns, ``mean ± half-width`` in the cells.
+
+    A mean over fewer seeds than the strategy has says so, as in ``0.95 ± 0.01 (n=3)``.
+    """
+    columns = shown(runs, keys)
+    rows = []
+    for strategy, row in estimates(runs).items():
+        seeds = len(runs.of(strategy))
+        cells = {"Strategy": strategy, "Seeds": str(seeds)}
+        for c in columns:
+            short = f" (n={row[c.key].count})" if 0 < row[c.key].count < seeds and c.key not in COSTS else ""
+            cells[c.title] = c.text(row[c.key]) + short
+        cells["Needs"] = runs.needs(strategy)
+        rows.append(cells)
+    frame = pd.DataFrame(rows)
+    return frame if frame["Needs"].any() else frame.drop(columns="Needs")
+
+
+def seeds_text(runs: Runs) -> pd.DataFrame:
+    """Every seed's values as they are printed."""
+    frame = seeds_frame(runs)
+    text = pd.DataFrame({"Strategy": frame["strategy"], "Seed": frame["seed"].astype(str)})
+    for c in shown(runs):
+        text[c.title] = [c.write(value) for value in frame[c.key]]
+    return text
+
+
+def task_frame(runs: Runs, strategy: str) -> pd.DataFrame:
+    """One row for each task, means over a strategy's seeds.
+
+    Columns: ``task``; ``before`` R[−1, j]; ``learned`` R[j, j]; ``final`` R[T−1, j]; ``change``
+    final − learned; ``train_seconds`` where it was kept by task; then every diagnostic kept by task.
+    """
+    records = runs.of(strategy)
+    of_tasks: dict[str, list[np.ndarray]] = {}
+    for record in records:
+        r = record.matrix
+        learned = np.diagonal(r.after)
+        rows = {"before": r.before, "learned": learned, "final": r.after[-1], "change": r.after[-1] - learned}
+        seconds = record.timing.train_seconds
+        if len(seconds) == r.tasks:
+            rows["train_seconds"] = np.array(seconds, dtype=np.float64)
+        rows |= {name: np.array(values) for name, values in record.by_task.items()}
+        for name, values in rows.items():
+            of_tasks.setdefault(name, []).append(values)
+    means = {name: [_mean(column) for column in zip(*seeds, strict=True)] for name, seeds in of_tasks.items()}
+    frame = pd.DataFrame({"task": range(runs.tasks)} | means)
+    return frame.dropna(axis="columns", how="all")
+
+
+def _row(record: Record, metrics: Sequence[str]) -> dict[str, str | int | float]:
+    row: dict[str, str | int | float] = {
+        "benchmark": record.benchmark_name,
+        "strategy": record.strategy_name,
+        "seed": record.seed,
+    }
+    row |= {name: _float(record.metrics.get(name)) for name in metrics}
+    total = record.timing.total_seconds
+    return row | {
+        "train_seconds": _total(record.timing.train_seconds),
+        "evaluate_seconds": _total(record.timing.evaluate_seconds),
+        "total_seconds": _float(total),
+        "memory_bytes": max(_defined(record.by_task.get("memory_bytes", [])), default=math.nan),
+        "leak": _mean(record.by_task.get("leak", [])),
+        "descent_cosine": _mean(record.by_task.get("descent_cosine", [])),
+        "needs": "; ".join(record.needs),
+    }
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _defined(values: Sequence[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = _defined(values)
+    return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+def _total(seconds: Sequence[float | None]) -> float:
+    known = [value for value in seconds if value is not None]
+    return math.fsum(known) if known else math.nan

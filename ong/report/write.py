@@ -1,0 +1,91 @@
+"""Write the report of a directory's records into that directory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ong.errors import UnknownNameError, UserError
+from ong.report.figures import accuracy_curves, heat_map, render
+from ong.report.latex import latex
+from ong.report.markdown import markdown
+from ong.report.page import page
+from ong.report.runs import Runs, read_runs
+from ong.report.tables import seeds_frame
+
+__all__ = ["FORMATS", "write_report"]
+
+FORMATS = ("md", "csv", "tex", "html", "png")
+"""What a report can be written as; ``png`` stands for the figures, as PNG and SVG."""
+
+
+def write_report(directory: Path | str, formats: Iterable[str] = FORMATS) -> list[Path]:
+    """Read the records under a directory and write ``report.{md,csv,tex,html}`` and ``figures/`` into it.
+
+    ``report.csv`` has one row for each strategy and seed. Of several benchmarks every report has a section each
+    (the CSV a column), and the figures lie in ``figures/BENCHMARK/``.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: if a format is unknown, there are no records or they are broken, or the directory cannot be
+            written to.
+    """
+    directory = Path(directory)
+    wanted = list(dict.fromkeys(formats))
+    for name in wanted:
+        if name not in FORMATS:
+            raise UnknownNameError("report format", name, FORMATS)
+    groups = read_runs(directory)
+
+    def figure_path(runs: Runs, strategy: str | None) -> str:
+        folder = f"figures/{_file_name(runs.benchmark)}" if len(groups) > 1 else "figures"
+        return f"{folder}/accuracy.png" if strategy is None else f"{folder}/matrix-{_file_name(strategy)}.png"
+
+    writers: dict[str, Callable[[], str]] = {
+        "md": lambda: markdown(groups, figure_path if "png" in wanted else None),
+        "csv": lambda: pd.concat([seeds_frame(runs) for runs in groups]).to_csv(
+            index=False, lineterminator="\n"
+        ),
+        "tex": lambda: latex(groups),
+        "html": lambda: page(groups),
+    }
+    written = []
+    try:
+        for name, text in writers.items():
+            if name in wanted:
+                path = directory / f"report.{name}"
+                path.write_text(text(), encoding="utf-8", newline="\n")
+                written.append(path)
+        if "png" in wanted:
+            written += _write_figures(directory, groups, figure_path)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or directory}: cannot be written ({error.strerror}); reports are written beside "
+            "the records, so copy these to a place you may write to"
+        ) from error
+    return written
+
+
+def _write_figures(
+    directory: Path, groups: Sequence[Runs], figure_path: Callable[[Runs, str | None], str]
+) -> list[Path]:
+    written = []
+    for runs in groups:
+        for strategy in (None, *runs.strategies):
+            figure = accuracy_curves(runs) if strategy is None else heat_map(runs, strategy)
+            png = directory / figure_path(runs, strategy)
+            png.parent.mkdir(parents=True, exist_ok=True)
+            png.write_bytes(render(figure, "png"))
+            svg = png.with_suffix(".svg")
+            svg.write_bytes(render(figure, "svg"))
+            written += [png, svg]
+    return written
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)
