@@ -20,7 +20,7 @@ _HOMES = {
     "InMemoryLoader": "ong.streams",
     "permuted_mnist": "ong.streams",
     "rotated_mnist": "ong.streams",
-    "run": "ong.experiments",
+    "run": "ong.experiments.api",
     "split_mnist": "ong.streams",
 }
 

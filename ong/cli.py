@@ -123,7 +123,8 @@ def run_command(
     changes = _parse_settings(settings or [])
     from ong.experiments.plan import plan
     from ong.experiments.sweep import default_workers, sweep
-    from ong.report import group, print_summary, read_failure, read_record
+    from ong.report.records import read_failure, read_record
+    from ong.report.terminal import print_summary
 
     planned = plan(benchmark, strategies or None, seed_list, changes, dataset, data_root, out, force=force)
     outcomes = sweep(planned, jobs or default_workers(len(planned)))
@@ -138,7 +139,6 @@ def run_command(
     for outcome in outcomes:
         if outcome.failure is not None:
             print("ong: " + outcome.failure, file=sys.stderr)
-    del group
     return 1 if failed else 0
 
 
@@ -148,7 +148,7 @@ def report_command(
     formats: Annotated[str, typer.Option("--format", help="Any of md,csv,tex,html,png.")] = "md,csv,tex,html,png",
 ) -> None:
     """Write tables, figures and one HTML page from records."""
-    from ong.report import write_report
+    from ong.report.write import write_report
 
     written = write_report(directory, [part.strip() for part in formats.split(",") if part.strip()])
     for path in written:
@@ -160,6 +160,7 @@ def show_command(
     record: Annotated[Path, typer.Argument(help="A record.json, or the folder of a run.")],
 ) -> None:
     """Show one record in the terminal."""
-    from ong.report import print_record, read_record
+    from ong.report.records import read_record
+    from ong.report.terminal import print_record
 
     print_record(read_record(record / "record.json" if record.is_dir() else record), Console())

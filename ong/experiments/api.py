@@ -9,7 +9,7 @@ from typing import Any
 from ong.experiments.plan import plan
 from ong.experiments.progress import Bars
 from ong.experiments.sweep import perform
-from ong.report import Record, read_record
+from ong.report.records import Record, read_record
 
 __all__ = ["run"]
 

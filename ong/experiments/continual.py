@@ -6,6 +6,7 @@ import copy
 import math
 import random
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +89,9 @@ class ContinualRun:
             find_blocks(model, next(p.unsupported for p in self.plugins if isinstance(p, GradientPlugin)))
         self.diagnostics = Diagnostics(seed=_derived(seed, 2))
         self.recorder = AccuracyRecorder()
+        with warnings.catch_warnings():  # R is recorded here, Avalanche's loggers have nothing to do
+            warnings.filterwarnings("ignore", "No loggers specified")
+            evaluator = EvaluationPlugin()
         template = resolve(strategy.template, SupervisedTemplate, "template")
         training = benchmark.training
         self.learner: Any = build(
@@ -107,7 +111,7 @@ class ContinualRun:
                 DivergenceGuard(),
                 self.recorder,
             ],
-            evaluator=EvaluationPlugin(),
+            evaluator=evaluator,
         )
         self.joint = issubclass(template, JointTraining)
         self.rows: list[list[float]] = []
