@@ -32,7 +32,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def fail(root: str, download: bool) -> None:
         tried.append(root)
-        raise urllib.error.URLError("Name or service not known")
+        cause = urllib.error.URLError("Name or service not known")
+        raise RuntimeError(f"Error downloading images.gz:\nTried https://mirror/images.gz, got:\n{cause}\n")
 
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", fail)
     monkeypatch.setattr(torchvision.datasets, "MNIST", fail)
