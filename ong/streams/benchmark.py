@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TaskData", "benchmark_from_tensors", "output_count"]
 
+_CLASS_LISTS = ("classes_in_this_experience", "previous_classes", "classes_seen_so_far", "future_classes")
+
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
@@ -58,12 +60,27 @@ def benchmark_from_tensors(tasks: Sequence[TaskData], *, task_aware: bool = Fals
         for part in ("train", "test")
     }
     benchmark = with_classes_timeline(benchmark_from_datasets(**streams))
-    return with_task_labels(benchmark) if task_aware else benchmark
+    if task_aware:
+        benchmark = with_task_labels(benchmark)
+    _list_classes(benchmark)
+    return benchmark
 
 
 def output_count(benchmark: CLScenario) -> int:
     """Return how many outputs a single-headed net needs: the training stream's largest label plus one."""
     return 1 + int(max(max(experience.classes_in_this_experience) for experience in benchmark.train_stream))
+
+
+def _list_classes(benchmark: CLScenario) -> None:
+    """Turn the sets of classes of each experience into sorted lists.
+
+    ``with_classes_timeline`` of Avalanche 0.6 promises lists and makes sets, on which ``MultiHeadClassifier``
+    fails.
+    """
+    for stream in benchmark.streams.values():
+        for experience in stream:
+            for name in _CLASS_LISTS:
+                setattr(experience, name, sorted(getattr(experience, name)))
 
 
 class _TargetAttributes:

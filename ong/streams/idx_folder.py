@@ -80,8 +80,8 @@ def _download(source: IDXSource, data_root: Path) -> str:
     try:
         getattr(torchvision.datasets, source.torchvision_class)(root=str(data_root), download=True)
     except (OSError, RuntimeError, ValueError, EOFError) as error:  # URLError is an OSError
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return f"; the download failed: {first_line}"
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"; the download failed: {lines[-1]}"  # torchvision lists the mirrors first, the cause last
     return ""
 
 
