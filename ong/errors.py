@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one line that says what was given, what is expected, and the nearest choice."""
+"""Errors that a user can mend: one line that says what was given, what is expected, the nearest choice."""
 
 from __future__ import annotations
 

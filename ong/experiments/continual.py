@@ -87,7 +87,7 @@ class ContinualRun:
         ]
         if any(isinstance(plugin, GradientPlugin) for plugin in self.plugins):
             find_blocks(model, next(p.unsupported for p in self.plugins if isinstance(p, GradientPlugin)))
-        self.diagnostics = Diagnostics(seed=_derived(seed, 2))
+        self.diagnostics = Diagnostics(seed=_derived(seed, 1))
         self.recorder = AccuracyRecorder()
         with warnings.catch_warnings():  # R is recorded here, Avalanche's loggers have nothing to do
             warnings.filterwarnings("ignore", "No loggers specified")
@@ -201,11 +201,7 @@ class ContinualRun:
         return self.settings | {
             "accuracy_matrix": rows,
             "metrics": all_metrics(AccuracyMatrix(np.array(rows))),
-            "diagnostics": {
-                "leak": self.diagnostics.leak,
-                "descent_cosine": self.diagnostics.descent_cosine,
-                "memory_bytes": self.memory_bytes,
-            },
+            "diagnostics": self.diagnostics.measures | {"memory_bytes": self.memory_bytes},
             "timing": {
                 "train_seconds": self.train_seconds,
                 "evaluate_seconds": self.evaluate_seconds,

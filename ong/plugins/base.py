@@ -58,7 +58,8 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
             raise UnknownNameError("choice of unsupported", unsupported, ("error", "ignore"))
         self.unsupported = unsupported
         self.tasks_seen: list[int] = []
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(seed)  # Fisher examples and cotangents
+        self._choice = torch.Generator().manual_seed(seed)  # direction examples: the same for all plugins of a seed
         self._blocks: dict[str, Block] = {}
         self._warned = False
 
@@ -125,15 +126,13 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
         seed = int(torch.randint(2**62, (), generator=self._generator))
         return torch.Generator(strategy.device).manual_seed(seed)
 
-    def _draw(self, strategy: Any, count: int) -> list[Batch]:
-        """Draw examples of the current experience with the plugin's own generator."""
-        return draw_examples(strategy, count, self._generator)
-
     def state_dict(self) -> dict[str, Any]:
         """Return all that is kept from task to task, as tensors and plain values."""
-        return {"tasks_seen": list(self.tasks_seen), "generator": self._generator.get_state()}
+        generators = {"generator": self._generator.get_state(), "choice": self._choice.get_state()}
+        return {"tasks_seen": list(self.tasks_seen)} | generators
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned; the next experience goes on as if never interrupted."""
         self.tasks_seen = list(state["tasks_seen"])
         self._generator.set_state(state["generator"])
+        self._choice.set_state(state["choice"])

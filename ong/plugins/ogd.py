@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ong.curvature import Unsupported, Vector
-from ong.plugins.base import GradientPlugin, forward_of
+from ong.plugins.base import GradientPlugin, draw_examples, forward_of
 from ong.projection import DirectionKind, DirectionMemory, EuclideanProjection, check_directions, collect_directions
 
 __all__ = ["OGD"]
@@ -62,7 +62,7 @@ class OGD(GradientPlugin):
         return self._projection(gradient) if self._projection is not None else None
 
     def _consolidate(self, strategy: Any) -> None:
-        for batch in self._draw(strategy, self.directions_per_task):
+        for batch in draw_examples(strategy, self.directions_per_task, self._choice):
             rows = collect_directions(
                 strategy.model,
                 batch,

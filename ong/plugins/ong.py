@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ong.curvature import EKFAC, FisherType, Metric, Unsupported, Vector, check_fisher
 from ong.errors import UnknownNameError
-from ong.plugins.base import GradientPlugin, forward_of
+from ong.plugins.base import GradientPlugin, draw_examples, forward_of
 from ong.projection import (
     DenseRows,
     DirectionKind,
@@ -170,7 +170,7 @@ class ONG(GradientPlugin):
         ekfac = into if into is not None else EKFAC()
         ekfac.add(
             strategy.model,
-            self._draw(strategy, self.fisher_examples),
+            draw_examples(strategy, self.fisher_examples, self._generator),
             fisher=self.fisher,
             samples=self.fisher_samples,
             generator=self._device_generator(strategy),
@@ -182,7 +182,7 @@ class ONG(GradientPlugin):
     def _consolidate(self, strategy: Any) -> None:
         if self.projection != "none":
             metric = Metric(self._fit(strategy), self._blocks, self.damping) if self.natural else None
-            for batch in self._draw(strategy, self.directions_per_task):
+            for batch in draw_examples(strategy, self.directions_per_task, self._choice):
                 rows = collect_directions(
                     strategy.model,
                     batch,
