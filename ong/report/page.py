@@ -65,10 +65,12 @@ def _benchmark(runs: Runs) -> dict[str, Any]:
     recipe = runs.records[0].benchmark
     return {
         "name": runs.benchmark,
-        "recipe": _recipe(recipe, ("name", "kind")),
+        "about": str(recipe.get("summary", "")),
+        "recipe": _recipe(recipe, ("kind", *TOLD_ELSEWHERE)),
         "seeds": ", ".join(map(str, runs.seeds)),
         "tiles": _tiles(runs),
         "summary": _summary(runs),
+        "needs": {name: runs.needs(name) for name in runs.strategies},
         "notes": runs.notes(),
         "failures": runs.failures,
         "curves": _picture(lambda theme: accuracy_curves(runs, theme), "Average accuracy over tasks seen"),
@@ -106,7 +108,8 @@ def _tiles(runs: Runs) -> list[tuple[str, str, str]]:
 
 def _summary(runs: Runs) -> Table:
     winners = {c.title: best(runs, c) for c in shown(runs)}
-    return _table(summary_text(runs), winners)
+    frame = summary_text(runs)  # needs stand under the strategy's name instead of in a column
+    return _table(frame.drop(columns="Needs", errors="ignore"), winners)
 
 
 def _table(frame: pd.DataFrame, winners: dict[str, set[str]] | None = None) -> Table:

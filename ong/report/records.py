@@ -86,7 +86,8 @@ class Record(BaseModel):
     @property
     def needs(self) -> tuple[str, ...]:
         """What the strategy needs that others do without, such as stored examples."""
-        return tuple(str(need) for need in self.strategy.get("needs") or ())
+        needs = self.strategy.get("needs") or []
+        return (needs,) if isinstance(needs, str) else tuple(str(need) for need in needs)
 
     @cached_property
     def by_task(self) -> dict[str, list[float]]:

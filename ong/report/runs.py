@@ -37,6 +37,7 @@ class Runs:
     benchmark: str
     records: tuple[Record, ...]
     failures: tuple[Failure, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> int:
@@ -64,7 +65,7 @@ class Runs:
 
     def notes(self) -> list[str]:
         """Return what a reader must know before comparing: few seeds, tuning seeds, recipes that differ."""
-        notes = []
+        notes = list(self.remarks)
         counts = Counter(record.strategy_name for record in self.records)
         few = [f"{name} ({counts[name]})" for name in self.strategies if counts[name] < FEWEST_SEEDS]
         if few:
@@ -117,7 +118,7 @@ def read_runs(directory: Path | str) -> list[Runs]:
 def group(records: Iterable[Record], failures: Iterable[Failure] = ()) -> list[Runs]:
     """Group records and failures by benchmark and fill in the sibling metrics.
 
-    Failures of a benchmark without a record are left out.
+    A benchmark of which no run finished has no section; the first one's notes name it.
 
     Raises:
         UserError: if a strategy and seed occur twice in a benchmark, or its records differ in the number
@@ -127,12 +128,18 @@ def group(records: Iterable[Record], failures: Iterable[Failure] = ()) -> list[R
     for record in records:
         by_name.setdefault(record.benchmark_name, []).append(record)
     failed = list(failures)
-    runs = []
+    lost: dict[str, list[Failure]] = {}
+    for failure in failed:
+        if failure.benchmark_name not in by_name:
+            lost.setdefault(failure.benchmark_name, []).append(failure)
+    remarks = tuple(_lost(name, of_benchmark) for name, of_benchmark in sorted(lost.items()))
+    runs: list[Runs] = []
     for name, members in sorted(by_name.items()):
         _check_comparable(members)
         members.sort(key=lambda record: (record.strategy_name, record.seed))
         of_benchmark = tuple(failure for failure in failed if failure.benchmark_name == name)
-        runs.append(Runs(name, tuple(with_sibling_metrics(members)), of_benchmark))
+        filled = tuple(with_sibling_metrics(members))
+        runs.append(Runs(name, filled, of_benchmark, () if runs else remarks))
     return runs
 
 
@@ -174,6 +181,12 @@ def flatten(recipe: object, prefix: str = "") -> dict[str, Any]:
     for key, value in items:
         flat |= flatten(value, f"{prefix}.{key}" if prefix else key)
     return flat
+
+
+def _lost(benchmark: str, failures: Sequence[Failure]) -> str:
+    first = failures[0]
+    what = f"the first ({first.strategy}, seed {first.seed}): {first.message}"
+    return f"No run of {benchmark} finished; {len(failures)} failed, {what}."
 
 
 def _check_comparable(records: Sequence[Record]) -> None:

@@ -34,10 +34,7 @@ def seeds_frame(runs: Runs) -> pd.DataFrame:
     ``total_seconds``, ``memory_bytes`` (largest over tasks), ``leak`` and ``descent_cosine`` (means over
     tasks); ``needs``.
     """
-    ordered = [record for strategy in runs.strategies for record in runs.of(strategy)]
-    metrics = list(dict.fromkeys([*FORMULAS, *(name for record in ordered for name in record.metrics)]))
-    rows = [_row(record, metrics) for record in ordered]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row for rows in _rows(runs).values() for row in rows])
 
 
 def summary_frame(runs: Runs) -> pd.DataFrame:
@@ -59,11 +56,11 @@ def summary_frame(runs: Runs) -> pd.DataFrame:
 
 def estimates(runs: Runs) -> dict[str, dict[str, Estimate]]:
     """Return for each strategy, by ``ACC``, best first, the interval of every quantity over seeds."""
-    frame = seeds_frame(runs)
-    keys = [key for key in frame.columns if key not in ("benchmark", "strategy", "seed", "needs")]
     return {
-        strategy: {key: t_interval(frame.loc[frame["strategy"] == strategy, key].tolist()) for key in keys}
-        for strategy in runs.strategies
+        strategy: {
+            key: t_interval(float(row[key]) for row in rows) for key in rows[0] if key not in _NOT_QUANTITIES
+        }
+        for strategy, rows in _rows(runs).items()
     }
 
 
@@ -132,6 +129,15 @@ def task_frame(runs: Runs, strategy: str) -> pd.DataFrame:
     means = {name: [_mean(column) for column in zip(*seeds, strict=True)] for name, seeds in of_tasks.items()}
     frame = pd.DataFrame({"task": range(runs.tasks)} | means)
     return frame.dropna(axis="columns", how="all")
+
+
+_NOT_QUANTITIES = ("benchmark", "strategy", "seed", "needs")
+
+
+def _rows(runs: Runs) -> dict[str, list[dict[str, str | int | float]]]:
+    """Return each strategy's rows of :func:`seeds_frame`; all have the same keys."""
+    metrics = list(dict.fromkeys([*FORMULAS, *(name for record in runs.records for name in record.metrics)]))
+    return {strategy: [_row(record, metrics) for record in runs.of(strategy)] for strategy in runs.strategies}
 
 
 def _row(record: Record, metrics: Sequence[str]) -> dict[str, str | int | float]:

@@ -25,8 +25,8 @@ FORMATS = ("md", "csv", "tex", "html", "png")
 def write_report(directory: Path | str, formats: Iterable[str] = FORMATS) -> list[Path]:
     """Read the records under a directory and write ``report.{md,csv,tex,html}`` and ``figures/`` into it.
 
-    ``report.csv`` has one row for each strategy and seed. Of several benchmarks every report has a section each
-    (the CSV a column), and the figures lie in ``figures/BENCHMARK/``.
+    ``report.csv`` has one row for each strategy and seed. Of several benchmarks every report has a section
+    each, the CSV a column, and the figures lie in ``figures/BENCHMARK/``.
 
     Returns:
         The files written.
@@ -65,8 +65,8 @@ def write_report(directory: Path | str, formats: Iterable[str] = FORMATS) -> lis
             written += _write_figures(directory, groups, figure_path)
     except OSError as error:
         raise UserError(
-            f"{error.filename or directory}: cannot be written ({error.strerror}); reports are written beside "
-            "the records, so copy these to a place you may write to"
+            f"{error.filename or directory}: cannot be written ({error.strerror}); reports are written "
+            "beside the records, so copy these to a place you may write to"
         ) from error
     return written
 

@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from fake_records import matrix, write_runs
+
+from ong.report.figures import accuracy_curves, heat_map, render
+from ong.report.intervals import t_interval
+from ong.report.runs import Runs, read_runs
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return read_runs(write_runs(tmp_path, ["naive", "ogd", "joint", "scratch"], seeds=3))[0]
+
+
+def test_heat_map_shows_the_mean_of_r_on_the_scale_from_0_to_1(runs: Runs) -> None:
+    axes = heat_map(runs, "ogd").axes[0]
+    image = axes.images[0]
+    expected = np.mean([matrix("ogd", seed).values for seed in range(3)], axis=0)
+    np.testing.assert_allclose(image.get_array(), expected, atol=1e-12)
+    assert image.get_clim() == (0.0, 1.0)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["before", *map(str, range(10))]
+    assert [text.get_text() for text in axes.texts][:2] == [f"{x:.2f}"[1:] for x in expected[0, :2]]
+
+
+def test_heat_map_leaves_rows_without_a_measurement_blank(runs: Runs) -> None:
+    axes = heat_map(runs, "joint").axes[0]
+    mask = np.ma.getmaskarray(axes.images[0].get_array())
+    assert mask[1:-1].all()
+    assert not mask[[0, -1]].any()
+    assert [text.get_text() for text in axes.texts].count("–") == 9 * 10
+
+
+def test_heat_map_of_many_tasks_has_no_numbers_in_its_cells(tmp_path: Path) -> None:
+    runs = read_runs(write_runs(tmp_path, ["naive"], seeds=1, tasks=25))[0]
+    assert heat_map(runs, "naive").axes[0].texts[:] == []
+
+
+def test_curves_are_average_accuracy_over_tasks_seen(runs: Runs) -> None:
+    axes = accuracy_curves(runs).axes[0]
+    lines = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.lines}
+    assert set(lines) == {"naive", "ogd", "joint"}  # scratch has no sequence
+    for strategy in ("naive", "ogd"):
+        r = np.mean([matrix(strategy, seed).after for seed in range(3)], axis=0)
+        expected = [r[t, : t + 1].mean() for t in range(10)]
+        np.testing.assert_allclose(lines[strategy], expected, atol=1e-12)
+    joint = np.mean([matrix("joint", seed).after[-1].mean() for seed in range(3)])
+    np.testing.assert_allclose(lines["joint"], joint, atol=1e-12)
+
+
+def test_band_is_the_interval_over_seeds(runs: Runs) -> None:
+    axes = accuracy_curves(runs).axes[0]
+    last = t_interval([float(matrix("ogd", seed).after[-1].mean()) for seed in range(3)])
+    band = axes.collections[0].get_paths()[0].vertices  # ogd is drawn first, being better than naive
+    at_end = band[band[:, 0] == 10, 1]
+    assert at_end.min() == pytest.approx(last.mean - last.half_width, abs=1e-12)
+    assert at_end.max() == pytest.approx(last.mean + last.half_width, abs=1e-12)
+
+
+def test_one_seed_has_no_band(tmp_path: Path) -> None:
+    runs = read_runs(write_runs(tmp_path, ["naive"], seeds=1))[0]
+    assert len(accuracy_curves(runs).axes[0].collections) == 0
+
+
+@pytest.mark.parametrize("form", ["png", "svg"])
+def test_the_same_records_give_the_same_bytes(runs: Runs, form: str) -> None:
+    one, two = (render(heat_map(runs, "ogd"), form) for _ in range(2))  # type: ignore[arg-type]
+    assert one == two
+    one, two = (render(accuracy_curves(runs), form) for _ in range(2))  # type: ignore[arg-type]
+    assert one == two
+    assert b"date" not in one.lower()
+
+
+def test_drawing_leaves_matplotlibs_settings_as_they_were(runs: Runs) -> None:
+    before = dict(mpl.rcParams)
+    render(accuracy_curves(runs), "svg")
+    assert dict(mpl.rcParams) == before
+
+
+def test_more_strategies_than_colours_still_differ(tmp_path: Path) -> None:
+    from fake_records import record, write_record
+
+    for i in range(9):
+        content = record("naive")
+        content["strategy"]["name"] = f"s{i}"
+        write_record(tmp_path, content)
+    lines = accuracy_curves(read_runs(tmp_path)[0]).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 9
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_very_short_streams_draw(tmp_path: Path, tasks: int) -> None:
+    runs = read_runs(write_runs(tmp_path, ["naive", "joint"], seeds=2, tasks=tasks))[0]
+    assert render(accuracy_curves(runs), "png").startswith(b"\x89PNG")
+    assert render(heat_map(runs, "joint"), "svg").startswith(b"<?xml")
