@@ -164,3 +164,48 @@ def show_command(
     from ong.report.terminal import print_record
 
     print_record(read_record(record / "record.json" if record.is_dir() else record), Console())
+
+
+@app.command("tune")
+def tune_command(
+    benchmark: Annotated[str, typer.Argument(help="A benchmark's name, or the path of a recipe.")],
+    strategy: Annotated[str, typer.Argument(help="A strategy's name, or the path of a recipe.")],
+    trials: Annotated[int, typer.Option(help="Points to try; use the same number for all you compare.")] = 12,
+    seeds: Annotated[str, typer.Option(help="Tuning seeds from 1000 on; '1000,1001' are those two.")] = "1000,",
+    jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core.")] = 0,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value in a recipe.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Another data set than the benchmark's.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Where data sets that are not in the package lie.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Put the best into the recipe's [on.…] table.")] = False,
+) -> None:
+    """Search a strategy's hyper-parameters on tuning seeds, which no report shows."""
+    from ong.experiments.recipes import load_benchmark, recipe_path
+    from ong.experiments.sweep import default_workers
+    from ong.experiments.tune import tune, write_block
+
+    seed_list = _parse_seeds(seeds)
+    console = Console()
+
+    def tell(trial: Any) -> None:
+        values = "  ".join(f"{key}={value:.3g}" for key, value in trial.values.items())
+        console.print(f"ACC {trial.accuracy:.4f}  {values}", highlight=False)
+
+    found = tune(
+        benchmark,
+        strategy,
+        trials,
+        seed_list,
+        changes=_parse_settings(settings or []),
+        dataset=dataset,
+        data_root=data_root,
+        workers=jobs or default_workers(trials * len(seed_list)),
+        listener=tell,
+    )
+    name = load_benchmark(benchmark).name
+    console.print(f"\n\\[on.{name}]  # ACC {found[0].accuracy:.4f} on tuning seeds {seeds}")
+    for key, value in found[0].values.items():
+        console.print(f'"{key}" = {value:.2g}', highlight=False)
+    if write:
+        path = recipe_path(strategy, "strategies")
+        write_block(path, name, found[0].values)
+        console.print(f"written to {path}", soft_wrap=True)

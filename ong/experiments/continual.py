@@ -151,7 +151,8 @@ class ContinualRun:
         return record
 
     def _train(self, task: int) -> None:
-        with _seeded(_derived(self.seed, 4, task)):
+        with _seeded(_derived(self.seed, 4, task)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Call to deprecated")  # Avalanche calling itself
             start = time.perf_counter()
             experiences = self.stream.train_stream if self.joint else self.stream.train_stream[task]
             self.learner.train(experiences, eval_streams=[])
@@ -195,18 +196,24 @@ class ContinualRun:
                 learner.dataset = concat_datasets([learner.dataset, dataset])
 
     def _record(self) -> dict[str, Any]:
-        rows = self.rows
-        if self.joint:
+        rows: list[list[float]] = self.rows
+        by_task: dict[str, list[Any]] = self.diagnostics.measures | {
+            "memory_bytes": self.memory_bytes,
+            "train_seconds": self.train_seconds,
+        }
+        if self.joint:  # it passes over all tasks at once: only the last task's row and numbers exist
             rows = [rows[0], *[[math.nan] * self.tasks for _ in range(self.tasks - 1)], rows[1]]
+            by_task = {name: [None] * (self.tasks - 1) + values for name, values in by_task.items()}
+        timing = {
+            "train_seconds": by_task.pop("train_seconds"),
+            "evaluate_seconds": self.evaluate_seconds,
+            "total_seconds": sum(self.train_seconds) + sum(self.evaluate_seconds),
+        }
         return self.settings | {
             "accuracy_matrix": rows,
             "metrics": all_metrics(AccuracyMatrix(np.array(rows))),
-            "diagnostics": self.diagnostics.measures | {"memory_bytes": self.memory_bytes},
-            "timing": {
-                "train_seconds": self.train_seconds,
-                "evaluate_seconds": self.evaluate_seconds,
-                "total_seconds": sum(self.train_seconds) + sum(self.evaluate_seconds),
-            },
+            "diagnostics": by_task,
+            "timing": timing,
         }
 
 

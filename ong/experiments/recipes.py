@@ -20,6 +20,7 @@ __all__ = [
     "load_benchmark",
     "load_strategy",
     "override",
+    "recipe_path",
 ]
 
 
@@ -128,25 +129,29 @@ def load_benchmark(name_or_path: str) -> BenchmarkRecipe:
     return _load(name_or_path, "benchmark", "benchmarks", BenchmarkRecipe)
 
 
-def _load(name_or_path: str, kind: str, folder: Literal["strategies", "benchmarks"], recipe: type[R]) -> R:
+def recipe_path(name_or_path: str, folder: Literal["strategies", "benchmarks"]) -> Path:
+    """Return the file of a recipe in the package, or the path that was given.
+
+    Raises:
+        UserError: no recipe in the package has that name.
+    """
     if name_or_path.endswith(".toml") or "/" in name_or_path:
-        path = Path(name_or_path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the {kind} recipe '{path}': {error}") from None
-        name = path.stem
-    else:
-        names = list_recipes(folder)
-        if name_or_path not in names:
-            raise UnknownNameError(kind, name_or_path, names)
-        name = name_or_path
-        text = (resources.files(f"ong.{folder}") / f"{name}.toml").read_text(encoding="utf-8")
+        return Path(name_or_path)
+    names = list_recipes(folder)
+    if name_or_path not in names:
+        raise UnknownNameError({"strategies": "strategy", "benchmarks": "benchmark"}[folder], name_or_path, names)
+    return Path(str(resources.files(f"ong.{folder}") / f"{name_or_path}.toml"))
+
+
+def _load(name_or_path: str, kind: str, folder: Literal["strategies", "benchmarks"], recipe: type[R]) -> R:
+    path = recipe_path(name_or_path, folder)
     try:
-        values = tomllib.loads(text)
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the {kind} recipe '{path}': {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"the {kind} recipe '{name_or_path}' is not TOML: {error}") from None
-    return _checked(recipe, {"name": name} | values, f"{kind} recipe '{name_or_path}'")
+    return _checked(recipe, {"name": path.stem} | values, f"{kind} recipe '{name_or_path}'")
 
 
 def _checked(recipe: type[R], values: Mapping[str, Any], what: str) -> R:

@@ -39,7 +39,7 @@ class DivergenceGuard(SupervisedPlugin):  # type: ignore[misc]
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Check the loss."""
         self._step += 1
-        loss = strategy.loss
+        loss = strategy.loss.detach()
         if not torch.isfinite(loss).all():
             raise DivergenceError(f"the loss is {float(loss):g}", strategy.clock.train_exp_counter, self._step)
 

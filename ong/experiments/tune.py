@@ -1,0 +1,143 @@
+"""Search for a strategy's hyper-parameters on a benchmark, on seeds that are never reported."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import optuna
+import tomlkit
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from ong.errors import UserError
+from ong.experiments.plan import plan
+from ong.experiments.recipes import StrategyRecipe, load_strategy
+from ong.experiments.sweep import Job, check, perform
+
+__all__ = ["TUNING_SEEDS", "Trial", "tune", "write_block"]
+
+TUNING_SEEDS = range(1000, 10_000)
+"""Seeds a search may use; reports use smaller ones."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of a search.
+
+    Attributes:
+        values: dotted recipe keys and their values.
+        accuracy: mean final accuracy ACC over the tuning seeds; NaN where a run stopped.
+    """
+
+    values: dict[str, Any]
+    accuracy: float
+
+
+def _distribution(key: str, space: Mapping[str, Any]) -> BaseDistribution:
+    """Read ``{ low, high, log }`` (whole numbers stay whole) or ``{ choices }``."""
+    try:
+        if set(space) == {"choices"}:
+            return CategoricalDistribution(space["choices"])
+        low, high = space["low"], space["high"]
+        if set(space) - {"low", "high", "log"}:
+            raise ValueError(f"unknown key {sorted(set(space) - {'low', 'high', 'log'})[0]}")
+        kind = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
+        return kind(low, high, log=bool(space.get("log", False)))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"[search] '{key}': give low and high (log if wanted), or choices; {error}") from None
+
+
+def tune(
+    benchmark: str,
+    strategy: str,
+    trials: int,
+    seeds: Sequence[int] = (1000,),
+    *,
+    changes: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
+    data_root: Path | None = None,
+    workers: int = 1,
+    listener: Callable[[Trial], None] = lambda trial: None,
+) -> list[Trial]:
+    """Try hyper-parameters from the recipe's ``[search]`` table and return the trials, best first.
+
+    The first trial is the recipe as it stands; the others are drawn by optuna's tree-structured Parzen estimator
+    (Bergstra et al. 2011), seeded with 0. The figure of merit is ACC, mean over the seeds.
+
+    Args:
+        benchmark: name or path of a benchmark.
+        strategy: name or path of a strategy with a ``[search]`` table.
+        trials: number of points, the same for every strategy that is to be compared.
+        seeds: tuning seeds, 1000 to 9999.
+        changes: overrides, as for a run.
+        dataset: replaces the benchmark's data set.
+        data_root: where data sets lie.
+        workers: processes.
+        listener: called with each finished trial.
+
+    Raises:
+        UserError: bad input, such as seeds that reports use, or a recipe without a search space.
+    """
+    if trials < 1:
+        raise UserError(f"--trials {trials}: at least 1")
+    for seed in seeds:
+        if seed not in TUNING_SEEDS:
+            raise UserError(f"seed {seed} is not a tuning seed: tune on 1000…9999, which no report shows")
+    space = {key: _distribution(key, part) for key, part in load_strategy(strategy).search.items()}
+    if not space:
+        raise UserError(f"strategy '{strategy}' has no [search] table: nothing to tune")
+
+    def jobs(values: Mapping[str, Any], out: str) -> list[Job]:
+        return plan(benchmark, [strategy], seeds, dict(changes or {}) | dict(values), dataset, data_root, out)
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+    done: list[Trial] = []
+    with tempfile.TemporaryDirectory(prefix="ong-tune-") as scratch:
+        present = jobs({}, scratch)[0].strategy
+        study.enqueue_trial({key: _value_at(present, key) for key in space})
+        for job in jobs({}, scratch):
+            check(job)
+        at_once = max(1, workers // len(seeds))
+        with joblib.Parallel(n_jobs=workers) as parallel:
+            while len(done) < trials:
+                asked = [study.ask(space) for _ in range(min(at_once, trials - len(done)))]
+                batch = [jobs(t.params, str(Path(scratch) / str(t.number))) for t in asked]
+                outcomes = parallel(joblib.delayed(perform)(job) for part in batch for job in part)
+                for place, trial in enumerate(asked):
+                    records = [o.record for o in outcomes[place * len(seeds) : (place + 1) * len(seeds)]]
+                    scores = [math.nan if record is None else record["metrics"]["ACC"] for record in records]
+                    score = sum(scores) / len(scores)
+                    study.tell(trial, None if math.isnan(score) else score, _state(score))
+                    done.append(Trial(dict(trial.params), score))
+                    listener(done[-1])
+    return sorted(done, key=lambda trial: -math.inf if math.isnan(trial.accuracy) else trial.accuracy, reverse=True)
+
+
+def _state(score: float) -> optuna.trial.TrialState:
+    return optuna.trial.TrialState.FAIL if math.isnan(score) else optuna.trial.TrialState.COMPLETE
+
+
+def _value_at(recipe: StrategyRecipe, key: str) -> Any:
+    place: Any = recipe.model_dump()
+    try:
+        for part in key.split("."):
+            place = place[int(part)] if isinstance(place, list) else place[part]
+    except (KeyError, IndexError, ValueError):
+        raise UserError(f"[search] '{key}' is not a key of strategy '{recipe.name}'") from None
+    return place
+
+
+def write_block(path: Path, benchmark: str, values: Mapping[str, Any]) -> None:
+    """Put values into the ``[on.BENCHMARK]`` table of a recipe file, everything else left as it is."""
+    document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    tables = document.setdefault("on", tomlkit.table(is_super_table=True))
+    block = tables.setdefault(benchmark, tomlkit.table())
+    for key, value in values.items():
+        block[key] = float(f"{value:.2g}") if isinstance(value, float) else value
+    path.write_text(tomlkit.dumps(document), encoding="utf-8")
