@@ -31,6 +31,7 @@ def hessian_matrix(network: DeepLinearNetwork, problem: LinearProblem) -> Tensor
             "use a natural-gradient form, which scales"
         )
     problem.error(network)
+    noise_inverse = problem.noise_inverse  # cached here: one made inside the transform would outlive it
 
     def loss(vector: Tensor) -> Tensor:
         layers = unflatten(vector, network)
@@ -38,7 +39,7 @@ def hessian_matrix(network: DeepLinearNetwork, problem: LinearProblem) -> Tensor
         for layer in layers[1:]:
             product = layer @ product
         error = product - problem.teacher
-        return 0.5 * ((problem.noise_inverse @ error @ problem.input_cov) * error).sum()
+        return 0.5 * ((noise_inverse @ error @ problem.input_cov) * error).sum()
 
     hessian = torch.func.hessian(loss)(flatten(network.weights))
     assert isinstance(hessian, Tensor)
