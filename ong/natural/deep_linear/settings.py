@@ -42,6 +42,16 @@ class LinearData:
                     f"{tuple(inputs.shape)} and {tuple(targets.shape)}"
                 )
 
+        if self.train_inputs.shape[1:] != self.test_inputs.shape[1:] or (
+            self.train_targets.shape[1:] != self.test_targets.shape[1:]
+        ):
+            raise UserError("training and test examples differ in their number of inputs or outputs")
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """(n_0, n_L)."""
+        return self.train_inputs.shape[1], self.train_targets.shape[1]
+
 
 def dims_of(setting: str | Sequence[int]) -> tuple[int, ...]:
     """Return the widths of ``net1``, ``net2`` or ``net3``, or a list of widths checked.

@@ -74,6 +74,8 @@ def train(
     chosen = strategy_of(strategy)
     _check(alpha, epochs, damping, data, batch_size)
     problem.error(network)
+    if data is not None and data.dims != problem.dims:
+        raise UserError(f"data of {data.dims} inputs and outputs do not fit a problem of {problem.dims}")
     _warn_if_inexact(chosen, network, problem)
     level = damping.initial if isinstance(damping, LevenbergMarquardt) else float(damping)
     history = History(chosen.name, alpha, network.dims, problem.floor)

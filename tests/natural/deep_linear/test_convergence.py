@@ -9,7 +9,7 @@ from ong.natural.deep_linear import convergence_share
 SEEDS = range(40)
 
 
-@pytest.mark.parametrize(("n", "share"), [(1, 0.47), (4, 0.07)])
+@pytest.mark.parametrize(("n", "share"), [(1, 0.50), (4, 0.154)])
 def test_papers_form_on_square_nets_converges_exactly_where_no_blow_up_is_predicted(
     n: int, share: float
 ) -> None:
@@ -17,8 +17,9 @@ def test_papers_form_on_square_nets_converges_exactly_where_no_blow_up_is_predic
     assert result.blow_up_times is not None
     assert result.converged == tuple(math.isinf(time) for time in result.blow_up_times)
     assert result.share == result.predicted_share
-    # Two draws of 40 seeds: standard error of their difference √(2p(1−p)/40) ≤ .11; 2.5 of them.
-    assert result.share == pytest.approx(share, abs=2.5 * math.sqrt(2 * share * (1 - share) / 40))
+    # A half by symmetry for 1-1-1, .154 by the prediction over 4,000 seeds for 4-4-4; three standard errors
+    # of a share of 40 seeds (.24 and .17), which also hold the .47 and .07 of an earlier replica.
+    assert result.share == pytest.approx(share, abs=3 * math.sqrt(share * (1 - share) / 40))
 
 
 @pytest.mark.parametrize("n", [1, 4])

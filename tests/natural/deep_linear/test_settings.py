@@ -49,3 +49,5 @@ def test_names_and_numbers_that_make_no_setting_are_refused() -> None:
         make_problem([3, 3], noise=0.0)
     with pytest.raises(UserError, match=r"test inputs and targets.*\(2, 3\) and \(1, 3\)"):
         LinearData(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(1, 3))
+    with pytest.raises(UserError, match="differ in their number"):
+        LinearData(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2, 3))

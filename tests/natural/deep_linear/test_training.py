@@ -69,8 +69,10 @@ def test_alpha_one_converges_quadratically() -> None:
 @pytest.mark.parametrize(
     ("name", "strategy", "damping", "target", "within"),
     [
-        ("net1", "ngd-paper", LevenbergMarquardt(1e-6), 1.1e-5, 5),
-        ("net1", "ngd-any-width", LevenbergMarquardt(1e-6), 1.1e-5, 5),
+        ("net1", "ngd-paper", LevenbergMarquardt(), 1.1e-5, 5),
+        ("net1", "ngd-paper", LevenbergMarquardt(LevenbergMarquardt.AUTHORS), 1.1e-5, 6),
+        ("net1", "ngd-any-width", LevenbergMarquardt(), 1.1e-5, 5),
+        ("net1", "ngd-min-norm", LevenbergMarquardt(LevenbergMarquardt.AUTHORS), 1.1e-5, 5),
         ("net2", "ngd-paper", LevenbergMarquardt(), 1.1e-5, 3),
         ("net2", "ngd-paper", 0.0, 1.1e-5, 1),
         ("net2", "ngd-min-norm", 0.0, 1.1e-5, 3),
@@ -212,5 +214,10 @@ def test_other_bad_input_is_refused(make: Make) -> None:
     data = make_data(problem, train=10, test=5)
     with pytest.raises(UserError, match="between 1 and 10 training examples; got 11"):
         train(network, problem, "sgd", alpha=0.1, epochs=1, data=data, batch_size=11)
+    _, other = make([4, 2])
+    with pytest.raises(UserError, match=r"data of \(4, 2\).*problem of \(3, 2\)"):
+        train(
+            network, problem, "sgd", alpha=0.1, epochs=1, data=make_data(other, train=4, test=4), batch_size=2
+        )
     with pytest.raises(UserError, match="diverges at every rate"):
         tune_learning_rate(network, problem, [1e200], epochs=50)
