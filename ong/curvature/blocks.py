@@ -47,11 +47,10 @@ class Block:
 
     @property
     def rows(self) -> int:
-        """Rows of the matrix: output units, or 1 for a layer whose weight is one-dimensional."""
+        """Rows of the matrix: output units, or 1 for normalisation layers, which scale coordinate by coordinate."""
         weight = getattr(self.module, "weight", None)
-        if isinstance(weight, Tensor):
-            return weight.shape[0] if weight.ndim > 1 else 1
-        return 1
+        one_row = not isinstance(weight, Tensor) or weight.ndim == 1 or isinstance(self.module, nn.LayerNorm)
+        return 1 if one_row else int(weight.shape[0])
 
     @property
     def shape(self) -> tuple[int, int]:

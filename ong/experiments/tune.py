@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +67,8 @@ def tune(
 ) -> list[Trial]:
     """Try hyper-parameters from the recipe's ``[search]`` table and return the trials, best first.
 
-    The first trial is the recipe as it stands; the others are drawn by optuna's tree-structured Parzen estimator
-    (Bergstra et al. 2011), seeded with 0. The figure of merit is ACC, mean over the seeds.
+    The first trial is the recipe as it stands; then a third are random, and the rest are
+    drawn where a Gaussian process expects the most improvement (optuna's ``GPSampler``, seeded with 0). The figure of merit is ACC, mean over the seeds.
 
     Args:
         benchmark: name or path of a benchmark.
@@ -95,8 +96,8 @@ def tune(
     def jobs(values: Mapping[str, Any], out: str) -> list[Job]:
         return plan(benchmark, [strategy], seeds, dict(changes or {}) | dict(values), dataset, data_root, out)
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", sampler=_sampler(trials))
     done: list[Trial] = []
     with tempfile.TemporaryDirectory(prefix="ong-tune-") as scratch:
         present = jobs({}, scratch)[0].strategy
@@ -117,6 +118,12 @@ def tune(
                     done.append(Trial(dict(trial.params), score))
                     listener(done[-1])
     return sorted(done, key=lambda trial: -math.inf if math.isnan(trial.accuracy) else trial.accuracy, reverse=True)
+
+
+def _sampler(trials: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.GPSampler(seed=0, n_startup_trials=1 + trials // 3, deterministic_objective=True)
 
 
 def _state(score: float) -> optuna.trial.TrialState:

@@ -1,0 +1,245 @@
+"""EKFAC against the explicit Fisher, and the identities of merging (math.md §2)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nets import fisher, flat, jacobian, mlp, seeded, unflat
+from torch import Tensor, nn
+
+from ong.curvature import EKFAC, Block, Metric, find_blocks, inner
+
+
+def data(examples: int = 30, width: int = 5, classes: int = 3, seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(examples, width, generator=generator, dtype=torch.float64)
+    return x, torch.randint(0, classes, (examples,), generator=generator)
+
+
+def dense(ekfac: EKFAC, blocks: dict[str, Block], *, kfac: bool = False) -> list[Tensor]:
+    """The blocks written out: (U_S ⊗ U_A) diag(Λ) (U_S ⊗ U_A)ᵀ."""
+    result = []
+    for name in blocks:
+        part = ekfac.blocks[name]
+        basis = torch.kron(part.outputs_basis, part.inputs_basis)
+        values = part.kfac_eigenvalues() if kfac else part.eigenvalues
+        result.append(basis @ torch.diag(values.flatten()) @ basis.T)
+    return result
+
+
+def diagonal_blocks(matrix: Tensor, blocks: dict[str, Block]) -> list[Tensor]:
+    sizes = [block.shape[0] * block.shape[1] for block in blocks.values()]
+    result, start = [], 0
+    for size in sizes:
+        result.append(matrix[start : start + size, start : start + size])
+        start += size
+    return result
+
+
+MODELS = {
+    "mlp": (lambda: mlp(5, 4, 3), data()),
+    "convolution": (
+        lambda: seeded(
+            nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(18, 3)),
+            torch.Generator().manual_seed(0),
+        ),
+        (torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64), data(12)[1]),
+    ),
+    "normalisation": (
+        lambda: seeded(
+            nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 3)), torch.Generator().manual_seed(0)
+        ),
+        data(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ekfac_has_the_trace_of_the_fisher_and_is_no_further_off_than_kfac(name: str) -> None:
+    maker, (x, y) = MODELS[name]
+    model = maker()
+    blocks = find_blocks(model)
+    exact = diagonal_blocks(fisher(jacobian(model, x, blocks), model(x)), blocks)
+    ekfac = EKFAC.fit(model, [(x, y)], fisher="exact")
+    for true, corrected, kronecker in zip(exact, dense(ekfac, blocks), dense(ekfac, blocks, kfac=True), strict=True):
+        assert torch.trace(corrected).item() == pytest.approx(torch.trace(true).item(), rel=1e-12)
+        assert torch.dist(true, corrected) <= torch.dist(true, kronecker) + 1e-14
+    assert ekfac.trace() == pytest.approx(sum(torch.trace(part).item() for part in exact), rel=1e-12)
+
+
+def test_eigenvalues_are_the_best_diagonal_in_their_basis() -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    blocks = find_blocks(model)
+    exact = diagonal_blocks(fisher(jacobian(model, x, blocks), model(x)), blocks)
+    for true, part in zip(exact, EKFAC.fit(model, [(x, y)], fisher="exact").blocks.values(), strict=True):
+        basis = torch.kron(part.outputs_basis, part.inputs_basis)
+        torch.testing.assert_close((basis.T @ true @ basis).diagonal(), part.eigenvalues.flatten(), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["exact", "rademacher", "mc", "empirical", "logit"])
+def test_for_one_example_ekfac_is_the_fisher(kind: str) -> None:
+    model, (x, y) = mlp(5, 4, 3), data(1)
+    blocks = find_blocks(model)
+    generator = torch.Generator().manual_seed(4)
+    ekfac = EKFAC.fit(model, [(x, y)], fisher=kind, generator=generator)
+    from ong.curvature import cotangents
+
+    drawn = list(cotangents(model(x), kind, targets=y, generator=torch.Generator().manual_seed(4)))
+    outer = sum(torch.einsum("nc,nd->ncd", u, u) for u in drawn)
+    exact = diagonal_blocks(fisher(jacobian(model, x, blocks), model(x), outer), blocks)
+    for true, found in zip(exact, dense(ekfac, blocks), strict=True):
+        torch.testing.assert_close(found, true, rtol=1e-9, atol=1e-13)
+
+
+def test_small_affine_blocks_are_exact() -> None:
+    maker, (x, y) = MODELS["normalisation"]
+    model = maker()
+    blocks = find_blocks(model)
+    exact = diagonal_blocks(fisher(jacobian(model, x, blocks), model(x)), blocks)
+    found = dense(EKFAC.fit(model, [(x, y)], fisher="exact"), blocks)
+    names = list(blocks)
+    torch.testing.assert_close(found[names.index("1")], exact[names.index("1")], rtol=1e-9, atol=1e-13)
+
+
+def test_in_a_deep_linear_net_with_squared_loss_kfac_and_ekfac_are_the_fisher() -> None:
+    model = seeded(nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)), torch.Generator().manual_seed(0))
+    x, y = data(40)
+    blocks = find_blocks(model)
+    jac = jacobian(model, x, blocks)
+    exact = diagonal_blocks(torch.einsum("nci,ncj->ij", jac, jac) / len(x), blocks)  # unit-covariance Gaussian
+
+    signs = EKFAC.fit(model, [(x, y)], fisher="logit", samples=4000)  # E[uuᵀ] = I
+    for true, corrected, kronecker in zip(exact, dense(signs, blocks), dense(signs, blocks, kfac=True), strict=True):
+        # 160,000 signs: S is off by about 1/√160,000 relative
+        assert torch.dist(corrected, true) < 0.02 * torch.linalg.norm(true)
+        assert torch.dist(kronecker, true) < 0.02 * torch.linalg.norm(true)
+    empirical = dense(EKFAC.fit(model, [(x, y)], fisher="empirical"), blocks)
+    assert torch.dist(empirical[0], exact[0]) > 0.2 * torch.linalg.norm(exact[0])
+
+
+@pytest.mark.parametrize("power", [-1.0, -0.5, 0.5, 1.0])
+def test_powers_are_those_of_the_damped_matrix(power: float) -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    blocks = find_blocks(model)
+    ekfac = EKFAC.fit(model, [(x, y)])
+    whole = torch.block_diag(*dense(ekfac, blocks)) + 0.1 * torch.eye(39, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(whole)
+    expected = vectors @ torch.diag(values**power) @ vectors.T
+    v = torch.randn(39, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = flat(ekfac.apply(unflat(v, blocks), power=power, damping=0.1), blocks)
+    torch.testing.assert_close(found, expected @ v, rtol=1e-10, atol=1e-12)
+
+
+def test_the_metric_is_the_damped_inverse_scaled_by_the_damping() -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    blocks = find_blocks(model)
+    ekfac = EKFAC.fit(model, [(x, y)])
+    metric = Metric(ekfac, blocks, 0.05)
+    v = unflat(torch.randn(39, generator=torch.Generator().manual_seed(0), dtype=torch.float64), blocks)
+    inverse, curved = ekfac.apply(v, damping=0.05), ekfac.apply(v, power=1)
+    for name, part in metric.precondition(v).items():
+        torch.testing.assert_close(part, 0.05 * inverse[name])
+    for name, part in metric.curvature(v).items():
+        torch.testing.assert_close(part, curved[name])
+
+
+def test_batches_do_not_change_the_result() -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    one = EKFAC.fit(model, [(x, y)], fisher="exact")
+    three = EKFAC.fit(model, [(x[:7], y[:7]), (x[7:20], y[7:20]), (x[20:], y[20:])], fisher="exact")
+    v = unflat(torch.ones(39, dtype=torch.float64), find_blocks(model))
+    for name, part in one.apply(v, damping=0.01).items():
+        torch.testing.assert_close(three.apply(v, damping=0.01)[name], part, rtol=1e-8, atol=1e-10)
+
+
+def test_merging_is_the_diagonal_of_the_old_fisher_in_the_new_basis_and_keeps_the_trace() -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    x2, y2 = data(25, seed=7)
+    blocks = find_blocks(model)
+    merged = EKFAC.fit(model, [(x, y)], fisher="exact")
+    old = dense(merged, blocks)
+    trace = merged.trace()
+    merged.add(model, [(x2, y2)], fisher="exact")
+    alone = EKFAC.fit(model, [(x2, y2)], fisher="exact")
+    assert merged.trace() == pytest.approx(trace + alone.trace(), rel=1e-12)
+    new = diagonal_blocks(fisher(jacobian(model, x2, blocks), model(x2)), blocks)
+    for before, added, part in zip(old, new, merged.blocks.values(), strict=True):
+        basis = torch.kron(part.outputs_basis, part.inputs_basis)
+        expected = (basis.T @ (before + added) @ basis).diagonal()
+        torch.testing.assert_close(part.eigenvalues.flatten(), expected, rtol=1e-9, atol=1e-13)
+
+
+def test_merging_with_decay_weighs_the_past() -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    merged = EKFAC.fit(model, [(x, y)], fisher="exact")
+    trace = merged.trace()
+    merged.add(model, [(x, y)], fisher="exact", decay=0.25)
+    assert merged.trace() == pytest.approx(1.25 * trace, rel=1e-12)
+
+
+def test_what_a_layer_gains_has_no_curvature_and_keeps_its_gradient() -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    ekfac = EKFAC.fit(model, [(x, y)])
+    grown = seeded(nn.Sequential(model[0], nn.Tanh(), nn.Linear(4, 5)), torch.Generator().manual_seed(0))
+    blocks = find_blocks(grown)
+    v = unflat(torch.randn(49, generator=torch.Generator().manual_seed(0), dtype=torch.float64), blocks)
+    out = Metric(ekfac, blocks, 0.1).precondition(v)
+    torch.testing.assert_close(out["2"][3:], v["2"][3:])
+    smaller = Metric(ekfac, find_blocks(model), 0.1).precondition({"0": v["0"], "2": v["2"][:3]})
+    torch.testing.assert_close(out["2"][:3], smaller["2"])
+
+
+def test_damping_is_not_accumulated_and_curvature_is_linear() -> None:
+    """Defects of the ONG authors' code: damping added in place, division by the squared mean gradient."""
+    model, (x, y) = mlp(5, 4, 3), data()
+    ekfac = EKFAC.fit(model, [(x, y)])
+    v = unflat(torch.randn(39, generator=torch.Generator().manual_seed(0), dtype=torch.float64), find_blocks(model))
+    first = ekfac.apply(v, damping=0.1)
+    second = ekfac.apply({name: 2 * part for name, part in v.items()}, damping=0.1)
+    for name in v:
+        torch.testing.assert_close(second[name], 2 * first[name])
+
+
+def test_curvature_is_taken_in_eval_mode_and_leaves_model_and_gradients_alone() -> None:
+    model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.Linear(8, 3)).to(torch.float64)
+    x, y = data()
+    model.train()
+    first = EKFAC.fit(model, [(x, y)], fisher="exact")
+    second = EKFAC.fit(model, [(x, y)], fisher="exact")
+    assert first.trace() == second.trace()  # dropout would differ
+    assert model.training
+    assert model[1].training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_low_precision_parameters_are_measured_in_float32() -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    half = mlp(5, 4, 3).to(torch.bfloat16)
+    exact = EKFAC.fit(model, [(x, y)], fisher="exact").trace()
+    found = EKFAC.fit(half, [(x.to(torch.bfloat16), y)], fisher="exact").trace()
+    assert found == pytest.approx(exact, rel=0.05)  # bfloat16 has 8 bits
+
+
+def test_state_goes_round() -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    ekfac = EKFAC.fit(model, [(x, y)])
+    copy = EKFAC()
+    copy.load_state_dict(ekfac.state_dict())
+    v = unflat(torch.ones(39, dtype=torch.float64), find_blocks(model))
+    assert inner(ekfac.apply(v, damping=0.1), v) == inner(copy.apply(v, damping=0.1), v)
+
+
+def test_wrong_input_is_refused() -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    ekfac = EKFAC.fit(model, [(x, y)])
+    v = unflat(torch.ones(39, dtype=torch.float64), find_blocks(model))
+    with pytest.raises(ValueError, match="damping must not be negative"):
+        ekfac.apply(v, damping=-1)
+    with pytest.raises(ValueError, match="singular"):
+        EKFAC().apply(v)
+    with pytest.raises(ValueError, match="damping must be positive"):
+        Metric(ekfac, find_blocks(model), 0)
+    with pytest.raises(ValueError, match="at least one example"):
+        EKFAC.fit(model, [])
+    with pytest.raises(ValueError, match="layer '0' are not finite"):
+        EKFAC.fit(model, [(x * torch.inf, y)])
