@@ -12,7 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from avalanche.benchmarks.utils import DataAttribute, TaskAwareSupervisedClassificationDataset, TaskLabels
+from avalanche.benchmarks.utils import (
+    ConstantSequence,
+    DataAttribute,
+    TaskAwareSupervisedClassificationDataset,
+    TaskLabels,
+)
 from avalanche.benchmarks.utils.data_loader import GroupBalancedInfiniteDataLoader
 from avalanche.training.plugins import (
     AGEMPlugin,
@@ -53,8 +58,10 @@ def _pack_examples(dataset: Any) -> list[torch.Tensor]:
 
 
 def _unpack_examples(tensors: list[torch.Tensor]) -> Any:
-    x, y, task_labels = tensors
-    attributes = [DataAttribute(y.tolist(), "targets"), TaskLabels(task_labels.tolist())]
+    x, y, labels = tensors
+    one = len(labels.unique()) == 1  # Avalanche can join constant sequences with each other, but not with lists
+    task_labels = ConstantSequence(int(labels[0]), len(labels)) if one else labels.tolist()
+    attributes = [DataAttribute(y.tolist(), "targets"), TaskLabels(task_labels)]
     return TaskAwareSupervisedClassificationDataset([TensorDataset(x, y)], data_attributes=attributes)
 
 

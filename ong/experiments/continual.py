@@ -55,6 +55,20 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
 
 
+@contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Keep quiet about Avalanche calling its own deprecated functions; it overrides any filter when it does."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_others(message: Any, *rest: Any, **options: Any) -> None:
+            if not str(message).startswith("Call to deprecated"):
+                show(message, *rest, **options)
+
+        warnings.showwarning = show_others
+        yield
+
+
 class ContinualRun:
     """A benchmark, a strategy and a seed, ready to run.
 
@@ -134,7 +148,12 @@ class ContinualRun:
         saved = folder.checkpoint(self.settings)
         if saved is not None:
             self._restore(saved)
-        resumable = all(avalanche_state.is_resumable(plugin) for plugin in self.learner.plugins)
+        stuck = [plugin for plugin in self._stateful() if not avalanche_state.is_resumable(plugin)]
+        if stuck:
+            warnings.warn(
+                f"{type(stuck[0]).__name__} has no state_dict and load_state_dict: this run cannot be resumed",
+                stacklevel=2,
+            )
         self.learner.plugins.insert(0, StepCounter(progress.start_task, progress.step))
         if not self.rows:
             self._evaluate()
@@ -144,15 +163,14 @@ class ContinualRun:
             self._train(len(self.rows) - 1)
             self._evaluate()
             progress.end_task()
-            if resumable and len(self.rows) <= steps:
+            if not stuck and len(self.rows) <= steps:
                 folder.save_checkpoint(self._state(), self.settings)
         record = self._record()
         folder.finish(record)
         return record
 
     def _train(self, task: int) -> None:
-        with _seeded(_derived(self.seed, 4, task)), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Call to deprecated")  # Avalanche calling itself
+        with _seeded(_derived(self.seed, 4, task)), _without_deprecations():
             start = time.perf_counter()
             experiences = self.stream.train_stream if self.joint else self.stream.train_stream[task]
             self.learner.train(experiences, eval_streams=[])
@@ -165,6 +183,11 @@ class ContinualRun:
         self.evaluate_seconds.append(time.perf_counter() - start)
         self.rows.append(list(self.recorder.accuracies))
 
+    def _stateful(self) -> list[Any]:
+        """Return the plugins that keep something from task to task, those that a template added too."""
+        passing = (InMemoryLoader, DivergenceGuard, AccuracyRecorder, StepCounter)
+        return [plugin for plugin in self.learner.plugins if not isinstance(plugin, passing)]
+
     def _state(self) -> dict[str, Any]:
         learner = self.learner
         return {
@@ -174,7 +197,7 @@ class ContinualRun:
             "memory_bytes": self.memory_bytes,
             "model": learner.model.state_dict(),
             "optimizer": learner.optimizer.state_dict(),
-            "plugins": [avalanche_state.get_state(p) for p in learner.plugins if not isinstance(p, StepCounter)],
+            "plugins": [avalanche_state.get_state(plugin) for plugin in self._stateful()],
         }
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -187,7 +210,7 @@ class ContinualRun:
         learner.model.load_state_dict(saved["model"])
         learner.make_optimizer(reset_optimizer_state=True)  # Avalanche would reset it at the next task otherwise
         learner.optimizer.load_state_dict(saved["optimizer"])
-        for plugin, state in zip(learner.plugins, saved["plugins"], strict=True):
+        for plugin, state in zip(self._stateful(), saved["plugins"], strict=True):
             avalanche_state.set_state(plugin, copy.deepcopy(state), learner)
         if isinstance(learner, Cumulative):
             done = [experience.dataset for experience in self.stream.train_stream[: len(self.rows) - 1]]

@@ -1,0 +1,125 @@
+"""A run that was killed goes on at the last finished task, and ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ong.errors import UserError
+from ong.experiments.plan import plan
+from ong.experiments.progress import Silent
+from ong.experiments.recipes import list_recipes
+from ong.experiments.sweep import Job, perform
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+SETTINGS = {"training.epochs": 1, "optimizer.lr": 0.02}
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in a run may catch it."""
+
+
+class KillAfter(Silent):
+    """Kills a run some steps into the task after ``tasks`` finished ones."""
+
+    def __init__(self, tasks: int) -> None:
+        self.left, self.steps = tasks, 5
+
+    def end_task(self) -> None:
+        self.left -= 1
+
+    def step(self) -> None:
+        if self.left <= 0:
+            self.steps -= 1
+            if not self.steps:
+                raise Killed
+
+
+def job(strategy: str, out: Path, **changes: Any) -> Job:
+    (found,) = plan("permuted-digits", [strategy], [0], SETTINGS | changes, out=out)
+    return found
+
+
+def timeless(record: dict[str, Any] | None) -> dict[str, Any]:
+    assert record is not None
+    return {key: value for key, value in record.items() if key != "timing"}
+
+
+@pytest.mark.parametrize("strategy", [name for name in list_recipes("strategies") if name != "joint"])
+def test_a_resumed_run_is_identical_to_an_uninterrupted_one(strategy: str, tmp_path: Path) -> None:
+    whole = perform(job(strategy, tmp_path / "whole"))
+    killed = job(strategy, tmp_path / "killed")
+    for tasks in (1, 1):  # killed in the second task, then in the third
+        with pytest.raises(Killed):
+            perform(killed, KillAfter(tasks))
+        assert (killed.folder.path / "checkpoint.pt").exists()
+        assert killed.folder.record() is None
+    resumed = perform(killed)
+    assert not (killed.folder.path / "checkpoint.pt").exists()
+    assert timeless(resumed.record) == timeless(whole.record)
+    assert timeless(killed.folder.record()) == timeless(whole.job.folder.record())
+
+
+def test_kill_9_loses_nothing_that_was_finished(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ong", "run", "permuted-digits", "ong-prior", "--out", str(tmp_path), "--jobs", "1"]
+    checkpoint = tmp_path / "permuted-digits/ong-prior/seed-0/checkpoint.pt"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists()
+    subprocess.run(command, check=True, capture_output=True)
+    record = json.loads((checkpoint.parent / "record.json").read_text())
+    (whole,) = plan("permuted-digits", ["ong-prior"], [0], out=tmp_path / "whole")
+    assert timeless(record) == json.loads(json.dumps(timeless(perform(whole).job.folder.record())))
+
+
+def test_a_finished_run_is_skipped_and_force_repeats_it(tmp_path: Path) -> None:
+    first = perform(job("naive", tmp_path))
+    assert not first.skipped
+    again = perform(job("naive", tmp_path))
+    assert again.skipped
+    assert again.record == first.job.folder.record()
+    (forced,) = plan("permuted-digits", ["naive"], [0], SETTINGS, out=tmp_path, force=True)
+    assert not perform(forced).skipped
+
+
+def test_records_and_checkpoints_of_other_settings_are_not_taken_for_these(tmp_path: Path) -> None:
+    perform(job("naive", tmp_path))
+    with pytest.raises(UserError, match="finished run with another strategy recipe.*--force"):
+        perform(job("naive", tmp_path, **{"optimizer.lr": 0.5}))
+    with pytest.raises(Killed):
+        perform(job("ogd", tmp_path), KillAfter(1))
+    with pytest.raises(UserError, match="other settings.*--force"):
+        perform(job("ogd", tmp_path, **{"optimizer.lr": 0.5}))
+
+
+def test_a_broken_checkpoint_or_record_is_named(tmp_path: Path) -> None:
+    folder = job("naive", tmp_path).folder.path
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.pt").write_bytes(b"half a file")
+    with pytest.raises(UserError, match=r"checkpoint\.pt.*--force"):
+        perform(job("naive", tmp_path))
+    (folder / "checkpoint.pt").unlink()
+    (folder / "record.json").write_text('{"schema": 1,')
+    with pytest.raises(UserError, match=r"record\.json.*--force"):
+        perform(job("naive", tmp_path))
+
+
+def test_every_strategy_sees_the_same_net_and_the_first_task_alike(tmp_path: Path) -> None:
+    rows = {}
+    for strategy in ("naive", "ewc", "ogd", "ong-prior", "gem"):
+        record = perform(job(strategy, tmp_path)).record
+        assert record is not None
+        rows[strategy] = record["accuracy_matrix"][:2]
+    assert all(found == rows["naive"] for found in rows.values())
