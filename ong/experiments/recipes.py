@@ -158,10 +158,13 @@ def _checked(recipe: type[R], values: Mapping[str, Any], what: str) -> R:
     try:
         return recipe.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
+        problems = error.errors()
+        first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise UnknownNameError(f"key of {what}", where, _keys_beside(recipe, first["loc"])) from None
+            raise UnknownNameError(f"key of {what}:", where, _keys_beside(recipe, first["loc"])) from None
+        if first["type"] == "missing":
+            raise UserError(f"{what}: '{where}' is missing") from None
         raise UserError(f"{what}: '{where}': {first['msg']}, got {first['input']!r}") from None
 
 

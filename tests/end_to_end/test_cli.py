@@ -1,0 +1,188 @@
+"""The command line as a user meets it: what it prints, what it writes, and how it refuses wrong input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ong.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+Result = tuple[int, str, str]
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def ong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Run the command line in an empty folder; returns exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["ong", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+QUICK = ("--set", "training.epochs=1", "--set", "stream.tasks=2", "--jobs", "1")
+
+
+def test_list_names_every_recipe_and_data_set(ong: Command) -> None:
+    code, out, _ = ong("list")
+    assert code == 0
+    for name in ("naive", "joint", "ogd", "ong-prior", "permuted-mnist", "rotated-mnist", "mnist-10k", "digits"):
+        assert name in out
+
+
+def test_run_prints_the_table_and_writes_records_of_the_promised_form(ong: Command, tmp_path: Path) -> None:
+    code, out, err = ong("run", "permuted-digits", "naive", "joint", *QUICK)
+    assert (code, err) == (0, "")
+    assert "naive" in out
+    assert "ACC" in out
+    record = json.loads((tmp_path / "runs/permuted-digits/naive/seed-0/record.json").read_text())
+    assert set(record) == {
+        "schema", "benchmark", "strategy", "seed", "accuracy_matrix", "metrics", "diagnostics", "timing",
+    }  # fmt: skip
+    assert set(record["metrics"]) == {
+        "ACC", "learning_accuracy", "BWT", "forgetting", "forgetting_first", "FWT", "intransigence", "recovered",
+    }  # fmt: skip
+    assert [len(row) for row in record["accuracy_matrix"]] == [2, 2, 2]
+    joint = json.loads((tmp_path / "runs/permuted-digits/joint/seed-0/record.json").read_text())
+    assert joint["accuracy_matrix"][1] == [None, None]
+    assert joint["metrics"]["ACC"] == pytest.approx(sum(joint["accuracy_matrix"][2]) / 2)
+    environment = json.loads((tmp_path / "runs/permuted-digits/naive/seed-0/environment.json").read_text())
+    assert environment["threads"] == 1
+    assert environment["packages"]["avalanche-lib"]
+
+
+def test_seeds_show_and_report(ong: Command, tmp_path: Path) -> None:
+    code, out, _ = ong("run", "permuted-digits", "naive", "ogd", "--seeds", "2", *QUICK)
+    assert code == 0
+    assert "±" in out
+    code, out, _ = ong("show", "runs/permuted-digits/ogd/seed-1")
+    assert code == 0
+    assert "seed 1" in out
+    assert "leak" in out
+    code, out, _ = ong("report", "runs")
+    assert code == 0
+    written = [Path(line) for line in out.split()]
+    assert all((tmp_path / path).exists() for path in written)
+    assert {path.suffix for path in written} == {".md", ".csv", ".tex", ".html", ".png", ".svg"}
+
+
+def test_parallel_runs_give_the_records_of_sequential_ones(ong: Command, tmp_path: Path) -> None:
+    quick = QUICK[:-2]
+    assert ong("run", "permuted-digits", "naive", "ogd", *quick, "--jobs", "2", "--out", "two")[0] == 0
+    assert ong("run", "permuted-digits", "naive", "ogd", *quick, "--jobs", "1", "--out", "one")[0] == 0
+    for strategy in ("naive", "ogd"):
+        one, two = (
+            json.loads((tmp_path / folder / "permuted-digits" / strategy / "seed-0/record.json").read_text())
+            for folder in ("one", "two")
+        )
+        assert {k: v for k, v in one.items() if k != "timing"} == {k: v for k, v in two.items() if k != "timing"}
+
+
+RECIPE = 'summary = "s"\nsource = "s"\n[optimizer]\nuse = "torch.optim:SGD"\nlr = 0.1\n'
+WRONG: dict[str, tuple[tuple[str, ...], str]] = {
+    "benchmark": (("run", "permuted-minst", "naive"), "unknown benchmark 'permuted-minst'; did you mean 'permuted-mnist'?"),
+    "strategy": (("run", "permuted-digits", "naiv"), "unknown strategy 'naiv'; did you mean 'naive'?"),
+    "data set": (("run", "permuted-digits", "naive", "--dataset", "digit"), "did you mean 'digits'?"),
+    "command": (("rum",), "No such command"),
+    "option": (("run", "permuted-digits", "--sed", "3"), "No such option"),
+    "recipe key": (("run", "permuted-digits", "naive", "--set", "trainig.epochs=1"), "did you mean 'training'?"),
+    "inner key": (("run", "permuted-digits", "naive", "--set", "training.epoch=1"), "did you mean 'training.epochs'?"),
+    "plugin option": (("run", "permuted-digits", "ogd", "--set", "plugins.0.direction=gtl"), "did you mean 'directions'?"),
+    "plugin value": (("run", "permuted-digits", "ogd", "--set", "plugins.0.directions=glt"), "did you mean 'gtl'?"),
+    "no such plugin": (("run", "permuted-digits", "naive", "--set", "plugins.0.damping=1"), "'plugins.0.damping'"),
+    "stream option": (("run", "permuted-digits", "naive", "--set", "stream.task=2"), "did you mean 'tasks'?"),
+    "model option": (("run", "permuted-digits", "naive", "--set", "model.hiden=[3]"), "did you mean 'hidden'?"),
+    "optimizer option": (("run", "permuted-digits", "naive", "--set", "optimizer.rl=1"), "unknown option of optimizer SGD"),
+    "learning rate": (("run", "permuted-digits", "naive", "--set", "optimizer.lr=-1"), "Invalid learning rate"),
+    "zero damping": (("run", "permuted-digits", "ong-prior", "--set", "plugins.0.damping=0"), "damping must be positive, got 0"),
+    "negative damping": (("run", "permuted-digits", "ong", "--set", "plugins.0.damping=-1"), "damping must be positive, got -1"),
+    "zero tasks": (("run", "permuted-digits", "naive", "--set", "stream.tasks=0"), "tasks"),
+    "zero epochs": (("run", "permuted-digits", "naive", "--set", "training.epochs=0"), "'training.epochs'"),
+    "zero seeds": (("run", "permuted-digits", "naive", "--seeds", "0"), "the count must be at least 1"),
+    "negative seed": (("run", "permuted-digits", "naive", "--seeds", "-3"), "--seeds '-3'"),
+    "negative seed in a list": (("run", "permuted-digits", "naive", "--seeds", "1,-3"), "not negative"),
+    "seeds in words": (("run", "permuted-digits", "naive", "--seeds", "two"), "--seeds 'two'"),
+    "jobs": (("run", "permuted-digits", "naive", "--jobs", "-1"), "--jobs -1"),
+    "setting": (("run", "permuted-digits", "naive", "--set", "lr"), "key=value"),
+    "twice": (("run", "permuted-digits", "naive", "naive"), "'naive' is asked for twice"),
+    "not TOML": (("run", "permuted-digits", "broken.toml"), "'broken.toml' is not TOML"),
+    "no file": (("run", "permuted-digits", "gone.toml"), "cannot read the strategy recipe 'gone.toml'"),
+    "no plugin": (("run", "permuted-digits", "linear.toml"), "not a subclass of avalanche.core.BasePlugin"),
+    "no module": (("run", "permuted-digits", "nowhere.toml"), "cannot import 'no.where'"),
+    "unknown key in a file": (("run", "permuted-digits", "typo.toml"), "unknown key of strategy recipe 'typo.toml': 'optimiser'; did you mean 'optimizer'?"),
+    "no supported layer": (("run", "permuted-digits", "ogd", "--set", "model={use=\"torch.nn:LSTM\", input_size=8, hidden_size=3}"), "LSTM"),
+    "unwritable": (("run", "permuted-digits", "naive", "--out", "/proc/nowhere"), "cannot write to the output folder"),
+    "no records": (("report", "."), "no record"),
+    "format": (("report", ".", "--format", "htm"), "did you mean 'html'?"),
+    "not a record": (("show", "broken.toml"), "broken.toml"),
+    "reported seeds": (("tune", "permuted-digits", "naive", "--seeds", "3"), "seed 0 is not a tuning seed"),
+    "no trials": (("tune", "permuted-digits", "naive", "--trials", "0"), "--trials 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_refused_in_one_line_that_says_what_is_right(case: str, ong: Command, tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_text("summary = ")
+    (tmp_path / "linear.toml").write_text(RECIPE + '[[plugins]]\nuse = "torch.nn:Linear"\n')
+    (tmp_path / "nowhere.toml").write_text(RECIPE + '[[plugins]]\nuse = "no.where:Plugin"\n')
+    (tmp_path / "typo.toml").write_text(RECIPE.replace("[optimizer]", "[optimiser]"))
+    arguments, expected = WRONG[case]
+    code, out, err = ong(*arguments)
+    assert code == 2
+    assert expected in err
+    assert err.startswith("ong: ")
+    assert err.count("\n") == 1
+    assert "ACC" not in out
+    assert not (tmp_path / "runs/permuted-digits/naive/seed-0/record.json").exists()
+
+
+def test_a_diverging_run_is_named_and_the_others_go_on(ong: Command, tmp_path: Path) -> None:
+    (tmp_path / "wild.toml").write_text(RECIPE.replace("0.1", "1e30"))
+    code, out, err = ong("run", "permuted-digits", "wild.toml", "naive", *QUICK)
+    assert code == 1
+    assert "wild / seed 0: the loss is" in err
+    assert "at task 0, step" in err
+    assert "naive" in out
+    assert (tmp_path / "runs/permuted-digits/naive/seed-0/record.json").exists()
+    failure = json.loads((tmp_path / "runs/permuted-digits/wild/seed-0/failure.json").read_text())
+    assert failure["strategy"] == "wild"
+    assert failure["step"] > 0
+    assert ong("report", "runs")[0] == 0
+    assert "wild" in (tmp_path / "runs/report.md").read_text()
+
+
+def test_finished_tasks_of_a_diverging_run_are_kept(ong: Command, tmp_path: Path) -> None:
+    recipe = RECIPE + '[[plugins]]\nuse = "avalanche.training.plugins:EWCPlugin"\newc_lambda = 1e30\n'
+    (tmp_path / "stiff.toml").write_text(recipe)
+    code, _, err = ong("run", "permuted-digits", "stiff.toml", *QUICK)
+    assert code == 1
+    assert "at task 1, step" in err
+    assert (tmp_path / "runs/permuted-digits/stiff/seed-0/checkpoint.pt").exists()
+
+
+def test_finished_runs_are_skipped_and_said_to_be(ong: Command) -> None:
+    ong("run", "permuted-digits", "naive", *QUICK)
+    code, out, _ = ong("run", "permuted-digits", "naive", *QUICK)
+    assert code == 0
+    assert "1 of 1 runs were finished before" in out
+
+
+def test_tuning_prints_the_block_for_the_recipe_and_writes_it(ong: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE + '[search]\n"optimizer.lr" = { low = 0.01, high = 0.1, log = true }\n')
+    code, out, _ = ong("tune", "permuted-digits", "mine.toml", "--trials", "2", "--write", *QUICK)
+    assert code == 0
+    assert "[on.permuted-digits]" in out
+    assert '"optimizer.lr"' in (tmp_path / "mine.toml").read_text().split("[on.permuted-digits]")[1]
+    assert ong("run", "permuted-digits", "mine.toml", *QUICK)[0] == 0
