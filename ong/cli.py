@@ -91,7 +91,9 @@ def list_command() -> None:
         "data sets": [(name, entry.description) for name, entry in DATASETS.items()],
     }
     for title, rows in groups.items():
-        table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+        table = Table(
+            title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
+        )
         table.add_column(style="cyan", no_wrap=True)
         table.add_column()
         for name, summary in rows:

@@ -50,7 +50,7 @@ class Block:
         """Rows of the matrix: output units, or 1 for normalisation layers, which scale coordinate by coordinate."""
         weight = getattr(self.module, "weight", None)
         one_row = not isinstance(weight, Tensor) or weight.ndim == 1 or isinstance(self.module, nn.LayerNorm)
-        return 1 if one_row else int(weight.shape[0])
+        return 1 if one_row else len(weight)
 
     @property
     def shape(self) -> tuple[int, int]:

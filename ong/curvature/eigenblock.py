@@ -83,14 +83,9 @@ class EigenBlock:
     @classmethod
     def zero(cls, rows: int, columns: int, device: torch.device) -> EigenBlock:
         """Return the block of a Fisher that is zero."""
-        options = {"dtype": torch.float64, "device": device}
-        return cls(
-            torch.zeros(columns, columns, **options),  # type: ignore[arg-type]
-            torch.zeros(rows, rows, **options),  # type: ignore[arg-type]
-            torch.eye(columns, **options),  # type: ignore[arg-type]
-            torch.eye(rows, **options),  # type: ignore[arg-type]
-            torch.zeros(rows, columns, **options),  # type: ignore[arg-type]
-        )
+        like = torch.zeros((), dtype=torch.float64, device=device)
+        inputs, outputs = torch.eye(columns).to(like), torch.eye(rows).to(like)
+        return cls(0 * inputs, 0 * outputs, inputs, outputs, like.new_zeros(rows, columns))
 
     def grown(self, rows: int, columns: int) -> EigenBlock:
         """Return the block with zero curvature on rows and columns that the layer has gained since.
@@ -106,8 +101,8 @@ class EigenBlock:
         return EigenBlock(
             F.pad(self.inputs_cov, (0, more_columns, 0, more_columns)),
             F.pad(self.outputs_cov, (0, more_rows, 0, more_rows)),
-            torch.block_diag(self.inputs_basis, torch.eye(more_columns).to(self.inputs_basis)),
-            torch.block_diag(self.outputs_basis, torch.eye(more_rows).to(self.outputs_basis)),
+            _extended(self.inputs_basis, more_columns),
+            _extended(self.outputs_basis, more_rows),
             F.pad(self.eigenvalues, (0, more_columns, 0, more_rows)),
             self.positions,
         )
@@ -146,6 +141,13 @@ class EigenBlock:
         d_a = torch.einsum("ij,ik,kj->j", self.inputs_basis, self.inputs_cov, self.inputs_basis)
         d_s = torch.einsum("ij,ik,kj->j", self.outputs_basis, self.outputs_cov, self.outputs_basis)
         return self.positions * torch.outer(d_s, d_a)
+
+
+def _extended(basis: Tensor, more: int) -> Tensor:
+    """Return the basis with unit vectors for new coordinates."""
+    extended = F.pad(basis, (0, more, 0, more))
+    extended.diagonal()[len(basis) :] = 1
+    return extended
 
 
 def rotated_squares(factors: Factors, block: EigenBlock) -> Tensor:

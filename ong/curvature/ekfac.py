@@ -138,11 +138,11 @@ class EKFAC:
         for name, matrix in vector.items():
             block = self.blocks.get(name)
             if block is None:
-                block = EigenBlock.zero(*matrix.shape, matrix.device)
-            damped = block.grown(*matrix.shape).eigenvalues + damping
+                block = EigenBlock.zero(matrix.shape[0], matrix.shape[1], matrix.device)
+            grown = block.grown(*matrix.shape)
+            damped = grown.eigenvalues + damping
             if power < 0 and not bool((damped > 0).all()):
                 raise ValueError(f"F of layer '{name}' is singular: a negative power needs damping > 0")
-            grown = block.grown(*matrix.shape)
             result[name] = grown.rotate_back(damped.pow(power).to(matrix) * grown.rotate(matrix))
         return result
 

@@ -59,7 +59,7 @@ def _pack_examples(dataset: Any) -> list[torch.Tensor]:
 
 def _unpack_examples(tensors: list[torch.Tensor]) -> Any:
     x, y, labels = tensors
-    one = len(labels.unique()) == 1  # Avalanche can join constant sequences with each other, but not with lists
+    one = bool((labels == labels[0]).all())  # Avalanche can join constant sequences with each other, but not with lists
     task_labels = ConstantSequence(int(labels[0]), len(labels)) if one else labels.tolist()
     attributes = [DataAttribute(y.tolist(), "targets"), TaskLabels(task_labels)]
     return TaskAwareSupervisedClassificationDataset([TensorDataset(x, y)], data_attributes=attributes)
@@ -106,7 +106,11 @@ def _get_replay(plugin: Any) -> State:
     return {
         "count": policy._num_exps,
         "groups": {
-            key: {"size": group.max_size, "weights": group._buffer_weights, "examples": _pack_examples(group.buffer)}
+            key: {
+                "size": group.max_size,
+                "weights": group._buffer_weights,
+                "examples": _pack_examples(group.buffer),
+            }
             for key, group in policy.buffer_groups.items()
         },
     }

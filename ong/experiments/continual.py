@@ -21,12 +21,11 @@ from avalanche.training.supervised import Cumulative, JointTraining
 from avalanche.training.templates import SupervisedTemplate
 
 from ong.curvature import find_blocks
-from ong.errors import UserError
 from ong.experiments import avalanche_state
 from ong.experiments.build import build, build_model, build_optimizer, resolve
 from ong.experiments.progress import Progress
 from ong.experiments.recipes import BenchmarkRecipe, Buildable, StrategyRecipe
-from ong.experiments.run_plugins import AccuracyRecorder, DivergenceError, DivergenceGuard, StepCounter
+from ong.experiments.run_plugins import AccuracyRecorder, DivergenceGuard, StepCounter
 from ong.experiments.store import RunFolder
 from ong.metrics import AccuracyMatrix, all_metrics
 from ong.plugins import Diagnostics, GradientPlugin
@@ -78,7 +77,11 @@ class ContinualRun:
     """
 
     def __init__(
-        self, benchmark: BenchmarkRecipe, strategy: StrategyRecipe, seed: int, data_root: str | Path | None = None
+        self,
+        benchmark: BenchmarkRecipe,
+        strategy: StrategyRecipe,
+        seed: int,
+        data_root: str | Path | None = None,
     ) -> None:
         """Build everything, so that whatever is wrong with the recipes shows before anything runs.
 

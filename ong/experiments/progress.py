@@ -55,13 +55,25 @@ class Bars:
     def start_run(self, tasks: int, done: int) -> None:
         """Show the bar of tasks."""
         self._tasks = tqdm(
-            total=tasks, initial=done, desc=self._label, unit="task", disable=self._hidden, leave=True, dynamic_ncols=True
+            total=tasks,
+            initial=done,
+            desc=self._label,
+            unit="task",
+            disable=self._hidden,
+            leave=True,
+            dynamic_ncols=True,
         )
 
     def start_task(self, steps: int) -> None:
         """Show the bar of steps."""
         self._steps = tqdm(
-            total=steps, desc="  steps", unit="step", disable=self._hidden, leave=False, mininterval=0.3, position=1
+            total=steps,
+            desc="  steps",
+            unit="step",
+            disable=self._hidden,
+            leave=False,
+            mininterval=0.3,
+            position=1,
         )
 
     def step(self) -> None:

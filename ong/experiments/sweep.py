@@ -192,4 +192,7 @@ def _in_parallel(jobs: Sequence[Job], workers: int, *, show: bool) -> Iterable[O
 
 def default_workers(jobs: int) -> int:
     """Return how many workers serve so many jobs: no more than there are cores."""
-    return max(1, min(jobs, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    return max(
+        1,
+        min(jobs, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+    )

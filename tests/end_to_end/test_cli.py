@@ -38,7 +38,16 @@ QUICK = ("--set", "training.epochs=1", "--set", "stream.tasks=2", "--jobs", "1")
 def test_list_names_every_recipe_and_data_set(ong: Command) -> None:
     code, out, _ = ong("list")
     assert code == 0
-    for name in ("naive", "joint", "ogd", "ong-prior", "permuted-mnist", "rotated-mnist", "mnist-10k", "digits"):
+    for name in (
+        "naive",
+        "joint",
+        "ogd",
+        "ong-prior",
+        "permuted-mnist",
+        "rotated-mnist",
+        "mnist-10k",
+        "digits",
+    ):
         assert name in out
 
 

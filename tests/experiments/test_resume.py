@@ -69,7 +69,18 @@ def test_a_resumed_run_is_identical_to_an_uninterrupted_one(strategy: str, tmp_p
 
 
 def test_kill_9_loses_nothing_that_was_finished(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ong", "run", "permuted-digits", "ong-prior", "--out", str(tmp_path), "--jobs", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "ong",
+        "run",
+        "permuted-digits",
+        "ong-prior",
+        "--out",
+        str(tmp_path),
+        "--jobs",
+        "1",
+    ]
     checkpoint = tmp_path / "permuted-digits/ong-prior/seed-0/checkpoint.pt"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
