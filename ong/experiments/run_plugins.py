@@ -43,6 +43,11 @@ class DivergenceGuard(SupervisedPlugin):  # type: ignore[misc]
         if not torch.isfinite(loss).all():
             raise DivergenceError(f"the loss is {float(loss):g}", strategy.clock.train_exp_counter, self._step)
 
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Check the weights, which the last step may have spoilt, before any plugin draws conclusions from them."""
+        if not all(torch.isfinite(parameter).all() for parameter in strategy.model.parameters()):
+            raise DivergenceError("the weights are not finite", strategy.clock.train_exp_counter, self._step)
+
     def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Check the outputs, which the last step of a task may have spoilt."""
         if not torch.isfinite(strategy.mb_output).all():

@@ -114,7 +114,7 @@ def tune(
                     records = [o.record for o in outcomes[place * len(seeds) : (place + 1) * len(seeds)]]
                     scores = [math.nan if record is None else record["metrics"]["ACC"] for record in records]
                     score = sum(scores) / len(scores)
-                    study.tell(trial, None if math.isnan(score) else score, _state(score))
+                    study.tell(trial, 0.0 if math.isnan(score) else score)  # stopping is as bad as knowing nothing
                     done.append(Trial(dict(trial.params), score))
                     listener(done[-1])
     return sorted(done, key=lambda trial: -math.inf if math.isnan(trial.accuracy) else trial.accuracy, reverse=True)
@@ -124,10 +124,6 @@ def _sampler(trials: int) -> optuna.samplers.BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.GPSampler(seed=0, n_startup_trials=1 + trials // 3, deterministic_objective=True)
-
-
-def _state(score: float) -> optuna.trial.TrialState:
-    return optuna.trial.TrialState.FAIL if math.isnan(score) else optuna.trial.TrialState.COMPLETE
 
 
 def _value_at(recipe: StrategyRecipe, key: str) -> Any:

@@ -181,6 +181,24 @@ def test_finished_tasks_of_a_diverging_run_are_kept(ong: Command, tmp_path: Path
     assert (tmp_path / "runs/permuted-digits/stiff/seed-0/checkpoint.pt").exists()
 
 
+def test_a_run_whose_last_step_diverges_is_named_too(ong: Command, tmp_path: Path) -> None:
+    (tmp_path / "wild.toml").write_text(RECIPE.replace("0.1", "1e38"))
+    one_step = (
+        "--set",
+        "training.epochs=1",
+        "--set",
+        "training.batch_size=2000",
+        "--set",
+        "stream.tasks=1",
+        "--jobs",
+        "1",
+    )
+    code, _, err = ong("run", "permuted-digits", "wild.toml", *one_step)
+    assert code == 1
+    assert "not finite at task 0, step 1" in err or "not finite at the evaluation after task 0" in err
+    assert "Traceback" not in err
+
+
 def test_finished_runs_are_skipped_and_said_to_be(ong: Command) -> None:
     ong("run", "permuted-digits", "naive", *QUICK)
     code, out, _ = ong("run", "permuted-digits", "naive", *QUICK)
