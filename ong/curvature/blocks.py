@@ -62,20 +62,38 @@ class Block:
         joined = torch.cat([t.detach().reshape(self.rows, -1) for t in tensors], dim=1)
         return joined.float() if joined.dtype in (torch.float16, torch.bfloat16) else joined
 
-    def values(self) -> Tensor:
-        """The parameters as a matrix."""
-        return self.matrix(list(self.parameters))
+    def scatter(self, matrix: Tensor, tensors: list[Tensor]) -> None:
+        """Copy a ``[rows, columns]`` matrix into tensors of the parameters' shapes, the inverse of :meth:`matrix`."""
+        start = 0
+        for tensor in tensors:
+            width = tensor.numel() // self.rows
+            tensor.copy_(matrix[:, start : start + width].reshape(tensor.shape))
+            start += width
 
-    def gradient(self) -> Tensor:
-        """The ``.grad`` fields as a matrix; zero where a parameter has none."""
-        return self.matrix([p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters])
+    def values(self) -> Tensor:
+        """The parameters as a matrix, in the original coordinates."""
+        return self._original(self.matrix(list(self.parameters)))
+
+    def gradient(self, *, held: bool = False) -> Tensor:
+        """The ``.grad`` fields as a matrix, zero where a parameter has none.
+
+        Args:
+            held: in the coordinates the weights are held in at the moment, rather than the original ones.
+        """
+        matrix = self.matrix([p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters])
+        return matrix if held else self._original(matrix)
 
     def write_gradient(self, matrix: Tensor) -> None:
-        """Put a matrix back into the ``.grad`` fields, in place; a parameter without a gradient keeps none."""
-        widths = [p.numel() // self.rows for p in self.parameters]
-        for parameter, part in zip(self.parameters, matrix.split(widths, dim=1), strict=True):
-            if parameter.grad is not None:
-                parameter.grad.copy_(part.reshape(parameter.shape))
+        """Put a matrix, in the coordinates the weights are held in, into the ``.grad`` fields.
+
+        A parameter without a gradient keeps none.
+        """
+        self.scatter(matrix, [p.grad if p.grad is not None else torch.empty_like(p) for p in self.parameters])
+
+    def _original(self, matrix: Tensor) -> Tensor:
+        """Undo the rotation of a layer that trains in an eigenbasis, see ``ong.plugins.eigenbasis``."""
+        rotation = getattr(self.module, "_ong_rotation", None)
+        return matrix if rotation is None else rotation.rotate_back(matrix)
 
 
 def find_blocks(model: nn.Module, unsupported: Unsupported = "error") -> dict[str, Block]:

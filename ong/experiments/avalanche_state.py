@@ -188,24 +188,30 @@ _KNOWN: dict[type, tuple[Callable[[Any], State], Callable[[Any, State, Any], Non
 }
 
 
+def _known(plugin: Any) -> tuple[Callable[[Any], State], Callable[[Any, State, Any], None]] | None:
+    return _KNOWN[EvaluationPlugin] if isinstance(plugin, EvaluationPlugin) else _KNOWN.get(type(plugin))
+
+
 def is_resumable(plugin: Any) -> bool:
     """Return whether a plugin's state can be saved at a task boundary."""
     if isinstance(plugin, ReplayPlugin) and not isinstance(plugin.storage_policy, ExperienceBalancedBuffer):
         return False
-    return type(plugin) in _KNOWN or hasattr(plugin, "load_state_dict")
+    return _known(plugin) is not None or hasattr(plugin, "load_state_dict")
 
 
 def get_state(plugin: Any) -> State:
     """Return what a plugin keeps from task to task."""
-    if type(plugin) in _KNOWN:
-        return _KNOWN[type(plugin)][0](plugin)
+    known = _known(plugin)
+    if known is not None:
+        return known[0](plugin)
     state: State = plugin.state_dict()
     return state
 
 
 def set_state(plugin: Any, state: State, strategy: Any) -> None:
     """Give a freshly built plugin the state that :func:`get_state` returned."""
-    if type(plugin) in _KNOWN:
-        _KNOWN[type(plugin)][1](plugin, state, strategy)
+    known = _known(plugin)
+    if known is not None:
+        known[1](plugin, state, strategy)
     else:
         plugin.load_state_dict(state)

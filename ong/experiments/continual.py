@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from avalanche.benchmarks.utils.utils import concat_datasets
 from avalanche.core import BasePlugin
-from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Cumulative, JointTraining
 from avalanche.training.templates import SupervisedTemplate
 
@@ -25,7 +24,7 @@ from ong.experiments import avalanche_state
 from ong.experiments.build import build, build_model, build_optimizer, resolve
 from ong.experiments.progress import Progress
 from ong.experiments.recipes import BenchmarkRecipe, Buildable, StrategyRecipe
-from ong.experiments.run_plugins import AccuracyRecorder, DivergenceGuard, StepCounter
+from ong.experiments.run_plugins import AccuracyRecorder, DivergenceGuard, NoMetrics, StepCounter
 from ong.experiments.store import RunFolder
 from ong.metrics import AccuracyMatrix, all_metrics
 from ong.plugins import Diagnostics, GradientPlugin
@@ -106,9 +105,6 @@ class ContinualRun:
             find_blocks(model, next(p.unsupported for p in self.plugins if isinstance(p, GradientPlugin)))
         self.diagnostics = Diagnostics(seed=_derived(seed, 1))
         self.recorder = AccuracyRecorder()
-        with warnings.catch_warnings():  # R is recorded here, Avalanche's loggers have nothing to do
-            warnings.filterwarnings("ignore", "No loggers specified")
-            evaluator = EvaluationPlugin()
         template = resolve(strategy.template, SupervisedTemplate, "template")
         training = benchmark.training
         self.learner: Any = build(
@@ -128,7 +124,7 @@ class ContinualRun:
                 DivergenceGuard(),
                 self.recorder,
             ],
-            evaluator=evaluator,
+            evaluator=NoMetrics(),
         )
         self.joint = issubclass(template, JointTraining)
         self.rows: list[list[float]] = []

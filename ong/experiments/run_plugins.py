@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from avalanche.core import SupervisedPlugin
+from avalanche.training.plugins import EvaluationPlugin
 
-__all__ = ["AccuracyRecorder", "DivergenceError", "DivergenceGuard", "StepCounter"]
+__all__ = ["AccuracyRecorder", "DivergenceError", "DivergenceGuard", "NoMetrics", "StepCounter"]
 
 
 class DivergenceError(RuntimeError):
@@ -53,6 +55,18 @@ class DivergenceGuard(SupervisedPlugin):  # type: ignore[misc]
         if not torch.isfinite(strategy.mb_output).all():
             task = max(strategy.clock.train_exp_counter - 1, 0)
             raise DivergenceError("the outputs are not finite", task, 0)
+
+
+class NoMetrics(EvaluationPlugin):  # type: ignore[misc]
+    """An evaluator without metrics that costs nothing; Avalanche's own copies the experience at every hook."""
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No loggers specified")
+            super().__init__()
+
+    def _update_metrics_and_loggers(self, strategy: Any, callback: str) -> None:
+        return
 
 
 class AccuracyRecorder(SupervisedPlugin):  # type: ignore[misc]

@@ -1,0 +1,178 @@
+"""Training with the weights held in a metric's eigenbasis, where preconditioning is an elementwise scale.
+
+With W̃ = U_Sᵀ W U_A a layer computes z = W [x; 1] = U_S W̃ (U_Aᵀ [x; 1]), so the rotation of a gradient (rows × columns
+twice a step) becomes a rotation of the layer's input (batch × columns), or none where the inputs were rotated once for
+the whole task. Gradient descent, with momentum too, is the same in any orthonormal basis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MethodType
+from typing import Any
+
+import torch
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.plugins.clock import Clock
+from avalanche.training.templates.base_sgd import PeriodicEval
+from torch import Tensor, nn
+
+from ong.curvature import Batch, Block, Metric, evaluating
+from ong.streams import InMemoryLoader, TensorLoader
+
+__all__ = ["Eigenbasis", "why_not"]
+
+_PASSIVE = (EvaluationPlugin, Clock, PeriodicEval, InMemoryLoader)
+_LOOKS = ("training_epoch", "training_iteration", "forward", "backward", "update")
+_ROTATED_INPUTS = 2**28  # numbers of a task's rotated inputs that are worth keeping
+
+
+def why_not(strategy: Any, plugin: Any) -> str | None:
+    """Return why a strategy must train in the original coordinates, or None.
+
+    Another plugin with a hook between two steps might read or write weights and gradients; one that does not, or does
+    so through :class:`ong.curvature.Block`, says so by an attribute ``coordinate_free = True``.
+    """
+    if type(strategy.optimizer) is not torch.optim.SGD:
+        return f"{type(strategy.optimizer).__name__} scales coordinates"
+    for other in strategy.plugins:
+        if other is plugin or isinstance(other, _PASSIVE) or getattr(other, "coordinate_free", False):
+            continue
+        for name in dir(type(other)):
+            if name.startswith(("before_", "after_")) and name.endswith(_LOOKS) and "eval" not in name:
+                if getattr(type(other), name).__module__ != "avalanche.core":
+                    return f"{type(other).__name__} works on the original coordinates"
+    return None
+
+
+class Eigenbasis:
+    """Keeps the weights of a model's ``Linear`` layers rotated while a task is trained.
+
+    The parameters stay the same objects: between :meth:`enter` and :meth:`leave` their storage holds the rotated
+    numbers, and the layers' ``forward`` rotates inputs and outputs, so that the network's function is unchanged to
+    round-off. ``state_dict`` of the model leaves first; :class:`ong.curvature.Block` reads original coordinates.
+
+    Attributes:
+        names: the layers that are rotated; the others train as they are.
+        entered: whether the weights are rotated now.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Mapping[str, Block], metric: Metric, optimizer: Any) -> None:
+        """Choose the layers; nothing is rotated yet."""
+        self._blocks, self._metric, self._optimizer = blocks, metric, optimizer
+        self.names = frozenset(
+            name for name, block in blocks.items() if type(block.module) is nn.Linear and block.weight is not None
+        )
+        self.entered = False
+        self._first: str | None = None
+        self._ready: Tensor | None = None
+        self._guard = model.register_state_dict_pre_hook(lambda *_: self.leave())
+
+    def enter(self) -> None:
+        """Rotate weights and momentum in."""
+        if not self.entered:
+            for name in self.names:
+                self._turn(name, self._metric.blocks[name].rotate)
+                module = self._blocks[name].module
+                module._ong_rotation = self._metric.blocks[name]  # type: ignore[assignment]
+                module.forward = MethodType(self._forward_of(name), module)  # type: ignore[method-assign]
+            self.entered = True
+
+    def leave(self) -> None:
+        """Rotate weights and momentum back."""
+        if self.entered:
+            for name in self.names:
+                module = self._blocks[name].module
+                del module._ong_rotation, module.forward
+                self._turn(name, self._metric.blocks[name].rotate_back)
+            self.entered = False
+
+    def close(self) -> None:
+        """Rotate back for good."""
+        self.leave()
+        self._guard.remove()
+
+    def _turn(self, name: str, turn: Callable[[Tensor], Tensor]) -> None:
+        block = self._blocks[name]
+        states = [self._optimizer.state.get(parameter, {}) for parameter in block.parameters]
+        groups = [[parameter.data for parameter in block.parameters]]
+        if all(isinstance(state.get("momentum_buffer"), Tensor) for state in states):
+            groups.append([state["momentum_buffer"] for state in states])
+        with torch.no_grad():
+            for tensors in groups:
+                block.scatter(turn(block.matrix(tensors)), tensors)
+
+    def _forward_of(self, name: str) -> Callable[[nn.Linear, Tensor], Tensor]:
+        block, metric = self._blocks[name], self._metric.blocks[name]
+        basis_in, basis_out = metric.inputs_basis, metric.outputs_basis.T
+        biased, first = block.bias is not None, name == self._first
+
+        def forward(module: nn.Linear, x: Tensor) -> Tensor:
+            if first and self._ready is not None:
+                rotated = self._ready
+            elif biased:
+                rotated = nn.functional.linear(x, basis_in[:-1].T, basis_in[-1])
+            else:
+                rotated = x @ basis_in
+            if not biased:
+                out = rotated @ module.weight.T @ basis_out
+                return out if module.bias is None else out + module.bias  # a frozen bias is not rotated
+            return (rotated[..., :-1] @ module.weight.T + rotated[..., -1:] * module.bias) @ basis_out
+
+        return forward
+
+    def agrees(self, forward: Callable[[Batch], Tensor], model: nn.Module, batch: Batch) -> bool:
+        """Return whether the model's outputs are the same in both coordinates.
+
+        They are not when its code reads a layer's weights itself. On the way the layer is found that gets the batch's
+        inputs as they are, flattened.
+        """
+        seen: list[tuple[str, Tensor]] = []
+        handles = [
+            self._blocks[name].module.register_forward_pre_hook(lambda _, args, name=name: seen.append((name, args[0])))
+            for name in self.names
+        ]
+        with evaluating(model), torch.no_grad():
+            expected = forward(batch)
+            for handle in handles:
+                handle.remove()
+            flat = batch[0].flatten(1)
+            direct = [name for name, x in seen if x.shape == flat.shape and torch.equal(x, flat)]
+            calls = [name for name, _ in seen]
+            self._first = direct[0] if len(direct) == 1 and calls.count(direct[0]) == 1 else None
+            self.enter()
+            found = forward(batch)
+            self.leave()
+        scale = expected.abs().max().clamp_min(1)
+        return bool((found - expected).abs().max() <= 1e-3 * scale)
+
+    def rotate_inputs(self, loader: Any) -> Any:
+        """Return a loader whose batches bring the first layer's rotated inputs along, before the last column.
+
+        The same loader comes back where no layer takes the inputs as they are, or the data do not lie in memory.
+        """
+        if self._first is None or type(loader) is not TensorLoader:
+            return loader
+        inputs = loader.columns[0]
+        block, metric = self._blocks[self._first], self._metric.blocks[self._first]
+        if len(inputs) * block.shape[1] > _ROTATED_INPUTS:
+            return loader
+        basis = metric.inputs_basis
+        rotated = []
+        for start in range(0, len(inputs), 4096):
+            x = inputs[start : start + 4096].to(basis).flatten(1)
+            rotated.append(torch.addmm(basis[-1], x, basis[:-1]) if block.bias is not None else x @ basis)
+        columns = [*loader.columns[:-1], torch.cat(rotated), loader.columns[-1]]
+        richer = TensorLoader(
+            columns,
+            batch_size=loader.batch_size,
+            shuffle=loader.shuffle,
+            seed=loader.seed,
+            drop_last=loader.drop_last,
+        )
+        richer.epoch = loader.epoch
+        return richer
+
+    def offer(self, rotated: Tensor | None) -> None:
+        """Give the first layer its rotated inputs for the next forward, or take them away."""
+        self._ready = rotated
