@@ -75,16 +75,19 @@ class Metric:
             )
 
     def precondition(self, vector: Mapping[str, Tensor]) -> Vector:
-        """Return M⁻¹v."""
+        """Return M⁻¹v, for v over all blocks or some of them."""
         return {
-            name: block.rotate_back(block.scale * block.rotate(vector[name])) for name, block in self.blocks.items()
+            name: block.rotate_back(block.scale * block.rotate(vector[name]))
+            for name, block in self.blocks.items()
+            if name in vector
         }
 
     def curvature(self, vector: Mapping[str, Tensor]) -> Vector:
-        """Return F v = λ(M − I)v."""
+        """Return F v = λ(M − I)v, for v over all blocks or some of them."""
         return {
             name: block.rotate_back(block.eigenvalues * block.rotate(vector[name]))
             for name, block in self.blocks.items()
+            if name in vector
         }
 
     @property

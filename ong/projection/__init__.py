@@ -1,12 +1,15 @@
 """What past tasks forbid: directions, their factored memory, projectors."""
 
+from ong.projection.bounds import Bounds
 from ong.projection.directions import DIRECTION_KINDS, DirectionKind, check_directions, collect_directions
+from ong.projection.gram import GramSolver, PivotedCholesky, pivoted_cholesky
 from ong.projection.memory import DirectionMemory
-from ong.projection.projectors import EuclideanProjection, GramSolver, MetricProjection
+from ong.projection.projectors import EuclideanProjection, MetricProjection
 from ong.projection.rows import DenseRows, FactoredRows, NaturalRows, Rows
 
 __all__ = [
     "DIRECTION_KINDS",
+    "Bounds",
     "DenseRows",
     "DirectionKind",
     "DirectionMemory",
@@ -15,7 +18,9 @@ __all__ = [
     "GramSolver",
     "MetricProjection",
     "NaturalRows",
+    "PivotedCholesky",
     "Rows",
     "check_directions",
     "collect_directions",
+    "pivoted_cholesky",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -53,26 +53,44 @@ class DirectionMemory:
         added = DirectionMemory(rows)
         self.fit_to(blocks)
         added.fit_to(blocks)
+        names = [*blocks, *(name for name in self.rows if name not in blocks)]
         self.rows = {
-            name: _stack(self.rows.get(name), added.rows.get(name), self.count, added.count, blocks[name])
-            for name in blocks
+            name: _stack(self.rows.get(name), added.rows.get(name), self.count, added.count)
+            for name in names
             if name in self.rows or name in added.rows
         }
         self.count += added.count
 
     def fit_to(self, blocks: Mapping[str, Block]) -> None:
-        """Grow the rows with zeros to the model's present shapes.
+        """Grow the rows with zeros to the model's present shapes; rows of blocks it lacks (frozen layers) wait.
 
         Raises:
-            ValueError: a block that directions were stored for has left the model.
+            ValueError: a block that has become smaller.
         """
-        gone = sorted(set(self.rows) - set(blocks))
-        if gone:
-            raise ValueError(f"directions were stored for layers that the model no longer has: {', '.join(gone)}")
+        for name, rows in self.rows.items():
+            if name in blocks and any(new < old for new, old in zip(blocks[name].shape, rows.shape, strict=True)):
+                raise ValueError(
+                    f"layer '{name}' had {rows.shape[0]} × {rows.shape[1]} trainable parameters when directions were "
+                    f"stored and has {blocks[name].shape[0]} × {blocks[name].shape[1]} now; freeze a layer as a whole"
+                )
         self.rows = {
-            name: rows if rows.shape == blocks[name].shape else rows.grown(*blocks[name].shape)
+            name: rows.grown(*blocks[name].shape) if name in blocks and rows.shape != blocks[name].shape else rows
             for name, rows in self.rows.items()
         }
+
+    def restricted(self, names: Container[str]) -> DirectionMemory:
+        """Return the parts of all directions that lie in some blocks; nothing is copied."""
+        return DirectionMemory({name: rows for name, rows in self.rows.items() if name in names})
+
+    def select(self, indices: Tensor) -> DirectionMemory:
+        """Return a memory of some of the directions, in the order they were stored; factors stay factors."""
+        kept = indices.sort().values
+        if not len(kept):
+            return DirectionMemory()
+        chosen = DirectionMemory({name: rows.select(kept) for name, rows in self.rows.items()})
+        if len(self._gram) == self.count:
+            chosen._gram = self._gram[kept][:, kept]
+        return chosen
 
     def dot(self, vector: Mapping[str, Tensor]) -> Tensor:
         """Return Gᵀv, ``[M]``, for v a matrix a block."""
@@ -116,13 +134,13 @@ class DirectionMemory:
         return upper + upper.triu(1).T
 
     def rotated(self, metric: Metric) -> DirectionMemory:
-        """Return the memory in a metric's eigenbasis: U_Sᵀ G_m U_A for each block.
+        """Return the memory in a metric's eigenbasis: U_Sᵀ G_m U_A for each of the metric's blocks.
 
         Raises:
             ValueError: rows that are natural gradients already.
         """
         turned: dict[str, Rows] = {}
-        for name, rows in self.rows.items():
+        for name, rows in self.restricted(metric.blocks).rows.items():
             if not isinstance(rows, FactoredRows | DenseRows):
                 raise ValueError("only plain gradients can be rotated into a metric")
             turned[name] = rows.rotated(metric.blocks[name])
@@ -152,26 +170,30 @@ def _chunks(rows: Rows, start: int) -> Iterator[Tensor]:
         yield torch.arange(first, min(first + step, count), device=rows.like.device)
 
 
-def _zeros(count: int, like: Rows, block: Block) -> FactoredRows:
-    rows, columns = block.shape
+def _zeros(count: int, like: Rows) -> FactoredRows:
+    rows, columns = like.shape
     return FactoredRows(like.like.new_zeros(count, 1, columns), like.like.new_zeros(count, 1, rows))
 
 
-def _stack(old: Rows | None, new: Rows | None, old_count: int, new_count: int, block: Block) -> Rows:
+def _stack(old: Rows | None, new: Rows | None, old_count: int, new_count: int) -> Rows:
     """Put rows below each other, as one tensor where both are of one kind."""
-    if old is None and new is not None:
-        old = _zeros(old_count, new, block)
-    if new is None and old is not None:
-        new = _zeros(new_count, old, block)
-    assert old is not None and new is not None
+    if old is None:
+        assert new is not None
+        old = _zeros(old_count, new)
+    if new is None:
+        new = _zeros(new_count, old)
     if not len(old):
         return new
-    if isinstance(old, FactoredRows) and isinstance(new, FactoredRows) and old.inputs.shape[1] == new.inputs.shape[1]:
-        return FactoredRows(torch.cat([old.inputs, new.inputs]), torch.cat([old.outputs, new.outputs]))
+    *parts, last = old.parts if isinstance(old, StackedRows) else [old]
+    joined = _joined(last, new)
+    parts = [*parts, last, new] if joined is None else [*parts, joined]
+    return StackedRows(parts) if len(parts) > 1 else parts[0]
+
+
+def _joined(old: Rows, new: Rows) -> Rows | None:
+    """Return two sets of rows as one, or None where their kinds or their numbers of positions differ."""
     if isinstance(old, DenseRows) and isinstance(new, DenseRows):
         return DenseRows(torch.cat([old.matrices, new.matrices]))
-    parts = list(old.parts) if isinstance(old, StackedRows) else [old]
-    if type(parts[-1]) is type(new) and isinstance(new, FactoredRows | DenseRows):
-        parts[-1] = _stack(parts[-1], new, len(parts[-1]), len(new), block)
-        return StackedRows(parts) if len(parts) > 1 else parts[0]
-    return StackedRows([*parts, new])
+    if isinstance(old, FactoredRows) and isinstance(new, FactoredRows) and old.inputs.shape[1] == new.inputs.shape[1]:
+        return FactoredRows(torch.cat([old.inputs, new.inputs]), torch.cat([old.outputs, new.outputs]))
+    return None

@@ -1,4 +1,8 @@
-"""Updates that leave what past tasks forbid alone."""
+"""Updates that leave what past tasks forbid alone.
+
+A vector may lack blocks: a layer that took no part in the step (another task's head, a frozen layer) stays where it is,
+and G is restricted to the blocks that move, so that Gᵀv = 0 holds for the step that is really taken.
+"""
 
 from __future__ import annotations
 
@@ -8,38 +12,10 @@ import torch
 from torch import Tensor
 
 from ong.curvature import Metric, Vector
+from ong.projection.gram import GramSolver
 from ong.projection.memory import DirectionMemory
 
-__all__ = ["EuclideanProjection", "GramSolver", "MetricProjection"]
-
-RANK_TOLERANCE = 1e-6
-
-
-class GramSolver:
-    """K⁺ of a Gram matrix of unit-normalised directions, with a rank cut.
-
-    K is scaled to a unit diagonal, so that the cut does not depend on how long single directions are; eigenvalues below
-    ``1e-6`` of the largest are dropped. (Gram-Schmidt in one pass loses orthogonality entirely on such directions.)
-
-    Attributes:
-        rank: independent directions kept.
-        condition: largest over smallest eigenvalue kept.
-    """
-
-    def __init__(self, gram: Tensor) -> None:
-        """Factor a symmetric ``[M, M]`` float64 matrix."""
-        diagonal = gram.diagonal()
-        lengths = torch.where(diagonal > 0, diagonal.clamp_min(torch.finfo(gram.dtype).tiny).rsqrt(), 0.0)
-        values, vectors = torch.linalg.eigh(lengths[:, None] * gram * lengths)
-        kept = values > RANK_TOLERANCE * values[-1].clamp_min(torch.finfo(gram.dtype).tiny)
-        self.rank = int(kept.sum())
-        self.condition = float(values[kept][-1] / values[kept][0]) if self.rank else 1.0
-        half = lengths[:, None] * vectors[:, kept] * values[kept].rsqrt()
-        self.inverse = half @ half.T
-
-    def solve(self, right: Tensor) -> Tensor:
-        """Return K⁺ b for b ``[M]``, in b's dtype, computed in float64."""
-        return (self.inverse @ right.double()).to(right)
+__all__ = ["EuclideanProjection", "MetricProjection"]
 
 
 class EuclideanProjection:
@@ -52,9 +28,12 @@ class EuclideanProjection:
         """Prepare the projection off a memory's directions."""
         self.memory = memory
         self.solver = GramSolver(memory.gram()) if memory.count else None
+        self._restricted: dict[frozenset[str], EuclideanProjection] = {}
 
     def __call__(self, vector: Mapping[str, Tensor]) -> Vector:
         """Return the projected vector."""
+        if not self.memory.rows.keys() <= vector.keys():
+            return self._off(vector)(vector)
         if self.solver is None:
             return dict(vector)
         shadow = self.memory.combine(self.solver.solve(self.memory.dot(vector)))
@@ -62,12 +41,20 @@ class EuclideanProjection:
 
     def captured(self, vector: Mapping[str, Tensor]) -> float:
         """Return ‖Q_Gᵀv‖/‖v‖, the share of a vector that lies in span G (the leak of an update)."""
+        if not self.memory.rows.keys() <= vector.keys():
+            return self._off(vector).captured(vector)
         length = torch.stack([torch.linalg.vector_norm(part) for part in vector.values()]).norm()
         if self.solver is None or not length > 0:
             return 0.0
         against = self.memory.dot(vector).double()
         square = torch.dot(against, self.solver.inverse @ against).clamp_min(0)
         return float(square.sqrt() / length)
+
+    def _off(self, vector: Mapping[str, Tensor]) -> EuclideanProjection:
+        names = frozenset(vector)
+        if names not in self._restricted:
+            self._restricted[names] = EuclideanProjection(self.memory.restricted(names))
+        return self._restricted[names]
 
 
 class MetricProjection:
@@ -78,18 +65,32 @@ class MetricProjection:
     """
 
     def __init__(self, memory: DirectionMemory, metric: Metric) -> None:
-        """Rotate the directions into the metric's basis and factor GᵀM⁻¹G."""
+        """Rotate the directions into the metric's basis."""
         self.metric = metric
         self.memory = memory.rotated(metric)
-        self.solver = GramSolver(self.memory.gram_in(metric)) if memory.count else None
+        self._restricted: dict[frozenset[str], DirectionMemory] = {}
+        self._solvers: dict[frozenset[str], GramSolver] = {}
+
+    @property
+    def solver(self) -> GramSolver | None:
+        """(GᵀM⁻¹G)⁺ over all blocks, or None where nothing is stored."""
+        return self._solver(frozenset(self.memory.rows)) if self.memory.count else None
 
     def __call__(self, vector: Mapping[str, Tensor]) -> Vector:
         """Return the update."""
-        blocks = self.metric.blocks
+        blocks = {name: block for name, block in self.metric.blocks.items() if name in vector}
         rotated = {name: block.rotate(vector[name]) for name, block in blocks.items()}
         update = {name: block.scale * rotated[name] for name, block in blocks.items()}
-        if self.solver is not None:
-            shadow = self.memory.combine(self.solver.solve(self.memory.dot(update)))
+        moving = frozenset(self.memory.rows.keys() & blocks.keys())
+        if moving:
+            solver, memory = self._solver(moving), self._restricted[moving]
+            shadow = memory.combine(solver.solve(memory.dot(update)))
             for name, part in shadow.items():
                 update[name] = blocks[name].scale * (rotated[name] - part)
         return {name: block.rotate_back(update[name]) for name, block in blocks.items()}
+
+    def _solver(self, names: frozenset[str]) -> GramSolver:
+        if names not in self._solvers:
+            self._restricted[names] = self.memory.restricted(names)
+            self._solvers[names] = GramSolver(self._restricted[names].gram_in(self.metric))
+        return self._solvers[names]

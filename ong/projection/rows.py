@@ -1,10 +1,11 @@
 """M stored gradients of one block: as factors, dense, or preconditioned by an old task's metric.
 
-Three classes with the same operations, for G = [G_1 … G_M], each G_m a ``[rows, columns]`` matrix:
+Classes with the same operations, for G = [G_1 … G_M], each G_m a ``[rows, columns]`` matrix:
 
 * ``dot(V)`` — Gᵀv: the M inner products ⟨G_m, V⟩, for one V or a batch ``[B, rows, columns]`` → ``[B, M]``;
 * ``combine(c)`` — G c = Σ_m c_m G_m;
-* ``dense(indices)`` — some of the G_m themselves, ``[len(indices), rows, columns]``.
+* ``dense(indices)`` — some of the G_m themselves, ``[len(indices), rows, columns]``;
+* ``select(indices)`` — fewer rows of the same kind, the indices ascending.
 """
 
 from __future__ import annotations
@@ -26,17 +27,36 @@ class Rows(Protocol):
     """M matrices of one block that can be multiplied with."""
 
     def __len__(self) -> int: ...
+
     @property
-    def shape(self) -> tuple[int, int]: ...
+    def shape(self) -> tuple[int, int]:
+        """``(rows, columns)`` of each gradient."""
+
     @property
-    def bytes(self) -> int: ...
+    def bytes(self) -> int:
+        """Memory held."""
+
     @property
-    def like(self) -> Tensor: ...
-    def dot(self, matrix: Tensor) -> Tensor: ...
-    def combine(self, coefficients: Tensor) -> Tensor: ...
-    def dense(self, indices: Tensor) -> Tensor: ...
-    def grown(self, rows: int, columns: int) -> Rows: ...
-    def state_dict(self) -> dict[str, Any]: ...
+    def like(self) -> Tensor:
+        """A tensor of the rows' dtype and device."""
+
+    def dot(self, matrix: Tensor) -> Tensor:
+        """Return ⟨G_m, V⟩."""
+
+    def combine(self, coefficients: Tensor) -> Tensor:
+        """Return Σ_m c_m G_m."""
+
+    def dense(self, indices: Tensor) -> Tensor:
+        """Return the chosen gradients."""
+
+    def select(self, indices: Tensor) -> Rows:
+        """Return the chosen rows, of the same kind."""
+
+    def grown(self, rows: int, columns: int) -> Rows:
+        """Return the rows of a layer that has grown, zero on what is new."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the tensors and the kind."""
 
 
 def _size(*tensors: Tensor) -> int:
@@ -90,6 +110,10 @@ class FactoredRows:
     def dense(self, indices: Tensor) -> Tensor:
         """Return the chosen gradients, ``[len(indices), rows, columns]``."""
         return torch.einsum("mtr,mtc->mrc", self.outputs[indices], self.inputs[indices])
+
+    def select(self, indices: Tensor) -> FactoredRows:
+        """Return the chosen rows, still as factors."""
+        return FactoredRows(self.inputs[indices], self.outputs[indices])
 
     def grown(self, rows: int, columns: int) -> FactoredRows:
         """Return the rows of a layer that has grown, zero on what is new."""
@@ -149,6 +173,10 @@ class DenseRows:
     def dense(self, indices: Tensor) -> Tensor:
         """Return the chosen gradients."""
         return self.matrices[indices]
+
+    def select(self, indices: Tensor) -> DenseRows:
+        """Return the chosen rows."""
+        return DenseRows(self.matrices[indices])
 
     def grown(self, rows: int, columns: int) -> DenseRows:
         """Return the rows of a layer that has grown, zero on what is new."""
@@ -210,6 +238,10 @@ class NaturalRows:
         """Return the chosen natural gradients."""
         return self.metric.rotate_back(self.metric.scale * self.rotated.dense(indices))
 
+    def select(self, indices: Tensor) -> NaturalRows:
+        """Return the chosen rows, in the same metric."""
+        return NaturalRows(self.rotated.select(indices), self.metric)
+
     def grown(self, rows: int, columns: int) -> DenseRows:
         """Return the rows of a layer that has grown; the old metric says nothing of the new part, so they go dense."""
         return DenseRows(self.dense(torch.arange(len(self), device=self.like.device))).grown(rows, columns)
@@ -249,7 +281,7 @@ class StackedRows:
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Return Σ_m c_m G_m over all parts."""
-        chunks = coefficients.split([len(part) for part in self.parts])
+        chunks = torch.split(coefficients, [len(part) for part in self.parts])
         return torch.stack([part.combine(c) for part, c in zip(self.parts, chunks, strict=True)]).sum(0)
 
     def dense(self, indices: Tensor) -> Tensor:
@@ -262,9 +294,20 @@ class StackedRows:
         order = torch.cat([places for places, _ in found]).argsort()
         return torch.cat([matrices for _, matrices in found])[order]
 
+    def select(self, indices: Tensor) -> Rows:
+        """Return the chosen rows; parts of which nothing is left are gone."""
+        parts, start = [], 0
+        for part in self.parts:
+            here = indices[(indices >= start) & (indices < start + len(part))] - start
+            if len(here) or not len(indices):
+                parts.append(part.select(here))
+            start += len(part)
+        return StackedRows(parts) if len(parts) > 1 else parts[0]
+
     def grown(self, rows: int, columns: int) -> StackedRows:
         """Return the rows of a layer that has grown."""
-        return StackedRows([part.grown(rows, columns) if part.shape != (rows, columns) else part for part in self.parts])
+        grown = (rows, columns)
+        return StackedRows([part if part.shape == grown else part.grown(*grown) for part in self.parts])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the parts."""
