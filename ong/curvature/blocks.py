@@ -74,6 +74,11 @@ class Block:
         """The parameters as a matrix, in the original coordinates."""
         return self._original(self.matrix(list(self.parameters)))
 
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the layer took part in the last backward pass."""
+        return any(p.grad is not None for p in self.parameters)
+
     def gradient(self, *, held: bool = False) -> Tensor:
         """The ``.grad`` fields as a matrix, zero where a parameter has none.
 

@@ -7,13 +7,15 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from avalanche.core import SupervisedPlugin
+from avalanche.benchmarks import OnlineCLExperience
+from avalanche.core import BaseSGDPlugin, SupervisedPlugin
 from avalanche.models.utils import avalanche_forward
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from ong.curvature import Batch, Block, Unsupported, Vector, find_blocks
-from ong.errors import UnknownNameError
+from ong.errors import UnknownNameError, UserError
+from ong.plugins.boundaries import Boundaries, identity_of, task_of
 
 __all__ = ["GradientPlugin", "draw_examples", "forward_of"]
 
@@ -43,7 +45,11 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
     Subclasses say what an update is (:meth:`_update`) and what a finished task leaves behind (:meth:`_consolidate`).
     Put the plugin last in the strategy's list, so that nothing changes the gradient after it.
 
-    An experience counts once: training on it again neither stores nor forgets anything.
+    A task counts once: training on it again neither stores nor forgets anything. In an online stream a task ends with
+    its last piece, which the stream must tell (``access_task_boundaries=True``).
+
+    Attributes:
+        tasks_seen: identities of the consolidated tasks, :func:`ong.plugins.boundaries.identity_of`.
     """
 
     def __init__(self, *, unsupported: Unsupported = "error", seed: int = 0) -> None:
@@ -57,54 +63,116 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
         if unsupported not in ("error", "ignore"):
             raise UnknownNameError("choice of unsupported", unsupported, ("error", "ignore"))
         self.unsupported = unsupported
-        self.tasks_seen: list[int] = []
+        self.tasks_seen: list[str] = []
         self._generator = torch.Generator().manual_seed(seed)  # Fisher examples and cotangents
         self._choice = torch.Generator().manual_seed(seed)  # direction examples: the same for all plugins of a seed
         self._blocks: dict[str, Block] = {}
+        self._boundaries = Boundaries()
+        self._step = 0  # steps taken in the current task
+        self._resumed = False
         self._warned = False
 
     @abstractmethod
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
-        """Return what is to be stepped along, or None to leave the gradient as it is."""
+        """Return what is to be stepped along, or None to leave the gradient as it is.
+
+        ``gradient`` is zero in a block that took no part in the loss (another task's head), and what is returned for
+        such a block is not stepped along: see :meth:`_moving`.
+        """
 
     @abstractmethod
     def _consolidate(self, strategy: Any) -> None:
-        """Keep what the finished task leaves behind."""
+        """Keep what the finished task leaves behind; ``strategy.experience`` is the whole task."""
 
     def _prepare(self, strategy: Any) -> None:
-        """Get ready for a task; :attr:`_blocks` is up to date."""
+        """Get ready for a task; :attr:`_blocks` is up to date, :attr:`_step` above 0 in a task that goes on."""
+
+    def _moving(self, gradient: Vector) -> Vector:
+        """Return the gradient over the blocks that will move: those that took part in the loss."""
+        return {name: part for name, part in gradient.items() if self._blocks[name].has_gradient}
+
+    @property
+    def _idle(self) -> bool:
+        """Whether updates are gradients as they are, which then need not be read."""
+        return False
 
     @property
     @abstractmethod
     def memory_bytes(self) -> int:
         """Bytes kept from task to task."""
 
+    def statistics(self) -> dict[str, float]:
+        """Return numbers about the plugin's present state, by name."""
+        return {"memory_bytes": self.memory_bytes}
+
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Find the model's blocks, which may have grown, and prepare the update."""
-        self._blocks = find_blocks(strategy.model, self.unsupported)
+        experience = strategy.experience
+        if isinstance(experience, OnlineCLExperience) and not experience.access_task_boundaries:
+            raise UserError(
+                f"{type(self).__name__} keeps something from each finished task, and this online stream hides where "
+                "tasks end; pass access_task_boundaries=True to split_online_stream"
+            )
+        if not self._boundaries.begins(experience) and self._blocks:
+            return
+        self._find_blocks(strategy)
         if not self._warned:
             self._warn_of_optimizer(strategy.optimizer)
+            self._warn_of_order(strategy)
             self._warned = True
+        if not self._resumed:
+            self._step = 0
+        self._resumed = False
         self._prepare(strategy)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Replace the gradient by the update."""
-        gradient = {name: block.gradient() for name, block in self._blocks.items()}
-        with torch.no_grad():
-            update = self._update(gradient, strategy)
-        if update is not None:
-            for name, part in update.items():
+        if not self._idle:
+            gradient = {name: block.gradient() for name, block in self._blocks.items()}
+            with torch.no_grad():
+                update = self._update(gradient, strategy)
+            for name, part in (update or {}).items():
                 self._blocks[name].write_gradient(part)
+        self._step += 1
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Consolidate an experience that was not seen before; momentum does not outlive its task."""
-        identity = int(strategy.experience.current_experience)
+        """Consolidate a task that was not seen before; momentum does not outlive its task."""
+        experience = strategy.experience
+        if not self._boundaries.ends(experience):
+            return
+        self._step = 0
+        task = task_of(experience)
+        identity = identity_of(task)
         if identity in self.tasks_seen:
             return
-        self._consolidate(strategy)
+        self._find_blocks(strategy)  # an evaluation during training may have grown the model
+        strategy.experience = task
+        try:
+            self._consolidate(strategy)
+        finally:
+            strategy.experience = experience
         self.tasks_seen.append(identity)
         for state in strategy.optimizer.state.values():
             state.pop("momentum_buffer", None)
+
+    def _find_blocks(self, strategy: Any) -> None:
+        with warnings.catch_warnings():
+            if self._warned:
+                warnings.simplefilter("ignore")
+            self._blocks = find_blocks(strategy.model, self.unsupported)
+
+    def _warn_of_order(self, strategy: Any) -> None:
+        plugins = list(strategy.plugins)
+        later = plugins[plugins.index(self) + 1 :] if self in plugins else []
+        for plugin in later:
+            hook = getattr(type(plugin), "before_update", BaseSGDPlugin.before_update)
+            if hook is not BaseSGDPlugin.before_update:
+                warnings.warn(
+                    f"{type(plugin).__name__}.before_update runs after {type(self).__name__}: what it does to the "
+                    f"gradient, beyond scaling it as a whole, undoes the projection; put {type(self).__name__} last in "
+                    "the list of plugins",
+                    stacklevel=4,
+                )
 
     def _warn_of_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         name = type(self).__name__
@@ -127,12 +195,25 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
         return torch.Generator(strategy.device).manual_seed(seed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is kept from task to task, as tensors and plain values."""
-        generators = {"generator": self._generator.get_state(), "choice": self._choice.get_state()}
-        return {"tasks_seen": list(self.tasks_seen)} | generators
+        """Return all that is kept from task to task and from step to step, as tensors and plain values."""
+        return {
+            "tasks_seen": list(self.tasks_seen),
+            "generator": self._generator.get_state(),
+            "choice": self._choice.get_state(),
+            "step": self._step,
+            "first_piece": self._boundaries.first,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; the next experience goes on as if never interrupted."""
+        """Take over what :meth:`state_dict` returned; the next experience goes on as if never interrupted.
+
+        A state that was taken in the middle of a task goes on at its step, on the same experience or on the next piece
+        of an online stream.
+        """
         self.tasks_seen = list(state["tasks_seen"])
         self._generator.set_state(state["generator"])
         self._choice.set_state(state["choice"])
+        self._step = state["step"]
+        self._boundaries.first = state["first_piece"]
+        self._blocks = {}
+        self._resumed = True

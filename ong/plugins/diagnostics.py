@@ -7,12 +7,17 @@ from typing import Any
 
 import torch
 from avalanche.core import SupervisedPlugin
+from avalanche.evaluation.metric_results import MetricValue
+from avalanche.evaluation.metric_utils import get_metric_name
 
 from ong.curvature import Block, UnsupportedLayerError, Vector, find_blocks, inner, norm
-from ong.plugins.base import draw_examples, forward_of
-from ong.projection import DirectionMemory, EuclideanProjection, collect_directions
+from ong.plugins.base import GradientPlugin, draw_examples, forward_of
+from ong.plugins.boundaries import Boundaries, task_of
+from ong.projection import Bounds, DirectionMemory, EuclideanProjection, collect_directions
 
 __all__ = ["Diagnostics"]
+
+_MEASURES = ("leak", "leak_unseen", "descent_cosine", "rank", "condition")
 
 
 class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
@@ -23,16 +28,31 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
       seed store, so it is 0 for what projects off them.
     * **leak_unseen**: the same for as many other training examples of those tasks.
     * **descent_cosine** gᵀv/(‖g‖‖v‖): below 0 the step ascends the loss.
+    * **rank** and **condition** of the Gram that the strategy's own plugin projects with, where one does.
 
     Put it first in the list of plugins, so that it sees the gradient before any plugin changes it. It works with every
     strategy, changes nothing, and draws from its own generator. Models without a supported layer are not measured.
 
+    Each measured step is published to the strategy's evaluator too, as ``leak/train_phase/train_stream`` and so on, so
+    that every Avalanche logger shows it.
+
     Attributes:
-        measures: by name, the mean over the measured steps of each finished experience; None where there is no past.
+        steps: the measured steps, each with its ``task``, counted from 0, its ``step`` in that task, and what was
+            measured.
+        measures: by name, the mean over the measured steps of each finished task; None where there is nothing to
+            measure.
     """
 
-    def __init__(self, *, every: int = 25, directions_per_task: int = 100, seed: int = 0) -> None:
+    def __init__(
+        self, *, every: int = 25, directions_per_task: int = 100, max_directions: int | None = None, seed: int = 0
+    ) -> None:
         """Choose how often to look and how many examples of a task to keep directions of.
+
+        Args:
+            every: steps from one measured step to the next.
+            directions_per_task: examples of a task that are kept for the leak, and as many for the unseen one.
+            max_directions: most directions kept for each of the two; past it the most independent ones stay.
+            seed: which examples are drawn.
 
         Raises:
             ValueError: a number below 1.
@@ -41,28 +61,35 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
         if every < 1 or directions_per_task < 1:
             raise ValueError(f"every and directions_per_task must be at least 1, got {every}, {directions_per_task}")
         self.every, self.directions_per_task = every, directions_per_task
-        self.measures: dict[str, list[float | None]] = {"leak": [], "leak_unseen": [], "descent_cosine": []}
+        self.bounds = Bounds(max_directions)
+        self.steps: list[dict[str, float]] = []
+        self.measures: dict[str, list[float | None]] = {name: [] for name in _MEASURES}
         self._memories = {"leak": DirectionMemory(), "leak_unseen": DirectionMemory()}
         self._generator = torch.Generator().manual_seed(seed)
+        self._boundaries = Boundaries()
         self._blocks: dict[str, Block] = {}
         self._projections: dict[str, EuclideanProjection] = {}
         self._step = 0
-        self._steps_seen: list[dict[str, float]] = []
+        self._resumed = True  # nothing is prepared yet
         self._gradient: Vector | None = None
         self._before: Vector = {}
 
+    @property
+    def tasks(self) -> int:
+        """Number of finished tasks."""
+        return len(self.measures["leak"])
+
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Find the layers and prepare the yardsticks."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._blocks = find_blocks(strategy.model, "ignore")
-        except UnsupportedLayerError:
-            self._blocks = {}
-        for memory in self._memories.values():
-            memory.fit_to(self._blocks)
-        self._projections = {name: EuclideanProjection(m) for name, m in self._memories.items() if len(m)}
-        self._step, self._steps_seen = 0, []
+        begins = self._boundaries.begins(strategy.experience)
+        if begins and not self._resumed:
+            self._step = 0
+        if begins or self._resumed:
+            self._find_blocks(strategy)
+            for memory in self._memories.values():
+                memory.fit_to(self._blocks)
+            self._projections = {name: EuclideanProjection(m) for name, m in self._memories.items() if len(m)}
+        self._resumed = False
 
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Note gradient and weights of a step that is to be measured."""
@@ -80,16 +107,39 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
         lengths = float(norm(step) * norm(self._gradient))
         if lengths > 0:
             seen = {name: projection.captured(step) for name, projection in self._projections.items()}
-            self._steps_seen.append(seen | {"descent_cosine": float(inner(self._gradient, step)) / lengths})
-        self._gradient = None
+            seen["descent_cosine"] = float(inner(self._gradient, step)) / lengths
+            seen |= _of_projection(strategy)
+            self.steps.append({"task": self.tasks, "step": self._step - 1, **seen})
+            self._publish(strategy, seen)
+        self._gradient, self._before = None, {}
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Average over the experience, and keep its directions for the next ones."""
-        for name, means in self.measures.items():
-            values = [seen[name] for seen in self._steps_seen if name in seen]
-            means.append(sum(values) / len(values) if values else None)
-        if not self._blocks:
+        """Average over the task that ends here, and keep its directions for the next ones."""
+        experience = strategy.experience
+        if not self._boundaries.ends(experience):
             return
+        of_task = [seen for seen in self.steps if seen["task"] == self.tasks]
+        for name, means in self.measures.items():
+            values = [seen[name] for seen in of_task if name in seen]
+            means.append(sum(values) / len(values) if values else None)
+        self._step = 0
+        self._find_blocks(strategy)
+        if self._blocks:
+            strategy.experience = task_of(experience)
+            try:
+                self._remember(strategy)
+            finally:
+                strategy.experience = experience
+
+    def _find_blocks(self, strategy: Any) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._blocks = find_blocks(strategy.model, "ignore")
+        except UnsupportedLayerError:
+            self._blocks = {}
+
+    def _remember(self, strategy: Any) -> None:
         batches = draw_examples(strategy, 2 * self.directions_per_task, self._generator)
         columns = [torch.cat(parts) for parts in zip(*batches, strict=True)]
         first, last = slice(0, self.directions_per_task), slice(self.directions_per_task, None)
@@ -100,17 +150,42 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
                     strategy.model, batch, blocks=self._blocks, forward=lambda batch: forward_of(strategy, batch)
                 )
                 self._memories[name].extend(rows, self._blocks)
+                self._memories[name], _ = self.bounds.apply(self._memories[name])
+
+    def _publish(self, strategy: Any, seen: dict[str, float]) -> None:
+        evaluator = getattr(strategy, "evaluator", None)
+        if evaluator is None or not evaluator.active:
+            return
+        for name, value in seen.items():
+            title = get_metric_name(name, strategy, add_experience=False, add_task=False)
+            evaluator.publish_metric_value(MetricValue(self, title, value, strategy.clock.train_iterations))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is kept from task to task."""
+        """Return what is kept from task to task and from step to step."""
         return {
+            "steps": [dict(seen) for seen in self.steps],
             "measures": {name: list(values) for name, values in self.measures.items()},
             "memories": {name: memory.state_dict() for name, memory in self._memories.items()},
             "generator": self._generator.get_state(),
+            "step": self._step,
+            "first_piece": self._boundaries.first,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
+        self.steps = [dict(seen) for seen in state["steps"]]
         self.measures = {name: list(values) for name, values in state["measures"].items()}
         self._memories = {name: DirectionMemory.from_state_dict(m) for name, m in state["memories"].items()}
         self._generator.set_state(state["generator"])
+        self._step, self._boundaries.first = state["step"], state["first_piece"]
+        self._resumed = True
+
+
+def _of_projection(strategy: Any) -> dict[str, float]:
+    """Return rank and condition of the first projection among a strategy's plugins."""
+    for plugin in strategy.plugins:
+        if isinstance(plugin, GradientPlugin):
+            statistics = plugin.statistics()
+            if "rank" in statistics:
+                return {name: statistics[name] for name in ("rank", "condition")}
+    return {}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ong.curvature import Unsupported, Vector
-from ong.plugins.base import GradientPlugin, draw_examples, forward_of
-from ong.projection import DirectionKind, DirectionMemory, EuclideanProjection, check_directions, collect_directions
+from ong.plugins.directions import DirectionPlugin
+from ong.projection import DirectionKind, EuclideanProjection
 
 __all__ = ["OGD"]
 
 
-class OGD(GradientPlugin):
+class OGD(DirectionPlugin):
     """v = (I − G(GᵀG)⁺Gᵀ) g with G the logit gradients of stored examples of the finished tasks.
 
     Guarantees Gᵀv = 0, so stored outputs stay still to first order, and gᵀv = ‖v‖² ≥ 0. A step costs two products with
@@ -29,59 +29,35 @@ class OGD(GradientPlugin):
         *,
         directions: DirectionKind = "gtl",
         directions_per_task: int = 100,
+        max_directions: int | None = None,
+        max_bytes: int | None = None,
         unsupported: Unsupported = "error",
         seed: int = 0,
     ) -> None:
-        """Choose what is stored.
-
-        Args:
-            directions: ``gtl`` (the true logit), ``ave``, ``all`` or ``loss``, see
-                :func:`ong.projection.collect_directions`.
-            directions_per_task: training examples drawn from each finished task; ``all`` stores one direction a class
-                and example.
-            unsupported: ``"error"`` or ``"ignore"`` for layers of unknown type.
-            seed: which examples are drawn.
+        """Choose what is stored, and how much; the arguments are those of :class:`DirectionPlugin`.
 
         Raises:
-            ValueError: an unknown kind, or ``directions_per_task`` below 1.
+            ValueError: an unknown kind, or a number below 1.
         """
-        super().__init__(unsupported=unsupported, seed=seed)
-        check_directions(directions)
-        if directions_per_task < 1:
-            raise ValueError(f"directions_per_task must be at least 1, got {directions_per_task}")
-        self.directions: DirectionKind = directions
-        self.directions_per_task = directions_per_task
-        self.memory = DirectionMemory()
-        self._projection: EuclideanProjection | None = None
+        super().__init__(
+            directions=directions,
+            directions_per_task=directions_per_task,
+            max_directions=max_directions,
+            max_bytes=max_bytes,
+            unsupported=unsupported,
+            seed=seed,
+        )
 
     def _prepare(self, strategy: Any) -> None:
-        self.memory.fit_to(self._blocks)
+        super()._prepare(strategy)
         self._projection = EuclideanProjection(self.memory) if len(self.memory) else None
 
+    @property
+    def _idle(self) -> bool:
+        return self._projection is None
+
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
-        return self._projection(gradient) if self._projection is not None else None
+        return self._projection(self._moving(gradient)) if self._projection is not None else None
 
     def _consolidate(self, strategy: Any) -> None:
-        for batch in draw_examples(strategy, self.directions_per_task, self._choice):
-            rows = collect_directions(
-                strategy.model,
-                batch,
-                kind=self.directions,
-                blocks=self._blocks,
-                forward=lambda batch: forward_of(strategy, batch),
-            )
-            self.memory.extend(rows, self._blocks)
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of the stored directions."""
-        return self.memory.bytes
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that is kept from task to task."""
-        return super().state_dict() | {"memory": self.memory.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
-        super().load_state_dict(state)
-        self.memory = DirectionMemory.from_state_dict(state["memory"])
+        self._remember(strategy)

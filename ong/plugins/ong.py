@@ -10,18 +10,16 @@ from torch import Tensor
 
 from ong.curvature import EKFAC, FisherType, Metric, Unsupported, Vector, check_fisher
 from ong.errors import UnknownNameError
-from ong.plugins.base import GradientPlugin, draw_examples, forward_of
+from ong.plugins.base import draw_examples, forward_of
+from ong.plugins.directions import DirectionPlugin
 from ong.projection import (
     DenseRows,
     DirectionKind,
-    DirectionMemory,
     EuclideanProjection,
     FactoredRows,
     MetricProjection,
     NaturalRows,
     Rows,
-    check_directions,
-    collect_directions,
 )
 
 __all__ = ["ONG"]
@@ -30,7 +28,7 @@ _ROTATION_COST = 16
 """A stored dense number costs about as much time as this many multiplications of a rotation (memory against flops)."""
 
 
-class ONG(GradientPlugin):
+class ONG(DirectionPlugin):
     """Natural gradient and orthogonal projection, in every combination the papers and this project use.
 
     With g the loss gradient, G the stored gradients, M = I + F/λ and F the EKFAC of the current task or of the finished
@@ -68,6 +66,8 @@ class ONG(GradientPlugin):
         fisher_samples: int = 1,
         directions: DirectionKind = "gtl",
         directions_per_task: int = 100,
+        max_directions: int | None = None,
+        max_bytes: int | None = None,
         refresh_every: int = 50,
         pull: float = 0.0,
         unsupported: Unsupported = "error",
@@ -86,6 +86,8 @@ class ONG(GradientPlugin):
             fisher_samples: random draws an example for the random Fisher types.
             directions: kind of direction, see :func:`ong.projection.collect_directions`.
             directions_per_task: examples of a finished task whose directions are stored.
+            max_directions: most directions kept; past it the most independent ones stay.
+            max_bytes: most bytes of directions kept, likewise (neither their Gram nor the EKFAC counted).
             refresh_every: steps between refreshes of the current task's EKFAC.
             pull: γ ≥ 0; g + γ F(θ − μ) takes the place of g, μ the weights after the last task (``prior`` only).
             unsupported: ``"error"`` or ``"ignore"`` for layers of unknown type.
@@ -94,7 +96,14 @@ class ONG(GradientPlugin):
         Raises:
             ValueError: an unknown choice, a number out of range, or a combination that has no meaning.
         """
-        super().__init__(unsupported=unsupported, seed=seed)
+        super().__init__(
+            directions=directions,
+            directions_per_task=directions_per_task,
+            max_directions=max_directions,
+            max_bytes=max_bytes,
+            unsupported=unsupported,
+            seed=seed,
+        )
         for what, value, choices in (
             ("metric", metric, ("current", "prior")),
             ("memory", memory, ("gradients", "natural")),
@@ -103,13 +112,11 @@ class ONG(GradientPlugin):
             if value not in choices:
                 raise UnknownNameError(what, value, choices)
         check_fisher(fisher)
-        check_directions(directions)
         if not damping > 0:
             raise ValueError(f"damping must be positive, got {damping}")
         for what, count in (
             ("fisher_examples", fisher_examples),
             ("fisher_samples", fisher_samples),
-            ("directions_per_task", directions_per_task),
             ("refresh_every", refresh_every),
         ):
             if count < 1:
@@ -118,25 +125,40 @@ class ONG(GradientPlugin):
             raise ValueError(f"pull must be at least 0 and needs metric='prior', got {pull} with metric='{metric}'")
         if memory == "natural" and projection == "metric":
             raise ValueError("memory='natural' goes with projection='euclidean': its rows are tangent vectors already")
-        self.metric, self.projection, self.directions, self.fisher = metric, projection, directions, fisher
+        self.metric, self.projection, self.fisher = metric, projection, fisher
         self.natural = memory == "natural"
         self.damping, self.pull = damping, pull
         self.fisher_examples, self.fisher_samples = fisher_examples, fisher_samples
-        self.directions_per_task, self.refresh_every = directions_per_task, refresh_every
-        self.memory = DirectionMemory()
+        self.refresh_every = refresh_every
         self.ekfac = EKFAC()
         self._anchor: dict[str, Tensor] = {}
-        self._steps = 0
         self._metric: Metric | None = None
-        self._projection: EuclideanProjection | MetricProjection | None = None
 
     def _prepare(self, strategy: Any) -> None:
-        self.memory.fit_to(self._blocks)
-        self._steps = 0
+        super()._prepare(strategy)
         self._metric = None
         self._projection = EuclideanProjection(self.memory) if self._projects("euclidean") else None
-        if self.metric == "prior" and self.ekfac.blocks:
+        if self.ekfac.blocks and (self.metric == "prior" or self._step):
             self._use(self.ekfac)
+
+    def _check_room(self, strategy: Any) -> None:
+        if self.projection != "none":
+            super()._check_room(strategy)
+
+    def _bytes_a_task(self, sample: Mapping[str, Rows], count: int) -> int:
+        if not self.natural:
+            return super()._bytes_a_task(sample, count)
+        total = 0
+        for rows in sample.values():
+            height, width = rows.shape
+            bases = (height**2 + width**2 + 2 * height * width) * rows.like.element_size()
+            dense = count * height * width * rows.like.element_size()
+            total += dense if _kept_dense(count, rows) else count * rows.bytes // len(rows) + bases
+        return total
+
+    @property
+    def _idle(self) -> bool:
+        return self.metric == "prior" and self._metric is None
 
     def _projects(self, kind: str) -> bool:
         return self.projection == kind and len(self.memory) > 0
@@ -147,10 +169,9 @@ class ONG(GradientPlugin):
             self._projection = MetricProjection(self.memory, self._metric)
 
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
-        if self.metric == "current" and self._steps % self.refresh_every == 0:
+        if self.metric == "current" and self._step % self.refresh_every == 0:
             self.ekfac = self._fit(strategy)
             self._use(self.ekfac)
-        self._steps += 1
         if self._metric is None:
             return None
         if self.pull:
@@ -160,6 +181,7 @@ class ONG(GradientPlugin):
             }
             pulled = self._metric.curvature(moved)
             gradient = {name: part + self.pull * pulled[name] for name, part in gradient.items()}
+        gradient = self._moving(gradient)
         if isinstance(self._projection, MetricProjection):
             return self._projection(gradient)
         natural = self._metric.precondition(gradient)
@@ -182,15 +204,7 @@ class ONG(GradientPlugin):
     def _consolidate(self, strategy: Any) -> None:
         if self.projection != "none":
             metric = Metric(self._fit(strategy), self._blocks, self.damping) if self.natural else None
-            for batch in draw_examples(strategy, self.directions_per_task, self._choice):
-                rows = collect_directions(
-                    strategy.model,
-                    batch,
-                    kind=self.directions,
-                    blocks=self._blocks,
-                    forward=lambda batch: forward_of(strategy, batch),
-                )
-                self.memory.extend(_natural(rows, metric) if metric is not None else rows, self._blocks)
+            self._remember(strategy, dict if metric is None else lambda rows: _natural(rows, metric))
         if self.metric == "prior":
             self._fit(strategy, into=self.ekfac)
             if self.pull:
@@ -205,17 +219,16 @@ class ONG(GradientPlugin):
         return self.memory.bytes + sum(t.numel() * t.element_size() for t in tensors)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is kept from task to task."""
+        """Return all that is kept from task to task, and the current task's EKFAC in the middle of one."""
+        kept = self.metric == "prior" or self._step
         return super().state_dict() | {
-            "memory": self.memory.state_dict(),
-            "ekfac": self.ekfac.state_dict() if self.metric == "prior" else {},
+            "ekfac": self.ekfac.state_dict() if kept else {},
             "anchor": dict(self._anchor),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         super().load_state_dict(state)
-        self.memory = DirectionMemory.from_state_dict(state["memory"])
         self.ekfac = EKFAC()
         self.ekfac.load_state_dict(state["ekfac"])
         self._anchor = dict(state["anchor"])
@@ -230,12 +243,17 @@ def _padded(anchor: Tensor | None, values: Tensor) -> Tensor:
     return padded
 
 
+def _kept_dense(count: int, rows: Rows) -> bool:
+    """Return whether multiplying natural gradients out costs less than rotating each vector."""
+    return count * _ROTATION_COST < sum(rows.shape)
+
+
 def _natural(rows: Mapping[str, Rows], metric: Metric) -> dict[str, Rows]:
-    """Return the natural gradients of rows, dense where multiplying them out costs less than rotating each vector."""
+    """Return the natural gradients of rows, multiplied out where that is cheaper."""
     result: dict[str, Rows] = {}
     for name, part in rows.items():
         assert isinstance(part, FactoredRows | DenseRows)
         natural = NaturalRows(part.rotated(metric.blocks[name]), metric.blocks[name])
-        dense = len(part) * _ROTATION_COST < sum(part.shape)
-        result[name] = DenseRows(natural.dense(torch.arange(len(part), device=part.like.device))) if dense else natural
+        everything = torch.arange(len(part), device=part.like.device)
+        result[name] = DenseRows(natural.dense(everything)) if _kept_dense(len(part), part) else natural
     return result
