@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -77,12 +78,51 @@ def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int]) -> nn.Modu
         raise UserError(f"model mlp: hidden widths must be at least 1, got {list(hidden)}")
     widths = [math.prod(shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+    for fan_in, fan_out in pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp}
+def cnn(
+    shape: Sequence[int],
+    classes: int,
+    *,
+    channels: Sequence[int] = (8, 16),
+    kernel: int = 3,
+    pool: int = 2,
+    hidden: Sequence[int] = (),
+) -> nn.Module:
+    """Return a ReLU network of convolutions, each with a max pooling after it, and linear layers; biases everywhere.
+
+    Args:
+        shape: channels, height and width of the images.
+        classes: number of outputs.
+        channels: output channels of each convolution, which keeps the images' size.
+        kernel: side of the convolutions' kernels, odd.
+        pool: factor by which each pooling shrinks height and width.
+        hidden: widths of linear layers before the last.
+
+    Raises:
+        UserError: a number out of range, or images too small for so many poolings.
+    """
+    if any(width < 1 for width in (*channels, *hidden)) or kernel < 1 or kernel % 2 == 0 or pool < 1:
+        raise UserError(
+            "model cnn: channels, hidden and pool must be at least 1 and kernel odd, got "
+            f"channels={list(channels)}, hidden={list(hidden)}, pool={pool}, kernel={kernel}"
+        )
+    depth, height, width = shape
+    layers: list[nn.Module] = []
+    for outputs in channels:
+        layers += [nn.Conv2d(depth, outputs, kernel, padding=kernel // 2), nn.ReLU(), nn.MaxPool2d(pool)]
+        depth, height, width = outputs, height // pool, width // pool
+    if not height * width:
+        raise UserError(
+            f"model cnn: {len(channels)} poolings by {pool} leave nothing of images of {shape[1]} × {shape[2]}"
+        )
+    return nn.Sequential(*layers, mlp((depth, height, width), classes, hidden=hidden))
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp}
 """Networks a benchmark recipe can name; each takes the images' shape and the number of classes."""
 
 

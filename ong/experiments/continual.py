@@ -131,6 +131,7 @@ class ContinualRun:
         self.train_seconds: list[float] = []
         self.evaluate_seconds: list[float] = []
         self.memory_bytes: list[int] = []
+        self.statistics: list[dict[str, float]] = []
 
     @property
     def tasks(self) -> int:
@@ -175,6 +176,8 @@ class ContinualRun:
             self.learner.train(experiences, eval_streams=[])
             self.train_seconds.append(time.perf_counter() - start)
         self.memory_bytes.append(sum(_bytes(plugin) for plugin in self.plugins))
+        ours = [plugin.statistics() for plugin in self.plugins if isinstance(plugin, GradientPlugin)]
+        self.statistics.append(ours[0] if ours else {})
 
     def _evaluate(self) -> None:
         start = time.perf_counter()
@@ -194,6 +197,7 @@ class ContinualRun:
             "train_seconds": self.train_seconds,
             "evaluate_seconds": self.evaluate_seconds,
             "memory_bytes": self.memory_bytes,
+            "statistics": self.statistics,
             "model": learner.model.state_dict(),
             "optimizer": learner.optimizer.state_dict(),
             "plugins": [avalanche_state.get_state(plugin) for plugin in self._stateful()],
@@ -201,7 +205,7 @@ class ContinualRun:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         learner = self.learner
-        self.rows, self.memory_bytes = saved["rows"], saved["memory_bytes"]
+        self.rows, self.memory_bytes, self.statistics = saved["rows"], saved["memory_bytes"], saved["statistics"]
         self.train_seconds, self.evaluate_seconds = saved["train_seconds"], saved["evaluate_seconds"]
         for experience in self.stream.train_stream[: len(self.rows) - 1]:
             learner.experience, learner.is_training = experience, True
@@ -223,6 +227,9 @@ class ContinualRun:
             "memory_bytes": self.memory_bytes,
             "train_seconds": self.train_seconds,
         }
+        for name in ("directions", "directions_dropped", "directions_captured"):
+            if any(name in found for found in self.statistics):
+                by_task[name] = [found.get(name) for found in self.statistics]
         if self.joint:  # it passes over all tasks at once: only the last task's row and numbers exist
             rows = [rows[0], *[[math.nan] * self.tasks for _ in range(self.tasks - 1)], rows[1]]
             by_task = {name: [None] * (self.tasks - 1) + values for name, values in by_task.items()}
@@ -235,6 +242,7 @@ class ContinualRun:
             "accuracy_matrix": rows,
             "metrics": all_metrics(AccuracyMatrix(np.array(rows))),
             "diagnostics": by_task,
+            "steps": self.diagnostics.steps,
             "timing": timing,
         }
 
