@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from ong.curvature import Unsupported, Vector
 from ong.plugins.base import GradientPlugin, draw_examples, forward_of
 from ong.projection import DirectionKind, DirectionMemory, EuclideanProjection, check_directions, collect_directions
@@ -20,8 +22,18 @@ class OGD(GradientPlugin):
     Source: Farajtabar, Azizan, Mott, Li, "Orthogonal Gradient Descent for Continual Learning", arXiv 1910.07104,
     Algorithm 1.
 
+    With ``recompute`` it is OGD+: the examples themselves are stored, and after each task the gradients of *all* of
+    them are taken anew at the weights of that moment, in place of those taken before. G is then that of the present
+    network rather than of networks long gone, so old outputs stay still to first order around the weights each task
+    starts from; the price is that past examples are kept, and one pass over all of them a task.
+
+    Source of OGD+: Abbana Bennani, Doan, Sugiyama, "Generalisation guarantees for continual learning with orthogonal
+    gradient descent", arXiv 2006.11942, as in the authors' code (continual-learning-ogdplus, ``ogd_core_new.py``:
+    the basis is rebuilt from the memory of all tasks).
+
     Attributes:
         memory: G.
+        examples: the stored examples in batches; empty without ``recompute``.
     """
 
     def __init__(
@@ -29,6 +41,7 @@ class OGD(GradientPlugin):
         *,
         directions: DirectionKind = "gtl",
         directions_per_task: int = 100,
+        recompute: bool = False,
         unsupported: Unsupported = "error",
         seed: int = 0,
     ) -> None:
@@ -39,6 +52,7 @@ class OGD(GradientPlugin):
                 :func:`ong.projection.collect_directions`.
             directions_per_task: training examples drawn from each finished task; ``all`` stores one direction a class
                 and example.
+            recompute: store the examples and take all their gradients anew after each task (OGD+).
             unsupported: ``"error"`` or ``"ignore"`` for layers of unknown type.
             seed: which examples are drawn.
 
@@ -51,7 +65,9 @@ class OGD(GradientPlugin):
             raise ValueError(f"directions_per_task must be at least 1, got {directions_per_task}")
         self.directions: DirectionKind = directions
         self.directions_per_task = directions_per_task
+        self.recompute = recompute
         self.memory = DirectionMemory()
+        self.examples: list[list[Tensor]] = []
         self._projection: EuclideanProjection | None = None
 
     def _prepare(self, strategy: Any) -> None:
@@ -62,7 +78,11 @@ class OGD(GradientPlugin):
         return self._projection(gradient) if self._projection is not None else None
 
     def _consolidate(self, strategy: Any) -> None:
-        for batch in draw_examples(strategy, self.directions_per_task, self._choice):
+        batches = draw_examples(strategy, self.directions_per_task, self._choice)
+        if self.recompute:
+            self.examples += [list(batch) for batch in batches]
+            batches, self.memory = [*self.examples], DirectionMemory()
+        for batch in batches:
             rows = collect_directions(
                 strategy.model,
                 batch,
@@ -74,14 +94,18 @@ class OGD(GradientPlugin):
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the stored directions."""
-        return self.memory.bytes
+        """Bytes of the stored directions, and of the stored examples."""
+        return self.memory.bytes + sum(t.numel() * t.element_size() for batch in self.examples for t in batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is kept from task to task."""
-        return super().state_dict() | {"memory": self.memory.state_dict()}
+        return super().state_dict() | {
+            "memory": self.memory.state_dict(),
+            "examples": [list(batch) for batch in self.examples],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         super().load_state_dict(state)
         self.memory = DirectionMemory.from_state_dict(state["memory"])
+        self.examples = [list(batch) for batch in state["examples"]]
