@@ -12,8 +12,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "EKFAC": "ong.curvature",
+    "EWC": "ong.plugins",
+    "FOPNG": "ong.plugins",
+    "GPM": "ong.plugins",
+    "NCL": "ong.plugins",
     "OGD": "ong.plugins",
     "ONG": "ong.plugins",
+    "OWM": "ong.plugins",
     "AccuracyMatrix": "ong.metrics",
     "Diagnostics": "ong.plugins",
     "DirectionMemory": "ong.projection",

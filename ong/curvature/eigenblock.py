@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ong.curvature.factors import Factors
 
-__all__ = ["Covariances", "EigenBlock", "covariances", "rotated_squares"]
+__all__ = ["Covariances", "EigenBlock", "covariances", "gradient_squares", "rotated_squares"]
 
 _CHUNK = 2**25  # numbers of one [examples, rows, columns] intermediate
 
@@ -151,13 +151,19 @@ def _extended(basis: Tensor, more: int) -> Tensor:
 
 
 def rotated_squares(factors: Factors, block: EigenBlock) -> Tensor:
-    """Return Σ_n (U_Sᵀ G_n U_A)^{∘2}, ``[rows, columns]`` float64: positions are summed *before* squaring."""
+    """Return Σ_n (U_Sᵀ G_n U_A)^{∘2}, ``[rows, columns]`` float64."""
     a = factors.inputs @ block.inputs_basis.to(factors.inputs)
     d = factors.outputs @ block.outputs_basis.to(factors.outputs)
+    return gradient_squares(Factors(a, d))
+
+
+def gradient_squares(factors: Factors) -> Tensor:
+    """Return Σ_n G_n^{∘2}, ``[rows, columns]`` float64: positions are summed *before* squaring."""
+    a, d = factors.inputs, factors.outputs
     if a.shape[1] == 1:
         return (d[:, 0].square().T @ a[:, 0].square()).double()
     step = max(1, _CHUNK // (d.shape[2] * a.shape[2]))
-    total = torch.zeros_like(block.eigenvalues)
+    total = torch.zeros(d.shape[2], a.shape[2], dtype=torch.float64, device=a.device)
     for start in range(0, len(a), step):
         gradients = torch.einsum("nto,nti->noi", d[start : start + step], a[start : start + step])
         total += gradients.square().sum(0).double()

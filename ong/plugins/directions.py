@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from ong.curvature import Unsupported
+from ong.curvature import Batch, Unsupported
 from ong.errors import UserError
 from ong.plugins.base import GradientPlugin, draw_examples, forward_of
 from ong.plugins.boundaries import task_of
@@ -95,9 +95,16 @@ class DirectionPlugin(GradientPlugin):
             forward=lambda batch: forward_of(strategy, batch),
         )
 
-    def _remember(self, strategy: Any, kept_as: Callable[[dict[str, Rows]], dict[str, Rows]] = dict) -> None:
-        """Add the directions of examples of the finished task, and keep within the bounds."""
-        for batch in draw_examples(strategy, self.directions_per_task, self._choice):
+    def _remember(
+        self,
+        strategy: Any,
+        kept_as: Callable[[dict[str, Rows]], dict[str, Rows]] = dict,
+        batches: Sequence[Batch] | None = None,
+    ) -> None:
+        """Add the directions of examples, newly drawn from the finished task or given, and keep within the bounds."""
+        if batches is None:
+            batches = draw_examples(strategy, self.directions_per_task, self._choice)
+        for batch in batches:
             self.memory.extend(kept_as(self._collect(strategy, batch)), self._blocks)
         before = len(self.memory)
         self.memory, self.directions_captured = self.bounds.apply(self.memory)

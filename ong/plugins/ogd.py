@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from ong.curvature import Unsupported, Vector
+from ong.plugins.base import draw_examples
 from ong.plugins.directions import DirectionPlugin
-from ong.projection import DirectionKind, EuclideanProjection
+from ong.projection import DirectionKind, DirectionMemory, EuclideanProjection
 
 __all__ = ["OGD"]
 
@@ -20,8 +23,18 @@ class OGD(DirectionPlugin):
     Source: Farajtabar, Azizan, Mott, Li, "Orthogonal Gradient Descent for Continual Learning", arXiv 1910.07104,
     Algorithm 1.
 
+    With ``recompute`` it is OGD+: the examples themselves are stored, and after each task the gradients of *all* of
+    them are taken anew at the weights of that moment, in place of those taken before. G is then that of the present
+    network rather than of networks long gone, so old outputs stay still to first order around the weights each task
+    starts from; the price is that past examples are kept, and one pass over all of them a task.
+
+    Source of OGD+: Abbana Bennani, Doan, Sugiyama, "Generalisation guarantees for continual learning with orthogonal
+    gradient descent", arXiv 2006.11942, as in the authors' code (continual-learning-ogdplus, ``ogd_core_new.py``:
+    the basis is rebuilt from the memory of all tasks).
+
     Attributes:
         memory: G.
+        examples: the stored examples in batches; empty without ``recompute``.
     """
 
     def __init__(
@@ -31,10 +44,20 @@ class OGD(DirectionPlugin):
         directions_per_task: int = 100,
         max_directions: int | None = None,
         max_bytes: int | None = None,
+        recompute: bool = False,
         unsupported: Unsupported = "error",
         seed: int = 0,
     ) -> None:
-        """Choose what is stored, and how much; the arguments are those of :class:`DirectionPlugin`.
+        """Choose what is stored, how much of it, and when it is taken.
+
+        Args:
+            directions: kind of direction.
+            directions_per_task: training examples drawn from each finished task.
+            max_directions: most directions kept.
+            max_bytes: most bytes of directions kept.
+            recompute: store the examples and take all their gradients anew after each task (OGD+).
+            unsupported: ``"error"`` or ``"ignore"`` for layers of unknown type.
+            seed: which examples are drawn.
 
         Raises:
             ValueError: an unknown kind, or a number below 1.
@@ -47,6 +70,8 @@ class OGD(DirectionPlugin):
             unsupported=unsupported,
             seed=seed,
         )
+        self.recompute = recompute
+        self.examples: list[list[Tensor]] = []
 
     def _prepare(self, strategy: Any) -> None:
         super()._prepare(strategy)
@@ -60,4 +85,21 @@ class OGD(DirectionPlugin):
         return self._projection(self._moving(gradient)) if self._projection is not None else None
 
     def _consolidate(self, strategy: Any) -> None:
-        self._remember(strategy)
+        if self.recompute:
+            self.examples += [list(part) for part in draw_examples(strategy, self.directions_per_task, self._choice)]
+            self.memory = DirectionMemory()
+        self._remember(strategy, batches=self.examples if self.recompute else None)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the stored directions, and of the stored examples."""
+        return self.memory.bytes + sum(t.numel() * t.element_size() for batch in self.examples for t in batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is kept from task to task."""
+        return super().state_dict() | {"examples": [list(batch) for batch in self.examples]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
+        self.examples = [list(batch) for batch in state["examples"]]

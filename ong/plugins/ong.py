@@ -175,17 +175,24 @@ class ONG(DirectionPlugin):
         if self._metric is None:
             return None
         if self.pull:
-            moved = {
-                name: block.values() - _padded(self._anchor.get(name), block.values())
-                for name, block in self._blocks.items()
-            }
-            pulled = self._metric.curvature(moved)
-            gradient = {name: part + self.pull * pulled[name] for name, part in gradient.items()}
+            gradient = self._pulled(gradient, self._metric)
         gradient = self._moving(gradient)
         if isinstance(self._projection, MetricProjection):
             return self._projection(gradient)
         natural = self._metric.precondition(gradient)
         return self._projection(natural) if self._projection is not None else natural
+
+    def _moved(self) -> Vector:
+        """Return θ − μ, zero where a layer did not exist when the last task ended."""
+        return {
+            name: block.values() - _padded(self._anchor.get(name), block.values())
+            for name, block in self._blocks.items()
+        }
+
+    def _pulled(self, gradient: Vector, metric: Metric) -> Vector:
+        """Return g + γ F(θ − μ)."""
+        force = metric.curvature(self._moved())
+        return {name: part + self.pull * force[name] for name, part in gradient.items()}
 
     def _fit(self, strategy: Any, into: EKFAC | None = None) -> EKFAC:
         """Return the EKFAC of the current task's examples, added to ``into`` where given."""

@@ -6,14 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from harness import Spy, learner, tasks
+from harness import learner, measured_steps, tasks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nets import mlp
 
-from ong.curvature import inner, norm
-from ong.plugins import OGD, ONG, GradientPlugin
-from ong.projection import DirectionMemory, EuclideanProjection
+from ong.plugins import OGD, ONG
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers")
 
@@ -33,43 +31,9 @@ PRESETS: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Raw(GradientPlugin):
-    """Stores plain gradients and changes nothing: the G against which every method is measured."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed=seed)
-        self.memory = DirectionMemory()
-        self._store = OGD(directions_per_task=6, seed=seed)
-
-    def _update(self, gradient: Any, strategy: Any) -> None:
-        return None
-
-    def _consolidate(self, strategy: Any) -> None:
-        self._store._blocks = self._blocks
-        self._store._consolidate(strategy)
-        self.memory = self._store.memory
-
-    @property
-    def memory_bytes(self) -> int:
-        return 0
-
-
 def steps(preset: str, seed: int, hidden: int) -> list[tuple[float, float]]:
     """(leak, descent cosine) of each step of the third task."""
-    plugin, raw, before, after = PRESETS[preset](seed=seed), Raw(seed), Spy(), Spy()
-    model = mlp(6, hidden, 3, seed=seed)
-    strategy = learner(model, before, raw, plugin, after)
-    stream = tasks(3, seed=seed).train_stream
-    for experience in stream[:2]:
-        strategy.train(experience, eval_streams=[])
-    projection = EuclideanProjection(DirectionMemory(raw.memory.rows))  # the third task will add its own
-    before.seen.clear()
-    after.seen.clear()
-    strategy.train(stream[2], eval_streams=[])
-    return [
-        (projection.captured(v), float(inner(g, v) / (norm(g) * norm(v))))
-        for g, v in zip(before.seen, after.seen, strict=True)
-    ]
+    return measured_steps(PRESETS[preset](seed=seed), seed, hidden)
 
 
 @pytest.mark.parametrize("preset", ["ogd", "ong-v1", "ong-prior"])

@@ -1,0 +1,77 @@
+"""What the layers of a network are fed: second moments of their inputs, bias included."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ong.curvature.blocks import Block, Unsupported, evaluating
+from ong.curvature.ekfac import Batch, Forward
+from ong.curvature.layers import UnsupportedLayerError, layer_factors
+
+__all__ = ["affine_blocks", "input_covariances"]
+
+
+def affine_blocks(blocks: Mapping[str, Block], unsupported: Unsupported = "error") -> dict[str, Block]:
+    """Return the blocks whose output is W a, a the inputs alone: ``Linear``, ``Conv1d`` and ``Conv2d``.
+
+    Args:
+        blocks: a model's blocks.
+        unsupported: ``"error"``, or ``"ignore"`` (one warning) for the blocks of other types.
+
+    Raises:
+        UnsupportedLayerError: such a block and ``unsupported="error"``.
+    """
+    others = [name for name, b in blocks.items() if not isinstance(b.module, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    if others:
+        kinds = ", ".join(f"'{name}' ({type(blocks[name].module).__name__})" for name in others)
+        message = f"layers that are not Linear, Conv1d or Conv2d have no inputs to protect: {kinds}"
+        if unsupported == "error":
+            raise UnsupportedLayerError(
+                f"{message}; freeze them, or pass unsupported='ignore' to leave their gradient as it is"
+            )
+        warnings.warn(f"{message}: their plain gradient is used", stacklevel=2)
+    return {name: block for name, block in blocks.items() if name not in others}
+
+
+def input_covariances(
+    model: nn.Module, batches: Sequence[Batch], blocks: Mapping[str, Block], *, forward: Forward | None = None
+) -> dict[str, Tensor]:
+    """Return A = E[a aᵀ] of each block, ``[columns, columns]`` float64, the mean over examples and positions.
+
+    a is what the block's matrix is multiplied with: the layer's input (the patches of a convolution), with 1 appended
+    for the bias. One forward a batch, in eval mode; blocks that took no part in it are absent.
+
+    Raises:
+        ValueError: inputs that are not finite.
+    """
+    sums: dict[str, tuple[Tensor, int]] = {}
+
+    def add(name: str) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Tensor], None]:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            inputs = args[0] if args else next(iter(kwargs.values()))
+            parts = layer_factors(module, inputs.detach(), torch.zeros_like(output))
+            used = (blocks[name].weight, blocks[name].bias)
+            columns = [part for part, parameter in zip(parts[:2], used, strict=True) if parameter is not None]
+            a = torch.cat(columns, dim=2).flatten(0, 1).double()
+            total, count = sums[name] if name in sums else (a.new_zeros(a.shape[1], a.shape[1]), 0)
+            sums[name] = (total + a.T @ a, count + len(a))
+
+        return hook
+
+    handles = [block.module.register_forward_hook(add(name), with_kwargs=True) for name, block in blocks.items()]
+    try:
+        with evaluating(model), torch.no_grad():
+            for batch in batches:
+                forward(batch) if forward is not None else model(batch[0])
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, (total, _) in sums.items():
+        if not total.isfinite().all():
+            raise ValueError(f"the inputs of layer '{name}' are not finite: the weights or the inputs have diverged")
+    return {name: total / count for name, (total, count) in sums.items()}
