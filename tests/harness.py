@@ -32,14 +32,20 @@ class Spy(SupervisedPlugin):
 
 
 def tasks(
-    count: int, examples: int = 24, width: int | tuple[int, ...] = 6, classes: int = 3, seed: int = 0, **options: Any
+    count: int,
+    examples: int = 24,
+    width: int | tuple[int, ...] = 6,
+    classes: int = 3,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    **options: Any,
 ) -> Any:
-    """A benchmark of random tensors, float64, the same for training and test."""
+    """A benchmark of random tensors, the same for training and test."""
     generator = torch.Generator().manual_seed(seed)
     shape = (width,) if isinstance(width, int) else width
     parts = []
     for _ in range(count):
-        x = torch.randn(examples, *shape, generator=generator, dtype=torch.float64)
+        x = torch.randn(examples, *shape, generator=generator, dtype=torch.float64).to(dtype)
         y = torch.randint(0, classes, (examples,), generator=generator)
         parts.append(TaskData(train=(x, y), test=(x, y)))
     return benchmark_from_tensors(parts, **options)

@@ -70,9 +70,10 @@ class Block:
             tensor.copy_(matrix[:, start : start + width].reshape(tensor.shape))
             start += width
 
-    def values(self) -> Tensor:
-        """The parameters as a matrix, in the original coordinates."""
-        return self._original(self.matrix(list(self.parameters)))
+    def values(self, *, held: bool = False) -> Tensor:
+        """The parameters as a matrix, in the original coordinates or those they are held in at the moment."""
+        matrix = self.matrix(list(self.parameters))
+        return matrix if held else self._original(matrix)
 
     @property
     def has_gradient(self) -> bool:

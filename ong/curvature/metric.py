@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -74,21 +74,25 @@ class Metric:
                 eigen.inputs_basis.to(like), eigen.outputs_basis.to(like), eigen.eigenvalues.to(like), scale.to(like)
             )
 
-    def precondition(self, vector: Mapping[str, Tensor]) -> Vector:
-        """Return M⁻¹v, for v over all blocks or some of them."""
-        return {
-            name: block.rotate_back(block.scale * block.rotate(vector[name]))
-            for name, block in self.blocks.items()
-            if name in vector
-        }
+    def precondition(self, vector: Mapping[str, Tensor], held: Collection[str] = ()) -> Vector:
+        """Return M⁻¹v, for v over all blocks or some of them.
 
-    def curvature(self, vector: Mapping[str, Tensor]) -> Vector:
-        """Return F v = λ(M − I)v, for v over all blocks or some of them."""
-        return {
-            name: block.rotate_back(block.eigenvalues * block.rotate(vector[name]))
-            for name, block in self.blocks.items()
-            if name in vector
-        }
+        Args:
+            vector: v.
+            held: blocks whose matrices are in the eigenbasis already, and stay in it.
+        """
+        return self._diagonal(vector, {name: block.scale for name, block in self.blocks.items()}, held)
+
+    def curvature(self, vector: Mapping[str, Tensor], held: Collection[str] = ()) -> Vector:
+        """Return F v = λ(M − I)v; the arguments are :meth:`precondition`'s."""
+        return self._diagonal(vector, {name: block.eigenvalues for name, block in self.blocks.items()}, held)
+
+    def _diagonal(self, vector: Mapping[str, Tensor], scales: Vector, held: Collection[str]) -> Vector:
+        result = {}
+        for name, part in vector.items():
+            block, scale = self.blocks[name], scales[name]
+            result[name] = scale * part if name in held else block.rotate_back(scale * block.rotate(part))
+        return result
 
     @property
     def bytes(self) -> int:

@@ -30,6 +30,8 @@ class DivergenceError(RuntimeError):
 class DivergenceGuard(SupervisedPlugin):  # type: ignore[misc]
     """Stops a run whose loss, penalties included, is not finite. Put it after the plugins that add to the loss."""
 
+    coordinate_free = True
+
     def __init__(self) -> None:
         super().__init__()
         self._step = 0
@@ -76,6 +78,8 @@ class AccuracyRecorder(SupervisedPlugin):  # type: ignore[misc]
         accuracies: the last evaluation's, one an experience in the stream's order.
     """
 
+    coordinate_free = True
+
     def __init__(self) -> None:
         super().__init__()
         self.accuracies: list[float] = []
@@ -101,6 +105,8 @@ class AccuracyRecorder(SupervisedPlugin):  # type: ignore[misc]
 
 class StepCounter(SupervisedPlugin):  # type: ignore[misc]
     """Tells a listener of each training step."""
+
+    coordinate_free = True
 
     def __init__(self, on_start: Callable[[int], None], on_step: Callable[[], None]) -> None:
         """Listen.

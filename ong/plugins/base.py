@@ -128,7 +128,7 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Replace the gradient by the update."""
         if not self._idle:
-            gradient = {name: block.gradient() for name, block in self._blocks.items()}
+            gradient = {name: block.gradient(held=True) for name, block in self._blocks.items()}
             with torch.no_grad():
                 update = self._update(gradient, strategy)
             for name, part in (update or {}).items():

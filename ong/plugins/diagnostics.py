@@ -43,6 +43,8 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
             measure.
     """
 
+    coordinate_free = True
+
     def __init__(
         self, *, every: int = 25, directions_per_task: int = 100, max_directions: int | None = None, seed: int = 0
     ) -> None:

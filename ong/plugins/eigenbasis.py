@@ -7,7 +7,7 @@ the whole task. Gradient descent, with momentum too, is the same in any orthonor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
@@ -66,6 +66,7 @@ class Eigenbasis:
         self.entered = False
         self._first: str | None = None
         self._ready: Tensor | None = None
+        self._enriched = False
         self._guard = model.register_state_dict_pre_hook(lambda *_: self.leave())
 
     def enter(self) -> None:
@@ -171,8 +172,9 @@ class Eigenbasis:
             drop_last=loader.drop_last,
         )
         richer.epoch = loader.epoch
+        self._enriched = True
         return richer
 
-    def offer(self, rotated: Tensor | None) -> None:
-        """Give the first layer its rotated inputs for the next forward, or take them away."""
-        self._ready = rotated
+    def offer(self, batch: Sequence[Tensor] | None) -> None:
+        """Give the first layer its rotated inputs for the next forward, out of an enriched batch, or take them away."""
+        self._ready = batch[-2] if batch is not None and self._enriched else None

@@ -42,6 +42,7 @@ class NCL(ONG):
         fisher: FisherType = "rademacher",
         fisher_examples: int = 1000,
         fisher_samples: int = 1,
+        eigenbasis: bool = True,
         unsupported: Unsupported = "error",
         seed: int = 0,
     ) -> None:
@@ -55,6 +56,7 @@ class NCL(ONG):
                 the others.
             fisher_examples: training examples of a finished task that its Fisher is taken from.
             fisher_samples: random draws an example for the random Fisher types.
+            eigenbasis: train in the metric's eigenbasis, see :class:`ong.ONG`.
             unsupported: ``"error"`` or ``"ignore"`` for layers of unknown type.
             seed: the examples drawn and the random cotangents.
 
@@ -66,6 +68,7 @@ class NCL(ONG):
             projection="none",
             damping=damping,
             pull=pull,
+            eigenbasis=eigenbasis,
             fisher=fisher,
             fisher_examples=fisher_examples,
             fisher_samples=fisher_samples,

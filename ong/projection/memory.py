@@ -133,18 +133,28 @@ class DirectionMemory:
         upper = total.triu()
         return upper + upper.triu(1).T
 
-    def rotated(self, metric: Metric) -> DirectionMemory:
-        """Return the memory in a metric's eigenbasis: U_Sᵀ G_m U_A for each of the metric's blocks.
+    def rotated(self, metric: Metric, only: Container[str] | None = None) -> DirectionMemory:
+        """Return the memory in a metric's eigenbasis, U_Sᵀ G_m U_A, for each of the metric's blocks.
+
+        Args:
+            metric: the metric.
+            only: rotate these blocks and keep all others as they are.
 
         Raises:
             ValueError: rows that are natural gradients already.
         """
         turned: dict[str, Rows] = {}
-        for name, rows in self.restricted(metric.blocks).rows.items():
-            if not isinstance(rows, FactoredRows | DenseRows):
+        for name, rows in (self.restricted(metric.blocks) if only is None else self).rows.items():
+            if only is not None and name not in only:
+                turned[name] = rows
+            elif isinstance(rows, FactoredRows | DenseRows):
+                turned[name] = rows.rotated(metric.blocks[name])
+            else:
                 raise ValueError("only plain gradients can be rotated into a metric")
-            turned[name] = rows.rotated(metric.blocks[name])
-        return DirectionMemory(turned)
+        memory = DirectionMemory(turned)
+        if only is not None:
+            memory._gram = self._gram  # rotations keep inner products
+        return memory
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows of each block and the Gram worked out so far."""

@@ -6,7 +6,7 @@ and G is restricted to the blocks that move, so that Gᵀv = 0 holds for the ste
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -64,9 +64,16 @@ class MetricProjection:
     M⁻¹ is an elementwise scale: one rotation in, one out.
     """
 
-    def __init__(self, memory: DirectionMemory, metric: Metric) -> None:
-        """Rotate the directions into the metric's basis."""
+    def __init__(self, memory: DirectionMemory, metric: Metric, held: Collection[str] = ()) -> None:
+        """Rotate the directions into the metric's basis.
+
+        Args:
+            memory: G, in the original coordinates.
+            metric: M.
+            held: blocks whose vectors will come, and are wanted, in the eigenbasis.
+        """
         self.metric = metric
+        self.held = frozenset(held)
         self.memory = memory.rotated(metric)
         self._restricted: dict[frozenset[str], DirectionMemory] = {}
         self._solvers: dict[frozenset[str], GramSolver] = {}
@@ -79,7 +86,9 @@ class MetricProjection:
     def __call__(self, vector: Mapping[str, Tensor]) -> Vector:
         """Return the update."""
         blocks = {name: block for name, block in self.metric.blocks.items() if name in vector}
-        rotated = {name: block.rotate(vector[name]) for name, block in blocks.items()}
+        rotated = {
+            name: vector[name] if name in self.held else block.rotate(vector[name]) for name, block in blocks.items()
+        }
         update = {name: block.scale * rotated[name] for name, block in blocks.items()}
         moving = frozenset(self.memory.rows.keys() & blocks.keys())
         if moving:
@@ -87,7 +96,10 @@ class MetricProjection:
             shadow = memory.combine(solver.solve(memory.dot(update)))
             for name, part in shadow.items():
                 update[name] = blocks[name].scale * (rotated[name] - part)
-        return {name: block.rotate_back(update[name]) for name, block in blocks.items()}
+        return {
+            name: update[name] if name in self.held else block.rotate_back(update[name])
+            for name, block in blocks.items()
+        }
 
     def _solver(self, names: frozenset[str]) -> GramSolver:
         if names not in self._solvers:
