@@ -49,8 +49,9 @@ class Block:
     def rows(self) -> int:
         """Rows of the matrix: output units, or 1 for normalisation layers, which scale coordinate by coordinate."""
         weight = getattr(self.module, "weight", None)
-        one_row = not isinstance(weight, Tensor) or weight.ndim == 1 or isinstance(self.module, nn.LayerNorm)
-        return 1 if one_row else len(weight)
+        if not isinstance(weight, Tensor) or weight.ndim == 1 or isinstance(self.module, nn.LayerNorm):
+            return 1
+        return len(weight)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -167,4 +168,5 @@ def inner(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
 
 def norm(vector: Mapping[str, Tensor]) -> Tensor:
     """Return the Euclidean norm over all blocks, a scalar."""
-    return torch.stack([torch.linalg.vector_norm(part) for part in vector.values()]).norm()
+    length: Tensor = torch.stack([torch.linalg.vector_norm(part) for part in vector.values()]).norm()
+    return length

@@ -76,7 +76,7 @@ class DirectionPlugin(GradientPlugin):
 
     def _prepare(self, strategy: Any) -> None:
         self._fit_memory(strategy)
-        if not self._estimated:
+        if not self._estimated and not len(self.memory):
             self._check_room(strategy)
             self._estimated = True
 
@@ -122,7 +122,8 @@ class DirectionPlugin(GradientPlugin):
             return
         examples = min(self.directions_per_task, len(task_of(strategy.experience).dataset))
         a_task = examples * len(sample) // len(batch[0])
-        each = self._bytes_a_task(sample.rows, a_task) // a_task
+        of_a_task = self._bytes_a_task(sample.rows, a_task)
+        each = of_a_task // a_task
         if self.bounds.max_bytes is not None and each > self.bounds.max_bytes:
             raise UserError(
                 f"max_bytes={self.bounds.max_bytes} holds not one direction of this model, which takes {each} bytes"
@@ -133,7 +134,10 @@ class DirectionPlugin(GradientPlugin):
             held = min(held, self.bounds.max_directions + a_task)
         if self.bounds.max_bytes is not None:
             held = min(held, self.bounds.max_bytes // each + a_task)
-        needed, available = needed_bytes(held * each, held), available_bytes(torch.device(strategy.device))
+        needed, available = (
+            needed_bytes(held * of_a_task // a_task, held),
+            available_bytes(torch.device(strategy.device)),
+        )
         if needed > available:
             room = max(most_directions(each, available) - a_task, 0)
             few = f"max_directions={room} (or max_bytes={room * each}) or " if room else ""
