@@ -114,7 +114,9 @@ class EKFACPenalty:
         for name, block in self.ekfac.blocks.items():
             like = weights[name]
             parts: dict[str, Any] = dict(vars(block.grown(like.shape[0], like.shape[1])))
-            cast: dict[str, Any] = {key: part.to(like) if isinstance(part, Tensor) else part for key, part in parts.items()}
+            cast: dict[str, Any] = {
+                key: part.to(like) if isinstance(part, Tensor) else part for key, part in parts.items()
+            }
             blocks[name], centre[name] = EigenBlock(**cast), _grown(self.centre[name], like.shape).to(like)
         return EKFACPenalty(EKFAC(blocks), centre)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ong.curvature import FisherType, Metric, Unsupported, Vector
 from ong.plugins.ong import ONG
 
@@ -81,8 +83,18 @@ class NCL(ONG):
                 f"prior_precision must be between 0 and damping, got {prior_precision} with damping={damping}"
             )
 
-    def _pulled(self, gradient: Vector, metric: Metric) -> Vector:
-        """Return g + γ(F + λ₀)(θ − μ)."""
+    def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
+        """Return v by M⁻¹(g + γ(F+λ₀)d) = M⁻¹(g − γ(λ−λ₀)d) + γλd, d = θ − μ: no rotation more than without pull."""
+        update = super()._update(gradient, strategy)
+        if update is None or not self.pull:
+            return update
         moved = self._moved()
-        along = super()._pulled(gradient, metric)
-        return {name: part + self.pull * self.prior_precision * moved[name] for name, part in along.items()}
+        return {name: part + self.pull * self.damping * moved[name] for name, part in update.items()}
+
+    def _pulled(self, gradient: Vector, metric: Metric) -> Vector:
+        """Return g − γ(λ−λ₀)(θ − μ), the part of the pull that is to be preconditioned."""
+        strength = self.pull * (self.damping - self.prior_precision)
+        if not strength:
+            return gradient
+        moved = self._moved()
+        return {name: part - strength * moved[name] for name, part in gradient.items()}
