@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from avalanche.models.utils import avalanche_forward
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from ong.curvature import find_blocks
 from ong.plugins import OGD, ONG
 
 Gradient = dict[str, Tensor]
@@ -39,6 +41,31 @@ class Steps(SupervisedPlugin):
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         now = dict(strategy.model.named_parameters())
         self.taken.append({name: now[name].detach() - p for name, p in self._before.items()})
+
+
+class HeldSteps(Steps):
+    """The same by way of blocks, which lets ONG train in its metric's eigenbasis."""
+
+    coordinate_free = True
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        self._before = original(strategy.model)
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        now = original(strategy.model)
+        self.taken.append({name: now[name] - p for name, p in self._before.items()})
+
+
+def original(model: nn.Module) -> Gradient:
+    """Every parameter in the original coordinates, by name."""
+    found = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        blocks = find_blocks(model, "ignore")
+    for name, block in blocks.items():
+        kinds = {"weight": block.weight, "bias": block.bias}
+        block.scatter(block.values(), [found[f"{name}.{kind}"] for kind, p in kinds.items() if p is not None])
+    return found
 
 
 def stored(model: nn.Module, experience: Any) -> list[Gradient]:

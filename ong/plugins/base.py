@@ -140,20 +140,19 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
         experience = strategy.experience
         if not self._boundaries.ends(experience):
             return
-        self._step = 0
         task = task_of(experience)
         identity = identity_of(task)
-        if identity in self.tasks_seen:
-            return
-        self._find_blocks(strategy)  # an evaluation during training may have grown the model
-        strategy.experience = task
-        try:
-            self._consolidate(strategy)
-        finally:
-            strategy.experience = experience
-        self.tasks_seen.append(identity)
-        for state in strategy.optimizer.state.values():
-            state.pop("momentum_buffer", None)
+        if identity not in self.tasks_seen:
+            self._find_blocks(strategy)  # an evaluation during training may have grown the model
+            strategy.experience = task
+            try:
+                self._consolidate(strategy)
+            finally:
+                strategy.experience = experience
+            self.tasks_seen.append(identity)
+            for state in strategy.optimizer.state.values():
+                state.pop("momentum_buffer", None)
+        self._step, self._blocks = 0, {}  # whatever is trained next is prepared anew
 
     def _find_blocks(self, strategy: Any) -> None:
         with warnings.catch_warnings():

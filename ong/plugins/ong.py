@@ -152,8 +152,12 @@ class ONG(DirectionPlugin):
         self.plain_because = self._why_plain(strategy)
         if self.ekfac.blocks and (self.metric == "prior" or self._step):
             self._use(self.ekfac, strategy)
-            if self._rotation is not None and self.metric == "prior":
-                strategy.dataloader = self._rotation.rotate_inputs(strategy.dataloader)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Prepare the task, and rotate the inputs of the experience where its metric stays."""
+        super().before_training_exp(strategy, **kwargs)
+        if self._rotation is not None and self.metric == "prior":
+            strategy.dataloader = self._rotation.rotate_inputs(strategy.dataloader)
 
     def _why_plain(self, strategy: Any) -> str | None:
         if not self.eigenbasis:
@@ -231,8 +235,9 @@ class ONG(DirectionPlugin):
             self._rotation.leave()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Consolidate in the original coordinates."""
-        self._leave()
+        """Consolidate in the original coordinates; the pieces of an online task share their eigenbasis."""
+        if self._boundaries.ends(strategy.experience):
+            self._leave()
         super().after_training_exp(strategy, **kwargs)
 
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from avalanche.models import IncrementalClassifier, MultiHeadClassifier, MultiTaskModule
 from harness import learner
-from measured import GUARANTEED, PRESETS, Steps, leak, stored
+from measured import GUARANTEED, PRESETS, HeldSteps, Steps, leak, stored
 from torch import Tensor, nn
 
 from ong.curvature import UnsupportedLayerError
@@ -111,9 +111,9 @@ def built(case: Case, seed: int = 0) -> nn.Module:
     return case.make().to(torch.float64 if case.dtype == torch.long else case.dtype)
 
 
-def leaks(model: nn.Module, stream: Any, plugin: Any | None) -> list[float]:
+def leaks(model: nn.Module, stream: Any, plugin: Any | None, spy: type[Steps] = Steps) -> list[float]:
     """The leak of each step of the second task against every example of the first."""
-    steps = Steps()
+    steps = spy()
     strategy = learner(model, steps, *([plugin] if plugin else []), batch=4, epochs=2)
     strategy.train(stream[0], eval_streams=[])
     gradients = stored(model, stream[0])
@@ -124,12 +124,13 @@ def leaks(model: nn.Module, stream: Any, plugin: Any | None) -> list[float]:
 
 @pytest.mark.parametrize("case", [name for name in CASES if "unknown" not in name])
 @pytest.mark.parametrize("preset", GUARANTEED)
+@pytest.mark.parametrize("spy", [Steps, HeldSteps])
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
-def test_no_step_moves_a_stored_output_at_first_order(preset: str, case: str) -> None:
+def test_no_step_moves_a_stored_output_at_first_order(spy: type[Steps], preset: str, case: str) -> None:
     what = CASES[case]
     plugin = PRESETS[preset](directions_per_task=EXAMPLES, **what.options)
     model, stream = built(what), stream_of(what)
-    assert max(leaks(model, stream, plugin)) < what.leak
+    assert max(leaks(model, stream, plugin, spy)) < what.leak
     assert min(leaks(built(what), stream, None)) > 0.05  # what a plain gradient does
 
 
@@ -242,10 +243,11 @@ def incremental() -> tuple[nn.Module, Any]:
     return model, benchmark_from_tensors(parts)
 
 
+@pytest.mark.parametrize("spy", [Steps, HeldSteps])
 @pytest.mark.parametrize("preset", GUARANTEED)
-def test_a_growing_head_keeps_its_old_columns_and_learns_with_the_new(preset: str) -> None:
+def test_a_growing_head_keeps_its_old_columns_and_learns_with_the_new(preset: str, spy: type[Steps]) -> None:
     model, benchmark = incremental()
-    steps, plugin = Steps(), PRESETS[preset](directions_per_task=EXAMPLES)
+    steps, plugin = spy(), PRESETS[preset](directions_per_task=EXAMPLES)
     strategy = learner(model, steps, plugin, batch=4, epochs=12, lr=0.1)
     gradients = []
     for task, experience in enumerate(benchmark.train_stream):
@@ -290,8 +292,9 @@ class Heads(MultiTaskModule):  # type: ignore[misc]
         return self.heads(self.body(x), task_labels)
 
 
+@pytest.mark.parametrize("spy", [Steps, HeldSteps])
 @pytest.mark.parametrize("preset", GUARANTEED)
-def test_heads_of_other_tasks_stay_to_the_bit_and_their_outputs_to_first_order(preset: str) -> None:
+def test_heads_of_other_tasks_stay_to_the_bit_and_their_outputs_to_first_order(preset: str, spy: type[Steps]) -> None:
     """The constraint is over what moves: cutting the old head's part out of a step would leak."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
@@ -300,7 +303,7 @@ def test_heads_of_other_tasks_stay_to_the_bit_and_their_outputs_to_first_order(p
         x, y = torch.randn(EXAMPLES, 6, generator=generator), torch.arange(EXAMPLES) % 2
         parts.append(TaskData((x, y), (x, y)))
     stream = benchmark_from_tensors(parts, task_aware=True).train_stream
-    model, steps, plugin = Heads(), Steps(), PRESETS[preset](directions_per_task=EXAMPLES)
+    model, steps, plugin = Heads(), spy(), PRESETS[preset](directions_per_task=EXAMPLES)
     strategy = learner(model, steps, plugin, batch=4, epochs=2)
     gradients: list[Any] = []
     for task, experience in enumerate(stream):

@@ -108,6 +108,10 @@ def test_between_the_pieces_of_an_online_task(name: str, pieces: int) -> None:
 
 
 class SaveAfterEpoch(SupervisedPlugin):
+    """Saves a run as a user may: weights by ``state_dict``, which are the original ones whatever they train in."""
+
+    coordinate_free = True
+
     def __init__(self, run: Run, task: int) -> None:
         super().__init__()
         self.run, self.task, self.state = run, task, None
