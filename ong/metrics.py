@@ -161,9 +161,7 @@ def intransigence(matrix: AccuracyMatrix, scratch: ArrayLike) -> float:
     """
     alone = np.asarray(scratch, dtype=np.float64)
     if alone.shape != (matrix.tasks,):
-        raise ValueError(
-            f"scratch accuracies have shape [{matrix.tasks}], one a task; got {list(alone.shape)}"
-        )
+        raise ValueError(f"scratch accuracies have shape [{matrix.tasks}], one a task; got {list(alone.shape)}")
     _check_accuracies(alone, "scratch accuracies")
     return _mean(alone - np.diagonal(matrix.after))
 
@@ -228,6 +226,4 @@ def _check_accuracies(values: NDArray[np.float64], what: str) -> None:
     outside = np.argwhere(~(np.isnan(values) | ((values >= 0.0) & (values <= 1.0))))
     if len(outside):
         place = tuple(int(i) for i in outside[0])
-        raise ValueError(
-            f"{what}: entries are fractions in [0, 1] or NaN, got {values[place]} at index {list(place)}"
-        )
+        raise ValueError(f"{what}: entries are fractions in [0, 1] or NaN, got {values[place]} at index {list(place)}")

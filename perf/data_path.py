@@ -45,7 +45,9 @@ def stock_stream(root: Path, tasks: int) -> Any:
     for part, (images, labels) in parts.items():
         header = struct.pack(">iiii", 2051, *images.shape)
         (raw / f"{part}-images-idx3-ubyte").write_bytes(header + images.numpy().tobytes())
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 2049, len(labels)) + labels.byte().numpy().tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">ii", 2049, len(labels)) + labels.byte().numpy().tobytes()
+        )
     return PermutedMNIST(n_experiences=tasks, seed=0, dataset_root=root)
 
 
@@ -71,11 +73,17 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     figures: dict[str, Any] = {}
-    rows = ["| work | stock Avalanche | ours | plain torch | stock / ours | ours / plain |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| work | stock Avalanche | ours | plain torch | stock / ours | ours / plain |",
+        "|---|---|---|---|---|---|",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         stock = stock_stream(Path(folder), 1)
         ours = ong.permuted_mnist(tasks=1)
-        stock_part, x, y = limited(stock.train_stream, TRAIN), *ours.train_stream[0].dataset._flat_data._datasets[0].tensors
+        stock_part, x, y = (
+            limited(stock.train_stream, TRAIN),
+            *ours.train_stream[0].dataset._flat_data._datasets[0].tensors,
+        )
         our_part = limited(ours.train_stream, TRAIN)
         for batch in (10, 64):
             seconds = medians(

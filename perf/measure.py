@@ -35,7 +35,9 @@ def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
 def machine() -> dict[str, Any]:
     """Return what the figures were taken on."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+    ]
     return {
         "processor": names[0] if names else platform.processor(),
         "threads": torch.get_num_threads(),

@@ -41,7 +41,9 @@ def jacobian(model: nn.Module, x: Tensor, blocks: dict[str, Block] | None = None
     jac = jacrev(lambda parameters: functional_call(model, parameters, (x,)))(dict(model.named_parameters()))
     parts = []
     for block in blocks.values():
-        columns = [jac[names[id(p)]].flatten(2).reshape(*jac[names[id(p)]].shape[:2], block.rows, -1) for p in block.parameters]
+        columns = [
+            jac[names[id(p)]].flatten(2).reshape(*jac[names[id(p)]].shape[:2], block.rows, -1) for p in block.parameters
+        ]
         parts.append(torch.cat(columns, dim=3).flatten(2))
     return torch.cat(parts, dim=2).detach()
 

@@ -70,9 +70,7 @@ def test_without_siblings_intransigence_and_recovered_are_undefined(hand: Accura
 
 def test_joint_training_has_acc_and_nothing_that_needs_rows_it_never_had() -> None:
     rows = [[0.1, 0.1, 0.1], [None] * 3, [None] * 3, [0.9, 0.8, 0.7]]
-    values = all_metrics(
-        AccuracyMatrix.from_rows(rows), scratch=[0.9, 0.9, 0.9], acc_naive=0.4, acc_joint=0.8
-    )
+    values = all_metrics(AccuracyMatrix.from_rows(rows), scratch=[0.9, 0.9, 0.9], acc_naive=0.4, acc_joint=0.8)
     defined = {name: value for name, value in values.items() if value is not None}
     assert defined == {
         "ACC": pytest.approx(0.8, abs=EXACT),
@@ -106,9 +104,7 @@ def test_avalanches_forgetting_backward_and_forward_transfer_coincide() -> None:
             forward.update_previous(t + 1, matrix.after[t, t + 1])
     past = range(matrix.tasks - 1)  # Avalanche averages over the tasks seen before the last
     assert forgetting_first(matrix) == pytest.approx(np.mean([forget.result()[j] for j in past]), abs=EXACT)
-    assert backward_transfer(matrix) == pytest.approx(
-        np.mean([backward.result()[j] for j in past]), abs=EXACT
-    )
+    assert backward_transfer(matrix) == pytest.approx(np.mean([backward.result()[j] for j in past]), abs=EXACT)
     assert forward_transfer(matrix) == pytest.approx(
         np.mean([forward.result_key(j) for j in range(1, matrix.tasks)]), abs=EXACT
     )

@@ -62,9 +62,7 @@ class Tape:
         edges = [edge for calls in self.uses.values() for _, edge in calls]
         if not edges:
             return {}
-        pulled = iter(
-            torch.autograd.grad(outputs, edges, cotangents.to(outputs), retain_graph=True, allow_unused=True)
-        )
+        pulled = iter(torch.autograd.grad(outputs, edges, cotangents.to(outputs), retain_graph=True, allow_unused=True))
         result: dict[str, Factors] = {}
         for name, calls in self.uses.items():
             gradients = [next(pulled) for _ in calls]

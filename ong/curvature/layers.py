@@ -122,9 +122,7 @@ def _affine(normalised: Tensor, cotangents: Tensor, channel_axis: int | None, sh
 @layer_factors.register(nn.BatchNorm1d)
 @layer_factors.register(nn.BatchNorm2d)
 @layer_factors.register(nn.BatchNorm3d)
-def _(
-    module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, inputs: Tensor, cotangents: Tensor
-) -> LayerFactors:
+def _(module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, inputs: Tensor, cotangents: Tensor) -> LayerFactors:
     if module.training or module.running_mean is None or module.running_var is None:
         raise UnsupportedLayerError(
             f"{type(module).__name__} mixes the examples of a batch unless it is in eval mode with running statistics"

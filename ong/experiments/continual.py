@@ -41,7 +41,7 @@ def _derived(seed: int, *path: int) -> int:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed every global generator inside, put them back after: Avalanche's shuffles and buffers draw from them."""
-    python, numpy_state = random.getstate(), np.random.get_state()
+    python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng():
             random.seed(seed)

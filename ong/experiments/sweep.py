@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing import Manager
@@ -169,7 +170,7 @@ def sweep(jobs: Sequence[Job], workers: int = 1, *, show: bool = True) -> list[O
 
 def _in_parallel(jobs: Sequence[Job], workers: int, *, show: bool) -> Iterable[Outcome]:
     total = sum(job.benchmark.stream.options.get("tasks", 1) for job in jobs)
-    with Manager() as manager:
+    with Manager() as manager, warnings.catch_warnings():
         queue = manager.Queue()
         hidden = not (show and sys.stderr.isatty())
         with tqdm(total=total, desc=f"{len(jobs)} runs", unit="task", disable=hidden, dynamic_ncols=True) as bar:
@@ -181,6 +182,8 @@ def _in_parallel(jobs: Sequence[Job], workers: int, *, show: bool) -> Iterable[O
             listener = threading.Thread(target=listen, daemon=True)
             listener.start()
             try:
+                # joblib replaces a worker whose memory grew by a stream's size, and wonders why it had to
+                warnings.filterwarnings("ignore", "A worker stopped while some jobs")
                 outcomes: list[Outcome] = Parallel(n_jobs=workers, backend="loky")(
                     delayed(perform)(job, Relay(queue)) for job in jobs
                 )

@@ -67,8 +67,9 @@ def tune(
 ) -> list[Trial]:
     """Try hyper-parameters from the recipe's ``[search]`` table and return the trials, best first.
 
-    The first trial is the recipe as it stands; then a third are random, and the rest are
-    drawn where a Gaussian process expects the most improvement (optuna's ``GPSampler``, seeded with 0). The figure of merit is ACC, mean over the seeds.
+    The first trial is the recipe as it stands, then a third are random, and the rest are drawn where a Gaussian process
+    expects the most improvement (optuna's ``GPSampler``, seeded with 0). The figure of merit is ACC, mean over the
+    seeds.
 
     Args:
         benchmark: name or path of a benchmark.

@@ -38,10 +38,10 @@ def why_not(strategy: Any, plugin: Any) -> str | None:
     for other in strategy.plugins:
         if other is plugin or isinstance(other, _PASSIVE) or getattr(other, "coordinate_free", False):
             continue
-        for name in dir(type(other)):
-            if name.startswith(("before_", "after_")) and name.endswith(_LOOKS) and "eval" not in name:
-                if getattr(type(other), name).__module__ != "avalanche.core":
-                    return f"{type(other).__name__} works on the original coordinates"
+        hooks = [name for name in dir(type(other)) if name.startswith(("before_", "after_"))]
+        between_steps = [name for name in hooks if name.endswith(_LOOKS) and "eval" not in name]
+        if any(getattr(type(other), name).__module__ != "avalanche.core" for name in between_steps):
+            return f"{type(other).__name__} works on the original coordinates"
     return None
 
 
@@ -67,7 +67,7 @@ class Eigenbasis:
         self._first: str | None = None
         self._ready: Tensor | None = None
         self._enriched = False
-        self._guard = model.register_state_dict_pre_hook(lambda *_: self.leave())
+        self._guard = model.register_state_dict_pre_hook(lambda *_: self.leave())  # type: ignore[no-untyped-call]
 
     def enter(self) -> None:
         """Rotate weights and momentum in."""
@@ -76,7 +76,7 @@ class Eigenbasis:
                 self._turn(name, self._metric.blocks[name].rotate)
                 module = self._blocks[name].module
                 module._ong_rotation = self._metric.blocks[name]  # type: ignore[assignment]
-                module.forward = MethodType(self._forward_of(name), module)  # type: ignore[method-assign]
+                module.forward = MethodType(self._forward_of(name), module)
             self.entered = True
 
     def leave(self) -> None:

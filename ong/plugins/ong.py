@@ -93,9 +93,9 @@ class ONG(DirectionPlugin):
             max_bytes: most bytes of directions kept, likewise (neither their Gram nor the EKFAC counted).
             refresh_every: steps between refreshes of the current task's EKFAC.
             pull: γ ≥ 0; g + γ F(θ − μ) takes the place of g, μ the weights after the last task (``prior`` only).
-            eigenbasis: hold the weights of ``Linear`` layers in the metric's eigenbasis while a task is trained, which is
-                the same up to round-off and several times faster; done only where nothing else works on the weights
-                in between, see :attr:`plain_because`.
+            eigenbasis: hold the weights of ``Linear`` layers in the metric's eigenbasis while a task is trained: the
+                same up to round-off, and faster. Done only where nothing else works on the weights in between, see
+                :attr:`plain_because`.
             unsupported: ``"error"`` or ``"ignore"`` for layers of unknown type.
             seed: the examples drawn and the random cotangents.
 
@@ -258,7 +258,9 @@ class ONG(DirectionPlugin):
             now = block.values(held=True)
             if name in self._held and name not in self._anchor_held:
                 assert self._metric is not None
-                self._anchor_held[name] = self._metric.blocks[name].rotate(_padded(self._anchor.get(name), block.values()))
+                self._anchor_held[name] = self._metric.blocks[name].rotate(
+                    _padded(self._anchor.get(name), block.values())
+                )
             anchor = self._anchor_held.get(name)
             moved[name] = now - (_padded(self._anchor.get(name), now) if anchor is None else anchor)
         return moved

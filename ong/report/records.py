@@ -163,9 +163,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); give a run's folder or its file"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a run's folder or its file") from error
     except ValueError as error:  # not JSON, or not UTF-8
         raise UserError(f"{path}: truncated or not JSON ({error}); {_REMEDY}") from error
     if not isinstance(content, dict):

@@ -57,9 +57,7 @@ def summary_frame(runs: Runs) -> pd.DataFrame:
 def estimates(runs: Runs) -> dict[str, dict[str, Estimate]]:
     """Return for each strategy, by ``ACC``, best first, the interval of every quantity over seeds."""
     return {
-        strategy: {
-            key: t_interval(float(row[key]) for row in rows) for key in rows[0] if key not in _NOT_QUANTITIES
-        }
+        strategy: {key: t_interval(float(row[key]) for row in rows) for key in rows[0] if key not in _NOT_QUANTITIES}
         for strategy, rows in _rows(runs).items()
     }
 

@@ -48,9 +48,7 @@ def write_report(directory: Path | str, formats: Iterable[str] = FORMATS) -> lis
 
     writers: dict[str, Callable[[], str]] = {
         "md": lambda: markdown(groups, figure_path if "png" in wanted else None),
-        "csv": lambda: pd.concat([seeds_frame(runs) for runs in groups]).to_csv(
-            index=False, lineterminator="\n"
-        ),
+        "csv": lambda: pd.concat([seeds_frame(runs) for runs in groups]).to_csv(index=False, lineterminator="\n"),
         "tex": lambda: latex(groups),
         "html": lambda: page(groups),
     }

@@ -33,11 +33,7 @@ def in_memory_columns(dataset: Any) -> list[Segments] | None:
         makes of item i. None when the data are not tensors in memory, or are transformed or collated in some
         way of their own.
     """
-    if (
-        not isinstance(dataset, AvalancheDataset)
-        or len(dataset) == 0
-        or dataset.collate_fn is not default_collate
-    ):
+    if not isinstance(dataset, AvalancheDataset) or len(dataset) == 0 or dataset.collate_fn is not default_collate:
         return None
     flat = dataset._flat_data
     columns = _data_columns(flat, flat._transform_groups.current_group)
@@ -84,9 +80,7 @@ def _is_transformed(data: Any, group: str) -> bool:
 
 def _stackable(children: list[list[Segments]]) -> bool:
     """Whether the nodes' columns agree in number, trailing sizes, dtypes and devices."""
-    kinds = {
-        tuple((p.shape[1:], p.dtype, p.device) for p in (c.parts[0] for c in columns)) for columns in children
-    }
+    kinds = {tuple((p.shape[1:], p.dtype, p.device) for p in (c.parts[0] for c in columns)) for columns in children}
     return len(kinds) == 1
 
 
@@ -98,9 +92,7 @@ def _attribute_column(data: Any) -> Segments | None:
     if isinstance(data, FlatData):
         children = [_attribute_column(child) for child in data._datasets]
         columns = [column for column in children if column is not None]
-        return (
-            _selected(Segments.concat(columns), data._indices) if len(columns) == len(children) > 0 else None
-        )
+        return _selected(Segments.concat(columns), data._indices) if len(columns) == len(children) > 0 else None
     values = list(data)
     if not all(isinstance(value, int) for value in values):
         return None

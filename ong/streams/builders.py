@@ -42,9 +42,7 @@ def _flag(what: str, value: object) -> bool:
     return value
 
 
-def permuted(
-    dataset: ImageDataset, *, tasks: int = 10, seed: int = 0, first_identity: bool = True
-) -> CLScenario:
+def permuted(dataset: ImageDataset, *, tasks: int = 10, seed: int = 0, first_identity: bool = True) -> CLScenario:
     """Build a stream in which each task permutes the pixels of all images in its own fixed way.
 
     Source: Goodfellow et al., "An Empirical Investigation of Catastrophic Forgetting", 2013, section 5; as in
@@ -82,11 +80,7 @@ def permuted(
 def _resolve_angles(tasks: int | None, max_angle: float, angles: Sequence[float] | None) -> list[float]:
     if angles is None:
         count = _whole_number("tasks", 10 if tasks is None else tasks, 1)
-        if (
-            isinstance(max_angle, bool)
-            or not isinstance(max_angle, int | float)
-            or not math.isfinite(max_angle)
-        ):
+        if isinstance(max_angle, bool) or not isinstance(max_angle, int | float) or not math.isfinite(max_angle):
             raise UserError(f"max_angle is {max_angle!r}, expected degrees as a finite number")
         return [max_angle * task / max(count - 1, 1) for task in range(count)]
     if isinstance(angles, str) or not isinstance(angles, Sequence) or not angles:
@@ -95,9 +89,7 @@ def _resolve_angles(tasks: int | None, max_angle: float, angles: Sequence[float]
         if isinstance(angle, bool) or not isinstance(angle, int | float) or not math.isfinite(angle):
             raise UserError(f"angles holds {angle!r}, expected degrees as finite numbers")
     if tasks is not None and tasks != len(angles):
-        raise UserError(
-            f"tasks is {tasks!r} but {len(angles)} angles are given; leave tasks out or make them agree"
-        )
+        raise UserError(f"tasks is {tasks!r} but {len(angles)} angles are given; leave tasks out or make them agree")
     return [float(angle) for angle in angles]
 
 
@@ -179,9 +171,7 @@ def split(
         order = torch.randperm(dataset.classes, generator=torch.Generator().manual_seed(seed))
     normalise = Normalisation(dataset)
 
-    def part(
-        images: torch.Tensor, labels: torch.Tensor, pair: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def part(images: torch.Tensor, labels: torch.Tensor, pair: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = torch.isin(labels, pair)
         kept = labels[chosen]
         return normalise(images[chosen]), kept if scenario == "class" else (kept == pair[1]).long()

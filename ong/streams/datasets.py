@@ -116,9 +116,7 @@ DATASETS: dict[str, DatasetEntry] = {
         "Fashion-MNIST, 60,000 + 10,000 images of 28×28; Debian's dataset-fashion-mnist, or as mnist",
         lambda data_root, download: load_idx_folder(_FASHION, (_MNIST,), data_root, download),
     ),
-    "digits": DatasetEntry(
-        "scikit-learn's digits, 1,442 to train and 355 to test, of 8×8; for quick trials", _digits
-    ),
+    "digits": DatasetEntry("scikit-learn's digits, 1,442 to train and 355 to test, of 8×8; for quick trials", _digits),
 }
 """The data sets that :func:`load_dataset` knows, by name."""
 

@@ -54,8 +54,7 @@ def read_idx(path: Path, dimensions: int) -> torch.Tensor:
     header = 4 + 4 * dimensions
     if len(content) < 4 or content[:3] != bytes([0, 0, _UBYTE]):
         raise UserError(
-            f"{path}: bad magic number; found {content[:4].hex() or 'an empty file'}, "
-            f"expected 000008{dimensions:02x}"
+            f"{path}: bad magic number; found {content[:4].hex() or 'an empty file'}, expected 000008{dimensions:02x}"
         )
     if content[3] != dimensions:
         raise UserError(f"{path}: found {content[3]} dimensions, expected {dimensions}")

@@ -44,9 +44,7 @@ class IDXSource:
 def _folders(source: IDXSource, data_root: Path | None) -> list[Path]:
     """Return the folders to look in; the one the user named comes first."""
     own = (
-        []
-        if data_root is None
-        else [data_root / source.torchvision_class / "raw", data_root / source.name, data_root]
+        [] if data_root is None else [data_root / source.torchvision_class / "raw", data_root / source.name, data_root]
     )
     return own + ([] if source.system_folder is None else [source.system_folder])
 
@@ -114,9 +112,7 @@ def load_idx_folder(
     first = tuple(test_labels[:10].tolist())
     for other in others:
         if first == other.first_test_labels:
-            raise UserError(
-                f"{folder}: these are the files of '{other.name}', expected those of '{source.name}'"
-            )
+            raise UserError(f"{folder}: these are the files of '{other.name}', expected those of '{source.name}'")
     return ImageDataset(
         name=source.name,
         train_images=images,

@@ -41,26 +41,19 @@ class ImageDataset:
         _check_part(f"{self.source}: test", self.test_images, self.test_labels, self.classes)
         train, test = tuple(self.train_images.shape[1:]), tuple(self.test_images.shape[1:])
         if train != test:
-            raise UserError(
-                f"{self.source}: test images have size {test}, expected {train} as the training images"
-            )
+            raise UserError(f"{self.source}: test images have size {test}, expected {train} as the training images")
 
 
 def _check_part(where: str, images: torch.Tensor, labels: torch.Tensor, classes: int) -> None:
     """Raise ``UserError`` unless ``images`` and ``labels`` fit each other."""
     if images.dtype != torch.uint8 or images.dim() != 3 or images.numel() == 0:
         raise UserError(
-            f"{where} images: found {images.dtype} of shape {tuple(images.shape)}, "
-            f"expected uint8 of (N, H, W), N > 0"
+            f"{where} images: found {images.dtype} of shape {tuple(images.shape)}, expected uint8 of (N, H, W), N > 0"
         )
     if labels.dtype != torch.int64 or labels.dim() != 1:
-        raise UserError(
-            f"{where} labels: found {labels.dtype} of shape {tuple(labels.shape)}, expected int64 of (N,)"
-        )
+        raise UserError(f"{where} labels: found {labels.dtype} of shape {tuple(labels.shape)}, expected int64 of (N,)")
     if len(images) != len(labels):
-        raise UserError(
-            f"{where}: found {len(labels)} labels for {len(images)} images, expected as many of each"
-        )
+        raise UserError(f"{where}: found {len(labels)} labels for {len(images)} images, expected as many of each")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise UserError(f"{where} labels: found values {low} … {high}, expected 0 … {classes - 1}")

@@ -44,9 +44,7 @@ class StreamEntry:
 
 
 STREAMS: dict[str, StreamEntry] = {
-    "permuted": StreamEntry(
-        "each task permutes the pixels in its own fixed way; task 0 leaves them", permuted
-    ),
+    "permuted": StreamEntry("each task permutes the pixels in its own fixed way; task 0 leaves them", permuted),
     "rotated": StreamEntry("each task rotates the images by its own angle, from 0° to 90°", rotated),
     "split": StreamEntry("two classes a task; domain-, class- or task-incremental", split),
 }

@@ -34,9 +34,7 @@ class Normalisation:
         self.mean = float(share @ levels)
         self.std = float(share @ (levels - self.mean) ** 2) ** 0.5
         if self.std == 0:
-            raise UserError(
-                f"data set '{dataset.name}': every training pixel is {self.mean:g}; nothing can be learnt"
-            )
+            raise UserError(f"data set '{dataset.name}': every training pixel is {self.mean:g}; nothing can be learnt")
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return normalised images.
@@ -51,9 +49,7 @@ class Normalisation:
         return normalised.unsqueeze(1)
 
 
-def pixel_permutations(
-    pixels: int, tasks: int, seed: int, *, first_identity: bool = True
-) -> list[torch.Tensor]:
+def pixel_permutations(pixels: int, tasks: int, seed: int, *, first_identity: bool = True) -> list[torch.Tensor]:
     """Draw one permutation of the pixels for each task.
 
     Task t's permutation depends on ``seed`` and t only, not on ``tasks`` or ``first_identity``.

@@ -47,7 +47,8 @@ MODELS = {
     ),
     "normalisation": (
         lambda: seeded(
-            nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 3)), torch.Generator().manual_seed(0)
+            nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 3)),
+            torch.Generator().manual_seed(0),
         ),
         data(),
     ),

@@ -98,9 +98,7 @@ def test_factors_give_the_jacobian_row_by_row(case: str) -> None:
         cotangents = torch.zeros_like(logits)
         cotangents[:, c] = 1
         factors = tape.factors(logits, cotangents)
-        found = {
-            name: torch.einsum("ntr,ntc->nrc", part.outputs, part.inputs) for name, part in factors.items()
-        }
+        found = {name: torch.einsum("ntr,ntc->nrc", part.outputs, part.inputs) for name, part in factors.items()}
         # float64 sums of a few hundred terms: round-off only
         torch.testing.assert_close(flat(found, blocks), expected[:, c], rtol=1e-10, atol=1e-12)
 

@@ -8,12 +8,17 @@ from curvlinops import EKFACLinearOperator, GGNLinearOperator, KFACLinearOperato
 from nets import flat, mlp, seeded, unflat
 from torch import Tensor, nn
 
-from ong.curvature import EKFAC, find_blocks, record, cotangents
+from ong.curvature import EKFAC, cotangents, find_blocks, record
 
 
 def conv_net() -> nn.Module:
     model = nn.Sequential(
-        nn.Conv2d(2, 3, 3, padding=1, stride=2), nn.Tanh(), nn.Conv2d(3, 4, 2), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)
+        nn.Conv2d(2, 3, 3, padding=1, stride=2),
+        nn.Tanh(),
+        nn.Conv2d(3, 4, 2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(16, 3),
     )
     return seeded(model, torch.Generator().manual_seed(0))
 

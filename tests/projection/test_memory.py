@@ -122,9 +122,7 @@ def test_metric_projection_solves_its_constrained_problem(case: str) -> None:
     m = identity + fisher / 0.1
     basis = torch.from_numpy(scipy.linalg.orth(dense.numpy()))
     count = basis.shape[1]
-    kkt = torch.cat(
-        [torch.cat([m, basis], 1), torch.cat([basis.T, torch.zeros(count, count, dtype=torch.float64)], 1)]
-    )
+    kkt = torch.cat([torch.cat([m, basis], 1), torch.cat([basis.T, torch.zeros(count, count, dtype=torch.float64)], 1)])
     right = torch.cat([flat(g, blocks), torch.zeros(count, dtype=torch.float64)])
     expected = torch.linalg.solve(kkt, right)[:size]
     found = flat(MetricProjection(memory, metric)(g), blocks)
@@ -140,7 +138,9 @@ def test_float32_is_close_to_the_dense_projection() -> None:
     v = unflat(torch.randn(sum(p.numel() for p in model.parameters()), generator=generator), blocks)
     dense = memory.dot(unflat(torch.zeros(3580), blocks))  # shape check of an all-zero vector
     assert not dense.any()
-    matrix = torch.stack([flat({n: r.dense(torch.tensor([m]))[0] for n, r in memory.rows.items()}, blocks) for m in range(120)])
+    matrix = torch.stack(
+        [flat({n: r.dense(torch.tensor([m]))[0] for n, r in memory.rows.items()}, blocks) for m in range(120)]
+    )
     q = torch.linalg.qr(matrix.double().T).Q
     expected = flat(v, blocks).double()
     expected = expected - q @ (q.T @ expected)

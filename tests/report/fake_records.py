@@ -59,9 +59,7 @@ def record(
             "summary": f"What {strategy} does, in a line",
             "source": "a paper, 2020",
             "template": "avalanche.training.supervised:Naive",
-            "plugins": [
-                {"use": f"ong.plugins:{strategy.upper()}", "damping": 0.1, "directions_per_task": 100}
-            ]
+            "plugins": [{"use": f"ong.plugins:{strategy.upper()}", "damping": 0.1, "directions_per_task": 100}]
             if stored
             else [],
             "optimizer": {"use": "torch.optim:SGD", "lr": 0.1},
@@ -71,9 +69,7 @@ def record(
         "accuracy_matrix": r.to_rows(),
         "metrics": all_metrics(r),
         "diagnostics": {
-            "leak": [None] + [float(x) for x in generator.uniform(1e-8, 1e-6, tasks - 1)]
-            if stored
-            else [None] * tasks,
+            "leak": [None] + [float(x) for x in generator.uniform(1e-8, 1e-6, tasks - 1)] if stored else [None] * tasks,
             "descent_cosine": [1.0] + [float(x) for x in generator.uniform(0.3, 0.9, tasks - 1)],
             "memory_bytes": [memory * (t + 1) // tasks if memory is not None else None for t in range(tasks)],
         },
@@ -107,9 +103,7 @@ def write_failure(out: Path, strategy: str, seed: int, benchmark: str = "permute
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "failure.json"
     path.write_text(
-        json.dumps(
-            {"strategy": strategy, "seed": seed, "task": 3, "step": 512, "message": "the loss became NaN"}
-        )
+        json.dumps({"strategy": strategy, "seed": seed, "task": 3, "step": 512, "message": "the loss became NaN"})
     )
     return path
 

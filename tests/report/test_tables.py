@@ -104,9 +104,7 @@ def test_summary_is_the_interval_of_the_seeds(runs: Runs) -> None:
     assert row["ACC", "mean"] == pytest.approx(expected.mean, abs=1e-12)
     assert row["ACC", "half_width"] == pytest.approx(expected.half_width, abs=1e-12)
     assert row["ACC", "count"] == 3
-    assert list(dict.fromkeys(summary_frame(runs).columns.get_level_values(0)))[: len(FORMULAS)] == list(
-        FORMULAS
-    )
+    assert list(dict.fromkeys(summary_frame(runs).columns.get_level_values(0)))[: len(FORMULAS)] == list(FORMULAS)
 
 
 def test_summary_text_shows_undefined_as_a_dash_and_what_a_method_needs(runs: Runs) -> None:
@@ -147,9 +145,7 @@ def test_task_frame_is_the_mean_over_seeds_of_columns_of_r(runs: Runs) -> None:
     matrices = [matrix("ogd", seed) for seed in range(3)]
     frame = task_frame(runs, "ogd")
     np.testing.assert_allclose(frame["before"], np.mean([m.before for m in matrices], axis=0), atol=1e-12)
-    np.testing.assert_allclose(
-        frame["learned"], np.mean([np.diagonal(m.after) for m in matrices], axis=0), atol=1e-12
-    )
+    np.testing.assert_allclose(frame["learned"], np.mean([np.diagonal(m.after) for m in matrices], axis=0), atol=1e-12)
     np.testing.assert_allclose(frame["final"], np.mean([m.after[-1] for m in matrices], axis=0), atol=1e-12)
     assert frame["memory_bytes"].tolist() == record("ogd")["diagnostics"]["memory_bytes"]
     assert "leak" not in task_frame(runs, "naive")  # null for every task

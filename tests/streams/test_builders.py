@@ -55,11 +55,7 @@ def test_split_gives_each_task_the_images_of_its_two_classes_and_their_labels(
     digits: ImageDataset, scenario: str, shuffle: bool
 ) -> None:
     benchmark = split(digits, scenario=scenario, seed=1, shuffle_classes=shuffle)
-    order = (
-        torch.randperm(10, generator=torch.Generator().manual_seed(1)).tolist()
-        if shuffle
-        else list(range(10))
-    )
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(1)).tolist() if shuffle else list(range(10))
     normalise = Normalisation(digits)
     for task, (first, second) in enumerate(zip(order[::2], order[1::2], strict=True)):
         rows = [i for i, label in enumerate(digits.train_labels.tolist()) if label in (first, second)]

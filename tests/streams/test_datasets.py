@@ -123,9 +123,7 @@ def test_missing_data_name_the_three_ways_to_get_them(name: str, tmp_path: Path,
 
 @pytest.mark.parametrize("arguments", [{"data_root": None}, {"data_root": "here", "download": False}])
 @pytest.mark.usefixtures("no_system_folder")
-def test_nothing_is_downloaded_without_a_folder_or_permission(
-    offline: list[str], arguments: dict[str, Any]
-) -> None:
+def test_nothing_is_downloaded_without_a_folder_or_permission(offline: list[str], arguments: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="not found"):
         load_dataset("fashion-mnist", **arguments)
     assert offline == []
@@ -219,9 +217,7 @@ def test_damaged_package_data_are_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_unknown_name_gets_the_nearest() -> None:
-    with pytest.raises(
-        UnknownNameError, match="unknown data set 'fashionmnist'; did you mean 'fashion-mnist'"
-    ):
+    with pytest.raises(UnknownNameError, match="unknown data set 'fashionmnist'; did you mean 'fashion-mnist'"):
         load_dataset("fashionmnist")
 
 

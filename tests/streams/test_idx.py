@@ -49,9 +49,7 @@ def test_agrees_with_torchvision_on_fashion_mnist(tmp_path: Path, name: str, dim
         "too few values", "too many values", "truncated gzip", "garbled gzip", "wrong checksum",
     ],
 )  # fmt: skip
-def test_corrupt_file_is_named_with_what_was_found_and_expected(
-    tmp_path: Path, content: bytes, message: str
-) -> None:
+def test_corrupt_file_is_named_with_what_was_found_and_expected(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:

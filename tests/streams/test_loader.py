@@ -59,9 +59,7 @@ def make(kind: Any, plugins: Sequence[Any], *, inputs: int = 36, outputs: int = 
 
 def rows_of(columns: Sequence[torch.Tensor]) -> list[tuple[float, ...]]:
     """Return the rows of several columns as sorted tuples, to compare as multisets."""
-    return sorted(
-        map(tuple, torch.cat([c.flatten(1) if c.dim() > 1 else c[:, None] for c in columns], 1).tolist())
-    )
+    return sorted(map(tuple, torch.cat([c.flatten(1) if c.dim() > 1 else c[:, None] for c in columns], 1).tolist()))
 
 
 def stock(dataset: Any) -> list[torch.Tensor]:
@@ -178,9 +176,7 @@ def test_evaluation_amid_training_does_not_disturb_the_order(tiny: ImageDataset)
     benchmark = permuted(tiny, tasks=1)
     often, never = Recorder(), Recorder()
     for recorder, every in ((often, 1), (never, -1)):
-        strategy = make(
-            Naive, [InMemoryLoader(), recorder], eval_every=every, peval_mode="iteration", train_epochs=2
-        )
+        strategy = make(Naive, [InMemoryLoader(), recorder], eval_every=every, peval_mode="iteration", train_epochs=2)
         strategy.train(benchmark.train_stream, eval_streams=[benchmark.test_stream])
     assert ("eval", 0) in often.batches
     assert torch.equal(often.columns("train", 0)[0], never.columns("train", 0)[0])
@@ -204,9 +200,7 @@ def test_a_strategy_that_draws_random_numbers_sees_the_same_order(tiny: ImageDat
 
 
 @pytest.mark.parametrize("kind", [Cumulative, JointTraining])
-def test_cumulative_and_joint_training_see_all_their_tasks_once_an_epoch(
-    tiny: ImageDataset, kind: Any
-) -> None:
+def test_cumulative_and_joint_training_see_all_their_tasks_once_an_epoch(tiny: ImageDataset, kind: Any) -> None:
     recorder = Recorder()
     benchmark = permuted(tiny, tasks=3)
     strategy = make(kind, [InMemoryLoader(), recorder])

@@ -17,9 +17,7 @@ from .conftest import same
         ("split", {"tasks": 2, "scenario": "class", "shuffle_classes": True}),
     ],
 )
-def test_a_stream_by_name_is_what_its_builder_makes(
-    tiny: ImageDataset, name: str, options: dict[str, Any]
-) -> None:
+def test_a_stream_by_name_is_what_its_builder_makes(tiny: ImageDataset, name: str, options: dict[str, Any]) -> None:
     seed = {} if name == "rotated" else {"seed": 4}
     assert same(build_stream(name, tiny, 4, **options), getattr(streams, name)(tiny, **seed, **options))
 

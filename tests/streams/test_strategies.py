@@ -43,9 +43,7 @@ def train(name: str, model: nn.Module, benchmark: Any, plugins: list[Any]) -> li
         for experience in benchmark.train_stream:
             strategy.train(experience)
     result = strategy.eval(benchmark.test_stream)
-    return [
-        value for key, value in sorted(result.items()) if "Top1_Acc_Exp" in key and "/test_stream/" in key
-    ]
+    return [value for key, value in sorted(result.items()) if "Top1_Acc_Exp" in key and "/test_stream/" in key]
 
 
 def mlp(outputs: int = 10) -> nn.Module:

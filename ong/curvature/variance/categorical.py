@@ -106,13 +106,9 @@ class Categorical(Family):
         """Return onehot(y) − p for integer labels ``[B, N]``."""
         classes = h.shape[-1]
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise UserError(
-                f"labels of type {labels.dtype}; a categorical likelihood needs integer class indices"
-            )
+            raise UserError(f"labels of type {labels.dtype}; a categorical likelihood needs integer class indices")
         if labels.ndim != 2 or labels.shape[0] != h.shape[0]:
-            raise UserError(
-                f"labels of shape {tuple(labels.shape)}; expected [inputs, draws] = [{h.shape[0]}, N]"
-            )
+            raise UserError(f"labels of shape {tuple(labels.shape)}; expected [inputs, draws] = [{h.shape[0]}, N]")
         outside = labels[(labels < 0) | (labels >= classes)]
         if outside.numel():
             raise UserError(f"label {int(outside[0])} is outside the categorical support 0…{classes - 1}")

@@ -60,9 +60,7 @@ def check_outputs(outputs: object, inputs: int) -> Tensor:
         UserError: outputs are not one floating tensor of that shape, or hold NaN or infinity.
     """
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
-        raise UserError(
-            f"the model returned {type(outputs).__name__}; expected one floating tensor [inputs, outputs]"
-        )
+        raise UserError(f"the model returned {type(outputs).__name__}; expected one floating tensor [inputs, outputs]")
     if outputs.ndim != 2 or outputs.shape[0] != inputs or outputs.shape[1] == 0:
         raise UserError(f"the model returned shape {tuple(outputs.shape)}; expected [{inputs}, outputs]")
     bad = ~torch.isfinite(outputs).all(1)

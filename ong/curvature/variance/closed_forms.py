@@ -57,9 +57,7 @@ def mixture_weight(mc: Tensor, hessian: Tensor, cross: Tensor) -> Tensor:
     """Return w = (V₁ − C₁₂)/(V₁ + V₂ − 2C₁₂), the weight of Î₂; 0 where Î₁ and Î₂ are the same variable."""
     spread = mc + hessian - 2 * cross  # Var(Î₁ − Î₂)
     same = spread <= 4 * torch.finfo(mc.dtype).eps * (mc + hessian)
-    return torch.where(
-        same, torch.zeros_like(mc), (mc - cross) / torch.where(same, torch.ones_like(mc), spread)
-    )
+    return torch.where(same, torch.zeros_like(mc), (mc - cross) / torch.where(same, torch.ones_like(mc), spread))
 
 
 def mix_variances(mc: Tensor, hessian: Tensor, cross: Tensor) -> Tensor:

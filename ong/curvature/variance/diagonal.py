@@ -59,10 +59,7 @@ class DiagonalVariances:
         """Return sqrt(Σ_i Var_i)/‖diag F‖₂ by layer, a root-mean-square relative error; NaN if diag F = 0."""
         norms = self.layer_fisher_norm()
         totals = self.layer_variance(estimator)
-        return {
-            layer: total**0.5 / norms[layer] if norms[layer] else float("nan")
-            for layer, total in totals.items()
-        }
+        return {layer: total**0.5 / norms[layer] if norms[layer] else float("nan") for layer, total in totals.items()}
 
 
 def diagonal_variances(
@@ -124,6 +121,4 @@ def diagonal_variances(
 
 
 def _total(by_name: Mapping[str, Tensor], names: Sequence[str]) -> float:
-    return float(
-        sum(by_name[name].to(torch.promote_types(by_name[name].dtype, torch.float32)).sum() for name in names)
-    )
+    return float(sum(by_name[name].to(torch.promote_types(by_name[name].dtype, torch.float32)).sum() for name in names))

@@ -48,14 +48,10 @@ def draw_cotangents(
     if estimator in LABEL_ESTIMATORS:
         found = family.sample(h, check_count("draws", draws), generator) if labels is None else labels
         if found.ndim < 2 or found.shape[1] == 0:
-            raise UserError(
-                f"labels of shape {tuple(found.shape)}; expected [inputs, draws, …] with at least one draw"
-            )
+            raise UserError(f"labels of shape {tuple(found.shape)}; expected [inputs, draws, …] with at least one draw")
         return family.residual(h, found)
     if labels is not None:
-        raise UserError(
-            f"labels given to '{estimator}', which draws ε and no labels; use mc, hessian or mixture"
-        )
+        raise UserError(f"labels given to '{estimator}', which draws ε and no labels; use mc, hessian or mixture")
     shape = (h.shape[0], check_count("draws", draws), h.shape[1])
     if estimator == "gaussian":
         noise = torch.randn(shape, generator=generator, dtype=h.dtype, device=h.device)
@@ -147,9 +143,7 @@ def estimate_fisher_diagonal(
             return {"estimate": (1 - w) * outer + w * second}
 
         second_order = estimator in SECOND_ORDER
-        return mean_over_inputs(network, inputs, statistic, {"estimate": 2}, second_order=second_order)[
-            "estimate"
-        ]
+        return mean_over_inputs(network, inputs, statistic, {"estimate": 2}, second_order=second_order)["estimate"]
 
 
 def _compressed(u: Tensor) -> Tensor:

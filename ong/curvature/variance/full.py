@@ -80,9 +80,7 @@ def derivatives(model: nn.Module, inputs: Tensor) -> Derivatives:
         names = tuple(network.parameters)
         flat = torch.cat([network.parameters[name].reshape(-1) for name in names])
         if outputs.numel() * len(flat) ** 2 > MOST_HESSIAN_NUMBERS:
-            raise UserError(
-                f"{len(flat)} parameters are too many for full Hessians; use the diagonal functions"
-            )
+            raise UserError(f"{len(flat)} parameters are too many for full Hessians; use the diagonal functions")
         slices = _slices(network)
 
         def at(theta: Tensor, x: Tensor) -> Tensor:
@@ -114,9 +112,7 @@ def fisher_covariances(
     check_count("draws", draws)
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if size > MOST_PARAMETERS:
-        raise UserError(
-            f"{size} parameters; covariance tensors need at most {MOST_PARAMETERS}: use diagonal_variances"
-        )
+        raise UserError(f"{size} parameters; covariance tensors need at most {MOST_PARAMETERS}: use diagonal_variances")
     found = derivatives(model, inputs)
     per_input = [
         label_covariances(likelihood, h, J, H)
@@ -128,9 +124,7 @@ def fisher_covariances(
     if sampled_inputs:
         deviations = torch.stack([one["fisher"] for one in per_input]) - fisher
         spread = torch.einsum("xij,xkl->ijkl", deviations, deviations) / len(inputs)
-        mean = {
-            k: v + (torch.einsum("ijij->ij", spread) if k == "mixture" else spread) for k, v in mean.items()
-        }
+        mean = {k: v + (torch.einsum("ijij->ij", spread) if k == "mixture" else spread) for k, v in mean.items()}
     return FisherCovariances(fisher, **{key: value / scale for key, value in mean.items()})
 
 

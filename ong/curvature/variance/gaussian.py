@@ -34,10 +34,7 @@ class Gaussian(Family):
         """Return δ_ab δ_cd + δ_ac δ_bd + δ_ad δ_bc."""
         eye = self.fisher(h)
         return sum(
-            (
-                torch.einsum(f"...{left},...{right}->...abcd", eye, eye)
-                for left, right in (("ab", "cd"), ("ac", "bd"))
-            ),
+            (torch.einsum(f"...{left},...{right}->...abcd", eye, eye) for left, right in (("ab", "cd"), ("ac", "bd"))),
             torch.einsum("...ad,...bc->...abcd", eye, eye),
         )
 

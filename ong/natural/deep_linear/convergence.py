@@ -89,9 +89,7 @@ def convergence_share(
         teacher = DeepLinearNetwork.random(widths, generator=generator).product
         start = DeepLinearNetwork.random(widths, generator=generator)
         n_in, n_out = widths[0], widths[-1]
-        problem = LinearProblem(
-            torch.eye(n_in, dtype=teacher.dtype), teacher, torch.eye(n_out, dtype=teacher.dtype)
-        )
+        problem = LinearProblem(torch.eye(n_in, dtype=teacher.dtype), teacher, torch.eye(n_out, dtype=teacher.dtype))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InexactFormWarning)
             try:

@@ -47,11 +47,7 @@ def exactness(form: str, dims: Sequence[int], *, input_rank: int | None = None) 
         return Exactness(True, "the any-width form is exact for any widths, bottlenecks too")
     if form == "minimum-norm":
         unknowns = widths[0] * widths[-1]
-        note = (
-            ""
-            if unknowns <= MINIMUM_NORM_LIMIT
-            else f", though {unknowns} unknowns are too many to solve for"
-        )
+        note = "" if unknowns <= MINIMUM_NORM_LIMIT else f", though {unknowns} unknowns are too many to solve for"
         return Exactness(True, f"the minimum-norm form is exact for any widths{note}")
     hidden = widths[1:-1]
     if not hidden:

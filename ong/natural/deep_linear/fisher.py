@@ -62,9 +62,7 @@ def fisher_matrix(network: DeepLinearNetwork, problem: LinearProblem) -> Tensor:
     return torch.cat(rows)
 
 
-def fisher_product(
-    network: DeepLinearNetwork, problem: LinearProblem, directions: Sequence[Tensor]
-) -> list[Tensor]:
+def fisher_product(network: DeepLinearNetwork, problem: LinearProblem, directions: Sequence[Tensor]) -> list[Tensor]:
     """Return F v as matrices B_iᵀ (Σ⁻¹ (J v) C) A_iᵀ without forming F; as cheap as two gradients."""
     return network.vjp(problem.noise_inverse @ network.jvp(directions) @ problem.input_cov)
 

@@ -86,8 +86,7 @@ class DeepLinearNetwork:
         device = generator.device if generator is not None else None
         return cls(
             tuple(
-                torch.randn(out, inp, generator=generator, dtype=dtype, device=device)
-                * (gain / math.sqrt(inp))
+                torch.randn(out, inp, generator=generator, dtype=dtype, device=device) * (gain / math.sqrt(inp))
                 for inp, out in itertools.pairwise(widths)
             )
         )

@@ -67,9 +67,7 @@ def dims_of(setting: str | Sequence[int]) -> tuple[int, ...]:
     return check_dims(setting)
 
 
-def input_covariance(
-    n: int, *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
-) -> Tensor:
+def input_covariance(n: int, *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
     """Return C, n × n, of trace n: eigenvalues ∝ 1e-3 + exp(−i/(n/5)), i = 0 … n−1, random basis."""
     device = generator.device if generator is not None else None
     index = torch.arange(n, dtype=dtype, device=device)

@@ -45,9 +45,7 @@ def paper_step(network: DeepLinearNetwork, problem: LinearProblem, *, damping: f
     return _spread(maps, maps.error / network.depth, damping)
 
 
-def any_width_step(
-    network: DeepLinearNetwork, problem: LinearProblem, *, damping: float = 0.0
-) -> list[Tensor]:
+def any_width_step(network: DeepLinearNetwork, problem: LinearProblem, *, damping: float = 0.0) -> list[Tensor]:
     """Return ΔW_i = −B̃_i⁺ X Ã_i⁺ with X_ab = Ẽ_ab / c_ab, exact for any widths, bottlenecks too.
 
     Let P_i and Q_i project on the column space of B̃_i and the row space of Ã_i. Both families are nested, so
@@ -74,9 +72,7 @@ def any_width_step(
     return _spread(maps, left @ shared @ right.T, damping)
 
 
-def minimum_norm_step(
-    network: DeepLinearNetwork, problem: LinearProblem, *, damping: float = 0.0
-) -> list[Tensor]:
+def minimum_norm_step(network: DeepLinearNetwork, problem: LinearProblem, *, damping: float = 0.0) -> list[Tensor]:
     """Return −F⁺∇, the natural gradient of least Euclidean norm, as ΔW_i = −B̃_iᵀ Y Ã_iᵀ.
 
     vec Y = (J̃J̃ᵀ + λ I)⁺ vec Ẽ with J̃J̃ᵀ = Σ_i B̃_iB̃_iᵀ ⊗ Ã_iᵀÃ_i, a system of n_0 n_L unknowns. Exact for
@@ -127,6 +123,5 @@ def layer_counts(output_ranks: list[int], input_ranks: list[int], like: Tensor) 
 def _spread(maps: WhitenedMaps, share: Tensor, damping: float) -> list[Tensor]:
     """Return −B̃_i⁺ X Ã_i⁺ for every layer, with damped pseudo-inverses."""
     return [
-        -out.inverse(damping) @ share @ inp.inverse(damping)
-        for out, inp in zip(maps.outputs, maps.inputs, strict=True)
+        -out.inverse(damping) @ share @ inp.inverse(damping) for out, inp in zip(maps.outputs, maps.inputs, strict=True)
     ]

@@ -19,9 +19,7 @@ __all__ = ["STRATEGIES", "Strategy", "gradient_step", "strategy_of"]
 class StepFunction(Protocol):
     """ΔW_i of rate 1 for a network and a problem."""
 
-    def __call__(
-        self, network: DeepLinearNetwork, problem: LinearProblem, *, damping: float = 0.0
-    ) -> list[Tensor]:
+    def __call__(self, network: DeepLinearNetwork, problem: LinearProblem, *, damping: float = 0.0) -> list[Tensor]:
         """Return ΔW_i."""
         ...
 
@@ -36,9 +34,7 @@ class Strategy:
     form: str | None = None
 
 
-def gradient_step(
-    network: DeepLinearNetwork, problem: LinearProblem, *, damping: float = 0.0
-) -> list[Tensor]:
+def gradient_step(network: DeepLinearNetwork, problem: LinearProblem, *, damping: float = 0.0) -> list[Tensor]:
     """Return minus the gradient of the squared-error loss, −B_iᵀ E C A_iᵀ; α is then the usual learning rate.
 
     Args:
@@ -55,9 +51,7 @@ STRATEGIES: dict[str, Strategy] = {
         Strategy("sgd", "gradient descent on the squared error", gradient_step),
         Strategy("ngd-paper", "natural gradient, the paper's form (K-FAC over L)", paper_step, "paper"),
         Strategy("ngd-min-norm", "natural gradient of least norm, −F⁺∇", minimum_norm_step, "minimum-norm"),
-        Strategy(
-            "ngd-any-width", "natural gradient, exact with bottlenecks too", any_width_step, "any-width"
-        ),
+        Strategy("ngd-any-width", "natural gradient, exact with bottlenecks too", any_width_step, "any-width"),
         Strategy("newton", "Newton's method with the full Hessian", newton_step),
     )
 }

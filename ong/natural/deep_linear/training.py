@@ -83,9 +83,7 @@ def train(
     unit = problem.with_unit_noise()
     step = 0
     for epoch in range(1, epochs + 1):
-        batches: Iterator[Batch | None] = (
-            iter([None]) if data is None else _batches(data, batch_size, generator)
-        )
+        batches: Iterator[Batch | None] = iter([None]) if data is None else _batches(data, batch_size, generator)
         before = history.epochs[-1].excess
         steps = 0
         for batch in batches:

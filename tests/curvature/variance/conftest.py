@@ -52,9 +52,7 @@ def gaussian_rule(size: int) -> list[tuple[float, Tensor]]:
     nodes, weights = np.polynomial.hermite_e.hermegauss(5)
     weights = weights / weights.sum()
     rule = product(range(5), repeat=size)
-    return [
-        (float(np.prod(weights[list(k)])), torch.tensor(nodes[list(k)], dtype=torch.float64)) for k in rule
-    ]
+    return [(float(np.prod(weights[list(k)])), torch.tensor(nodes[list(k)], dtype=torch.float64)) for k in rule]
 
 
 def sign_rule(size: int) -> list[tuple[float, Tensor]]:
@@ -71,9 +69,7 @@ def flat_outputs(net: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
 
     def at(theta: Tensor) -> Tensor:
         pieces = theta.split([shape.numel() for shape in shapes.values()])
-        entries = {
-            name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
-        }
+        entries = {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
         return functional_call(net, entries, (x[None],))[0]
 
     return at

@@ -63,9 +63,7 @@ def test_wrong_draws_families_and_inputs(net, x, call):
     for draws in (0, -1, 1.5, True):
         with pytest.raises(UserError, match=r"draws = .*whole number of at least 1"):
             call(net, x, draws=draws)
-    with pytest.raises(
-        UnknownNameError, match="unknown output family 'categoricl'; did you mean 'categorical'"
-    ):
+    with pytest.raises(UnknownNameError, match="unknown output family 'categoricl'; did you mean 'categorical'"):
         call(net, x, family="categoricl")
     for empty in (x[:0], torch.tensor(1.0)):
         with pytest.raises(UserError, match="no inputs given"):

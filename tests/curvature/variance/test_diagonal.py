@@ -116,9 +116,7 @@ def test_diagonals_of_any_model_equal_those_of_its_full_hessians(name, family):
     expected = coordinate_variances(likelihood, full.outputs.unsqueeze(1), full.jacobian.mT, D)
     for parameter, at in full.slices.items():
         shape = found.fisher[parameter].shape
-        torch.testing.assert_close(
-            found.fisher[parameter], expected["fisher"].mean(0)[at].view(shape), **EXACT
-        )
+        torch.testing.assert_close(found.fisher[parameter], expected["fisher"].mean(0)[at].view(shape), **EXACT)
         for key in (*ESTIMATORS, "cross"):
             value = found.cross[parameter] if key == "cross" else found.variance[key][parameter]
             torch.testing.assert_close(value, expected[key].mean(0)[at].view(shape) / 3, **EXACT)
@@ -178,9 +176,7 @@ def test_rademacher_is_exact_for_a_single_gaussian_output(oracle):
 def test_mixture_is_below_both_and_signs_below_gaussian_noise(oracle, activation, family):
     found = diagonal_variances(oracle.make_mlp(activation), oracle.make_inputs(5), family=family).variance
     for name in found["mc"]:
-        assert (
-            found["mixture"][name] <= torch.minimum(found["mc"][name], found["hessian"][name]) * (1 + 1e-12)
-        ).all()
+        assert (found["mixture"][name] <= torch.minimum(found["mc"][name], found["hessian"][name]) * (1 + 1e-12)).all()
         assert (found["rademacher"][name] <= found["gaussian"][name]).all()
 
 

@@ -18,9 +18,7 @@ def joined(by_name):
     return torch.cat([v.reshape(-1) for v in by_name.values()])
 
 
-def test_estimates_from_one_label_are_its_score_outer_product_and_its_negative_hessian(
-    oracle, activation, family
-):
+def test_estimates_from_one_label_are_its_score_outer_product_and_its_negative_hessian(oracle, activation, family):
     net, x = oracle.make_mlp(activation, (2, 3, 2)), oracle.make_inputs(1)
     labels = [y for _, y in oracle.label_rule(family, net(x)[0].detach())][:4]
     made = oracle.estimates_by_label(net, x[0], family)[:4]
@@ -52,9 +50,7 @@ def test_diagonal_estimate_is_the_diagonal_of_the_full_one(oracle, activation, f
     net, x = oracle.make_mlp(activation), oracle.make_inputs(3)
     options = {"family": family, "draws": draws}
     full = estimate_fisher(net, x, estimator, generator=torch.Generator().manual_seed(0), **options)
-    diagonal = estimate_fisher_diagonal(
-        net, x, estimator, generator=torch.Generator().manual_seed(0), **options
-    )
+    diagonal = estimate_fisher_diagonal(net, x, estimator, generator=torch.Generator().manual_seed(0), **options)
     torch.testing.assert_close(joined(diagonal), full.diagonal(), **EXACT)
 
 

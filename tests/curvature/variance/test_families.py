@@ -29,9 +29,7 @@ def test_cumulants_are_derivatives_of_the_log_partition_function(family):
     for _ in range(4):
         orders.append(jacfwd(orders[-1]))
     mean, fisher, third, fourth = (order(h) for order in orders[1:])
-    pairs = [
-        torch.einsum(f"{p},{q}->abcd", fisher, fisher) for p, q in (("ab", "cd"), ("ac", "bd"), ("ad", "bc"))
-    ]
+    pairs = [torch.einsum(f"{p},{q}->abcd", fisher, fisher) for p, q in (("ab", "cd"), ("ac", "bd"), ("ad", "bc"))]
     torch.testing.assert_close(family.mean(h), mean, **EXACT)
     torch.testing.assert_close(family.fisher(h), fisher, **EXACT)
     torch.testing.assert_close(family.third_cumulant(h), third, **EXACT)
@@ -43,9 +41,7 @@ def test_contractions_equal_those_of_the_full_arrays(family):
     h, (u, v, w, q) = random(4), random(4, 4, seed=1)
     arrays = family.fisher(h), family.third_cumulant(h), family.fourth_moment(h)
     torch.testing.assert_close(family.second(h, u, v), torch.einsum("ab,a,b->", arrays[0], u, v), **EXACT)
-    torch.testing.assert_close(
-        family.third(h, u, v, w), torch.einsum("abc,a,b,c->", arrays[1], u, v, w), **EXACT
-    )
+    torch.testing.assert_close(family.third(h, u, v, w), torch.einsum("abc,a,b,c->", arrays[1], u, v, w), **EXACT)
     expected = torch.einsum("abcd,a,b,c,d->", arrays[2], u, v, w, q)
     torch.testing.assert_close(family.fourth(h, u, v, w, q), expected, **EXACT)
     excess = family.fourth(h, u, u, u, u) - family.second(h, u, u) ** 2
@@ -96,9 +92,7 @@ def test_categorical_eigenvalue_bounds_hold(scale):
 
 def test_categorical_eigenvalue_bounds_are_within_twice_the_truth_for_two_even_classes():
     h = torch.zeros(1, 2, dtype=torch.float64)  # I = ¼ [[1, −1], [−1, 1]]: λ_max = ½ and the bound is ½
-    torch.testing.assert_close(
-        torch.linalg.eigvalsh(Categorical().fisher(h))[:, -1], Categorical().fisher_bound(h)
-    )
+    torch.testing.assert_close(torch.linalg.eigvalsh(Categorical().fisher(h))[:, -1], Categorical().fisher_bound(h))
 
 
 def test_gaussian_fourth_moment_equals_gauss_hermite_quadrature():

@@ -29,9 +29,7 @@ def test_covariances_equal_enumeration_over_labels(oracle, activation, family):
     mean2, cov2 = oracle.moments([(w, second) for w, _, second in rule])
     cross = sum(w * torch.einsum("ij,kl->ijkl", a - mean1, b - mean2) for w, a, b in rule)
     found = fisher_covariances(net, x, family=family)
-    torch.testing.assert_close(
-        mean1, mean2, **EXACT
-    )  # both estimators are unbiased: the two forms of the Fisher
+    torch.testing.assert_close(mean1, mean2, **EXACT)  # both estimators are unbiased: the two forms of the Fisher
     torch.testing.assert_close(found.fisher, mean1, **EXACT)
     torch.testing.assert_close(found.mc, cov1, **EXACT)
     torch.testing.assert_close(found.hessian, cov2, **EXACT)
@@ -124,9 +122,7 @@ def test_hessian_estimator_has_no_variance_within_layers_of_a_linear_net_but_has
 
 def test_smooth_nets_have_variance_within_hidden_layers(oracle):
     for activation in ("tanh", "sigmoid", "softplus"):
-        found = diagonal_variances(
-            oracle.make_mlp(activation), oracle.make_inputs(1), estimators=("hessian",)
-        )
+        found = diagonal_variances(oracle.make_mlp(activation), oracle.make_inputs(1), estimators=("hessian",))
         assert all(found.variance["hessian"][f"{layer}.weight"].max() > 1e-8 for layer in (0, 2))
 
 

@@ -33,9 +33,7 @@ def test_measured_variance_with_sampled_inputs_contains_the_spread_of_the_fisher
 def test_the_check_would_notice_a_wrong_formula(oracle):
     """A fifth more than the closed form is seen at 20,000 repeats (relative standard error about 2 %)."""
     net, x = oracle.make_mlp(), oracle.make_inputs(2)
-    check = monte_carlo_check(
-        net, x, "mc", repeats=REPEATS, draws=3, generator=torch.Generator().manual_seed(0)
-    )
+    check = monte_carlo_check(net, x, "mc", repeats=REPEATS, draws=3, generator=torch.Generator().manual_seed(0))
     name = "4.bias"
     wrong = 1.2 * check.closed_form[name]
     assert ((check.measured[name] - wrong).abs() > 4.5 * check.standard_error[name]).any()
@@ -46,8 +44,7 @@ def test_standard_error_is_that_of_repeated_measurements(oracle):
     at = {"4.bias": [0, 1, 2]}
     generator = torch.Generator().manual_seed(0)
     checks = [
-        monte_carlo_check(net, x, "gaussian", repeats=500, coordinates=at, generator=generator)
-        for _ in range(300)
+        monte_carlo_check(net, x, "gaussian", repeats=500, coordinates=at, generator=generator) for _ in range(300)
     ]
     measured = torch.stack([check.measured["4.bias"] for check in checks])
     claimed = torch.stack([check.standard_error["4.bias"] for check in checks]).square().mean(0).sqrt()

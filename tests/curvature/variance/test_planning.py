@@ -18,9 +18,7 @@ from ong.curvature.variance import (
 )
 
 
-def test_relative_std_is_the_root_mean_square_error_of_a_layer_over_its_fisher_norm(
-    oracle, activation, family
-):
+def test_relative_std_is_the_root_mean_square_error_of_a_layer_over_its_fisher_norm(oracle, activation, family):
     net, x = oracle.make_mlp(activation), oracle.make_inputs(4)
     exact = diagonal_variances(net, x, family=family)
     found = relative_std(net, x, family=family)

@@ -10,9 +10,7 @@ SEEDS = range(40)
 
 
 @pytest.mark.parametrize(("n", "share"), [(1, 0.50), (4, 0.154)])
-def test_papers_form_on_square_nets_converges_exactly_where_no_blow_up_is_predicted(
-    n: int, share: float
-) -> None:
+def test_papers_form_on_square_nets_converges_exactly_where_no_blow_up_is_predicted(n: int, share: float) -> None:
     result = convergence_share([n, n, n], "ngd-paper", SEEDS)
     assert result.blow_up_times is not None
     assert result.converged == tuple(math.isinf(time) for time in result.blow_up_times)

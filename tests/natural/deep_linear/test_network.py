@@ -50,9 +50,7 @@ def test_weights_have_variance_one_over_fan_in_and_the_asked_dtype() -> None:
 
 
 def test_a_generator_decides_the_weights() -> None:
-    first, second = (
-        DeepLinearNetwork.random([3, 2], generator=torch.Generator().manual_seed(7)) for _ in range(2)
-    )
+    first, second = (DeepLinearNetwork.random([3, 2], generator=torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first.weights[0], second.weights[0])
 
 

@@ -34,17 +34,13 @@ def numerical_hessian(network: DeepLinearNetwork, problem: LinearProblem, h: flo
 def test_hessian_is_the_derivative_of_the_gradients(make: Make) -> None:
     network, problem = make([3, 2, 4, 2])
     # Central differences err by h² = 1e-8 times third derivatives (order 10).
-    torch.testing.assert_close(
-        hessian_matrix(network, problem), numerical_hessian(network, problem), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(hessian_matrix(network, problem), numerical_hessian(network, problem), rtol=0, atol=1e-5)
 
 
 def test_at_the_optimum_the_hessian_is_the_fisher_matrix(make: Make) -> None:
     network, given = make([3, 4, 2])
     problem = LinearProblem(given.input_cov, network.product, given.noise_cov)
-    torch.testing.assert_close(
-        hessian_matrix(network, problem), fisher_matrix(network, problem), rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(hessian_matrix(network, problem), fisher_matrix(network, problem), rtol=0, atol=1e-12)
 
 
 def test_one_layer_is_solved_by_one_newton_step(make: Make) -> None:

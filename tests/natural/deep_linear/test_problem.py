@@ -102,9 +102,7 @@ def test_samples_have_the_covariances_asked_for(make: Make) -> None:
         (EYE2 * float("nan"), EYE2, EYE2, "NaN"),
     ],
 )
-def test_bad_moments_are_refused(
-    cov: torch.Tensor, teacher: torch.Tensor, noise: torch.Tensor, message: str
-) -> None:
+def test_bad_moments_are_refused(cov: torch.Tensor, teacher: torch.Tensor, noise: torch.Tensor, message: str) -> None:
     with pytest.raises(UserError, match=message):
         LinearProblem(cov, teacher, noise)
 

@@ -37,9 +37,7 @@ def brute_force_minimum_norm(network: DeepLinearNetwork, problem: LinearProblem)
 
 @pytest.mark.parametrize("dims", WIDE)
 @pytest.mark.parametrize("deficient", [False, True])
-def test_papers_form_is_exact_when_hidden_layers_are_wide(
-    make: Make, dims: list[int], deficient: bool
-) -> None:
+def test_papers_form_is_exact_when_hidden_layers_are_wide(make: Make, dims: list[int], deficient: bool) -> None:
     network, problem = make(dims, input_rank=dims[0] - 1 if deficient else None)
     assert exactness("paper", dims).exact
     # Rounding times the conditioning of the products of a few random layers: 1e-16 … 1e-11 as measured.
@@ -62,9 +60,7 @@ def test_papers_form_needs_only_the_rank_of_the_inputs(make: Make) -> None:
 
 @pytest.mark.parametrize("dims", WIDE + NARROW)
 @pytest.mark.parametrize("deficient", [False, True])
-def test_any_width_form_is_exact_on_twelve_architectures(
-    make: Make, dims: list[int], deficient: bool
-) -> None:
+def test_any_width_form_is_exact_on_twelve_architectures(make: Make, dims: list[int], deficient: bool) -> None:
     network, problem = make(dims, input_rank=dims[0] - 1 if deficient else None)
     residual = natural_gradient_residual(network, problem, any_width_step(network, problem), explicit=True)
     assert residual <= 1e-12
@@ -85,8 +81,7 @@ def test_minimum_norm_form_is_minus_the_pseudo_inverse_times_the_gradient(
 def test_minimum_norm_form_with_full_row_rank_is_free_of_both_covariances(make: Make) -> None:
     network, problem = make([3, 5, 4, 2])
     gram = sum(
-        torch.kron(b @ b.T, a.T @ a)
-        for b, a in zip(network.output_products, network.input_products, strict=True)
+        torch.kron(b @ b.T, a.T @ a) for b, a in zip(network.output_products, network.input_products, strict=True)
     )
     error = (network.product - problem.teacher).reshape(-1)
     assert isinstance(gram, Tensor)
@@ -109,13 +104,9 @@ def test_papers_form_is_not_of_minimum_norm(make: Make) -> None:
 
 
 @pytest.mark.parametrize("dims", WIDE)
-def test_papers_form_is_the_any_width_form_where_every_count_is_the_depth(
-    make: Make, dims: list[int]
-) -> None:
+def test_papers_form_is_the_any_width_form_where_every_count_is_the_depth(make: Make, dims: list[int]) -> None:
     network, problem = make(dims)
-    torch.testing.assert_close(
-        any_width_step(network, problem), paper_step(network, problem), rtol=1e-11, atol=1e-11
-    )
+    torch.testing.assert_close(any_width_step(network, problem), paper_step(network, problem), rtol=1e-11, atol=1e-11)
 
 
 def test_layer_counts_of_a_bottleneck_and_of_wide_layers() -> None:
@@ -166,9 +157,7 @@ def test_damped_minimum_norm_form_inverts_the_damped_fisher_matrix(make: Make) -
     fisher = fisher_matrix(network, problem)
     damped = fisher + 0.3 * torch.eye(len(fisher), dtype=torch.float64)
     expected = -torch.linalg.solve(damped, flatten(problem.gradients(network)))
-    torch.testing.assert_close(
-        flatten(minimum_norm_step(network, problem, damping=0.3)), expected, rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(flatten(minimum_norm_step(network, problem, damping=0.3)), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", [paper_step, any_width_step, minimum_norm_step])

@@ -56,9 +56,7 @@ def test_eigenvalues_of_square_nets_follow_their_scalar_recursion(make: Make) ->
     expected = eigenvalue_recursion(before, 2, 0.3)
     distances = (after[:, None] - expected[None, :]).abs()
     scale = expected.abs().max()
-    assert (
-        float(distances.min(dim=0).values.max() / scale) < 1e-9
-    )  # conditioning of the eigenvalues, 1e3 or so
+    assert float(distances.min(dim=0).values.max() / scale) < 1e-9  # conditioning of the eigenvalues, 1e3 or so
     assert float(distances.min(dim=1).values.max() / scale) < 1e-9
 
 
