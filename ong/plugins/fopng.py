@@ -9,24 +9,16 @@ import torch
 from torch import Tensor
 
 from ong.curvature import EKFAC, FisherType, Metric, Unsupported, Vector, check_fisher, inner
-from ong.plugins.base import GradientPlugin, draw_examples, forward_of
-from ong.projection import (
-    DenseRows,
-    DirectionKind,
-    DirectionMemory,
-    FactoredRows,
-    GramSolver,
-    NaturalRows,
-    check_directions,
-    collect_directions,
-)
+from ong.plugins.base import draw_examples, forward_of
+from ong.plugins.directions import DirectionPlugin
+from ong.projection import DenseRows, DirectionKind, DirectionMemory, FactoredRows, GramSolver, NaturalRows
 
 __all__ = ["FOPNG"]
 
 _CHUNK = 2**25  # numbers of one [directions, rows, columns] intermediate
 
 
-class FOPNG(GradientPlugin):
+class FOPNG(DirectionPlugin):
     """v = F_c⁻¹Pg with a P meant to make the step F_p-orthogonal to the stored gradients G.
 
     F_c is the current task's Fisher, F_p that of the finished ones, G their gradients, H = F_pG. As published,
@@ -76,6 +68,8 @@ class FOPNG(GradientPlugin):
         fisher_samples: int = 1,
         directions: DirectionKind = "gtl",
         directions_per_task: int = 100,
+        max_directions: int | None = None,
+        max_bytes: int | None = None,
         unsupported: Unsupported = "error",
         seed: int = 0,
     ) -> None:
@@ -90,35 +84,37 @@ class FOPNG(GradientPlugin):
             fisher_samples: random draws an example for the random Fisher types.
             directions: kind of direction, see :func:`ong.projection.collect_directions`.
             directions_per_task: examples of a finished task whose directions are stored.
+            max_directions: most directions kept; past it the most independent ones stay.
+            max_bytes: most bytes of directions kept, likewise (neither their Gram nor the EKFAC counted).
             unsupported: ``"error"`` or ``"ignore"`` for layers of unknown type.
             seed: the examples drawn and the random cotangents.
 
         Raises:
             ValueError: an unknown choice or a number out of range.
         """
-        super().__init__(unsupported=unsupported, seed=seed)
+        super().__init__(
+            directions=directions,
+            directions_per_task=directions_per_task,
+            max_directions=max_directions,
+            max_bytes=max_bytes,
+            unsupported=unsupported,
+            seed=seed,
+        )
         check_fisher(fisher)
-        check_directions(directions)
         if not damping > 0:
             raise ValueError(f"damping must be positive, got {damping}")
-        for what, count in (
-            ("fisher_examples", fisher_examples),
-            ("fisher_samples", fisher_samples),
-            ("directions_per_task", directions_per_task),
-        ):
+        for what, count in (("fisher_examples", fisher_examples), ("fisher_samples", fisher_samples)):
             if count < 1:
                 raise ValueError(f"{what} must be at least 1, got {count}")
         self.corrected, self.trust_region, self.damping = corrected, trust_region, damping
         self.fisher, self.fisher_examples, self.fisher_samples = fisher, fisher_examples, fisher_samples
-        self.directions, self.directions_per_task = directions, directions_per_task
-        self.memory = DirectionMemory()
         self.ekfac = EKFAC()
         self._images: dict[str, NaturalRows] = {}
         self._metric: Metric | None = None
         self._solver: GramSolver | None = None
 
     def _prepare(self, strategy: Any) -> None:
-        self.memory.fit_to(self._blocks)
+        super()._prepare(strategy)
         self._metric = self._solver = None
         self._images = {}
         if len(self.memory):
@@ -164,15 +160,7 @@ class FOPNG(GradientPlugin):
         return ekfac
 
     def _consolidate(self, strategy: Any) -> None:
-        for batch in draw_examples(strategy, self.directions_per_task, self._choice):
-            rows = collect_directions(
-                strategy.model,
-                batch,
-                kind=self.directions,
-                blocks=self._blocks,
-                forward=lambda batch: forward_of(strategy, batch),
-            )
-            self.memory.extend(rows, self._blocks)
+        self._remember(strategy)
         self._fit(strategy, self.ekfac)
 
     @property
@@ -184,12 +172,11 @@ class FOPNG(GradientPlugin):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is kept from task to task."""
-        return super().state_dict() | {"memory": self.memory.state_dict(), "ekfac": self.ekfac.state_dict()}
+        return super().state_dict() | {"ekfac": self.ekfac.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         super().load_state_dict(state)
-        self.memory = DirectionMemory.from_state_dict(state["memory"])
         self.ekfac = EKFAC()
         self.ekfac.load_state_dict(state["ekfac"])
 

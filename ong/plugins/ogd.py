@@ -87,7 +87,7 @@ class OGD(DirectionPlugin):
     def _consolidate(self, strategy: Any) -> None:
         if self.recompute:
             self.examples += [list(part) for part in draw_examples(strategy, self.directions_per_task, self._choice)]
-            self.memory = DirectionMemory()
+            self.memory, self.directions_dropped = DirectionMemory(), 0
         self._remember(strategy, batches=self.examples if self.recompute else None)
 
     @property

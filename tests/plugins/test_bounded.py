@@ -15,7 +15,7 @@ from torch import nn
 
 from ong.curvature import find_blocks
 from ong.errors import UserError
-from ong.plugins import OGD, ONG, budget, directions
+from ong.plugins import FOPNG, OGD, ONG, budget, directions
 from ong.projection import DirectionMemory, EuclideanProjection
 from ong.streams import TaskData, benchmark_from_tensors
 
@@ -43,6 +43,16 @@ def test_no_more_directions_are_kept_than_asked_for_and_what_went_is_told(preset
     assert captured[0] == 1
     assert all(0.3 < share < 1 for share in captured[1:])  # 10 of 16 and of 18 that are nearly independent
     assert len(plugin.memory) == 10
+
+
+def test_ogd_plus_and_fopng_keep_within_bounds_too() -> None:
+    for plugin, dropped in (
+        (OGD(directions_per_task=8, max_directions=10, recompute=True), [0, 6, 14]),  # of 24 examples that it keeps
+        (FOPNG(directions_per_task=8, max_directions=10), [0, 6, 14]),
+    ):
+        found = train(plugin)
+        assert [s["directions"] for s in found] == [8, 10, 10]
+        assert [s["directions_dropped"] for s in found] == dropped
 
 
 @pytest.mark.parametrize("preset", ["ogd", "ong-v1", "ong", "ong-prior"])
@@ -104,7 +114,7 @@ def test_unbounded_memories_are_as_they_were() -> None:
     assert bounded.directions_dropped == 0
 
 
-@pytest.mark.parametrize("plugin", [OGD, ONG])
+@pytest.mark.parametrize("plugin", [OGD, ONG, FOPNG])
 @pytest.mark.parametrize("wrong", [{"max_directions": 0}, {"max_bytes": 0}, {"directions_per_task": 0}])
 def test_bounds_below_one_are_refused(plugin: Any, wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be at least 1, got 0"):

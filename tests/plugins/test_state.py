@@ -14,7 +14,7 @@ from harness import learner, tasks, weights
 from measured import PRESETS
 from nets import mlp
 
-from ong.plugins import Diagnostics
+from ong.plugins import FOPNG, GPM, NCL, OWM, Diagnostics
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*before_update runs after")
 
@@ -23,6 +23,11 @@ PLUGINS: dict[str, Any] = {
     "ong-prior with a pull": lambda: PRESETS["ong-prior"](directions_per_task=5, pull=0.5, fisher="rademacher"),
     "ogd, bounded": lambda: PRESETS["ogd"](directions_per_task=5, max_directions=7),
     "ong, bounded": lambda: PRESETS["ong"](directions_per_task=5, max_directions=7),
+    "ogd+": lambda: PRESETS["ogd"](directions_per_task=5, recompute=True),
+    "ncl": lambda: NCL(fisher="mc"),
+    "owm": OWM,
+    "gpm": GPM,
+    "fopng": lambda: FOPNG(directions_per_task=5, max_directions=7),
 }
 
 
