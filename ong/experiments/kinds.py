@@ -75,9 +75,7 @@ class Kind:
         """Where the package keeps its strategies: those of continual learning on top, others in a folder each."""
         return "strategies" if self.name == "continual" else f"strategies/{self.name}"
 
-    def make_run(
-        self, benchmark: BenchmarkRecipe, strategy: StrategyRecipe, seed: int, data_root: Path | None
-    ) -> Run:
+    def make_run(self, benchmark: BenchmarkRecipe, strategy: StrategyRecipe, seed: int, data_root: Path | None) -> Run:
         """Build a run.
 
         Raises:

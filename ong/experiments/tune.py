@@ -92,7 +92,9 @@ def tune(
             raise UserError(f"seed {seed} is not a tuning seed: tune on 1000…9999, which no report shows")
     kind = load_benchmark(benchmark).kind
     if kind != "continual":
-        raise UserError(f"benchmark '{benchmark}' is of kind {kind}; ong tune maximises the ACC of continual benchmarks")
+        raise UserError(
+            f"benchmark '{benchmark}' is of kind {kind}; ong tune maximises the ACC of continual benchmarks"
+        )
     space = {key: _distribution(key, part) for key, part in load_strategy(strategy).search.items()}
     if not space:
         raise UserError(f"strategy '{strategy}' has no [search] table: nothing to tune")

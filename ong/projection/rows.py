@@ -264,7 +264,9 @@ class StackedRows:
 
     def grown(self, rows: int, columns: int) -> StackedRows:
         """Return the rows of a layer that has grown."""
-        return StackedRows([part.grown(rows, columns) if part.shape != (rows, columns) else part for part in self.parts])
+        return StackedRows(
+            [part.grown(rows, columns) if part.shape != (rows, columns) else part for part in self.parts]
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the parts."""

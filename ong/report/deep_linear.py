@@ -116,7 +116,9 @@ def _summary(runs: HistoryRuns) -> TextTable:
         "Train s": "at the rate shown; a grid costs more",
     }
     droppable = ("Seeds", "Last test loss", "Batch", "of", "α")
-    lead = f"Target {small(runs.records[0].diagnostics['target'])}, floor {small(runs.records[0].diagnostics['floor'])}; "
+    lead = (
+        f"Target {small(runs.records[0].diagnostics['target'])}, floor {small(runs.records[0].diagnostics['floor'])}; "
+    )
     lead += "mean ± half-width of the 95% t-interval over seeds."
     best = {"Least test loss": {_ordered(runs)[0]}}
     return TextTable("Summary", lead, pd.DataFrame(rows), ("Strategy",), hints, best, droppable)
@@ -141,7 +143,7 @@ def _theory(runs: HistoryRuns) -> TextTable:
                 "Off by": MISSING if math.isnan(rate) else f"{100 * abs(rate / predicted - 1):.2f} %",
                 "Residual": small(value(theory["residual"])),
                 "Blow-up predicted": _step(theory["blow_up_step"], len(theory["excess"])),
-                "Least loss": f"step {theory['least_excess_step']} of {len(theory['excess']) - 1}",
+                "Loss first rose": "never" if theory["first_rise"] is None else f"step {theory['first_rise']}",
             }
         )
     lead = (
@@ -217,7 +219,9 @@ def _grid(runs: HistoryRuns) -> TextTable:
                         "Remark": _diverged(stopped) if stopped else "",
                     }
                 )
-    lead = "Every rate that was tried, each in full and on the same examples; the best is reported, which favours grids."
+    lead = (
+        "Every rate that was tried, each in full and on the same examples; the best is reported, which favours grids."
+    )
     return TextTable("Rates", lead, pd.DataFrame(rows), ("Strategy", "Taken", "Remark"))
 
 

@@ -119,7 +119,9 @@ def small(number_: float, digits: int = 1) -> str:
     """Write a number that may span many powers of ten: 0.0123, 1.1e−05."""
     if math.isnan(number_):
         return MISSING
-    if number_ == 0 or 0.01 <= abs(number_) < 10_000:
+    if number_ == 0:
+        return "0"
+    if 0.01 <= abs(number_) < 10_000:
         return number(number_, digits + 2 if abs(number_) < 1 else digits + 1 if abs(number_) < 100 else 0)
     return f"{number_:.{digits}e}".replace("-", "−").replace("e+", "e")
 

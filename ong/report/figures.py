@@ -111,9 +111,7 @@ def accuracy_curves(runs: Runs, theme: Theme = LIGHT) -> Figure:
             label=strategy, zorder=3,
         )  # fmt: skip
         if half.any():
-            axes.fill_between(
-                tasks, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0, zorder=2
-            )
+            axes.fill_between(tasks, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0, zorder=2)
         lowest = min(lowest, float(np.nanmin(mean, initial=1.0)))
         highest = max(highest, float(np.nanmax(mean, initial=0.0)))
     if "joint" in runs.strategies:

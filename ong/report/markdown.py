@@ -64,9 +64,7 @@ def _titled(table: TextTable, level: int = 3) -> list[str]:
 def _failures(failures: Sequence[Failure]) -> list[str]:
     if not failures:
         return []
-    rows = [
-        {"Strategy": f.strategy, "Seed": f.seed, "Place": f.where or "–", "Message": f.message} for f in failures
-    ]
+    rows = [{"Strategy": f.strategy, "Seed": f.seed, "Place": f.where or "–", "Message": f.message} for f in failures]
     return ["### Failed runs", _table(pd.DataFrame(rows).astype(str))]
 
 

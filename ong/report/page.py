@@ -168,17 +168,13 @@ def _summary(runs: Runs) -> Table:
 def _table(frame: pd.DataFrame, winners: dict[str, set[str]] | None = None) -> Table:
     """Prepare a frame of strings; ``winners`` names, for a column, the rows (by first cell) that are best."""
     hints = {
-        c.title: c.hint
-        for c in map(column, [*FORMULAS, "train_seconds", "memory_bytes", "leak", "descent_cosine"])
+        c.title: c.hint for c in map(column, [*FORMULAS, "train_seconds", "memory_bytes", "leak", "descent_cosine"])
     }
     bold = winners or {}
     return Table(
         [(str(name), hints.get(str(name), ""), name in TEXT_COLUMNS) for name in frame.columns],
         [
-            [
-                (str(cell), str(row[0]) in bold.get(str(name), ()))
-                for name, cell in zip(frame.columns, row, strict=True)
-            ]
+            [(str(cell), str(row[0]) in bold.get(str(name), ())) for name, cell in zip(frame.columns, row, strict=True)]
             for row in frame.itertuples(index=False, name=None)
         ],
     )
@@ -190,8 +186,7 @@ def _matrix(runs: Runs, strategy: str) -> Picture:
 
 def _picture(draw: Callable[[Theme], Figure], alt: str) -> Picture:
     light, dark = (
-        "data:image/svg+xml;base64,"
-        + base64.b64encode(render(draw(theme), "svg", outlines=False)).decode("ascii")
+        "data:image/svg+xml;base64," + base64.b64encode(render(draw(theme), "svg", outlines=False)).decode("ascii")
         for theme in (LIGHT, DARK)
     )
     return Picture(light, dark, alt)

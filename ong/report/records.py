@@ -19,7 +19,17 @@ from ong.metrics import AccuracyMatrix
 
 Model = TypeVar("Model", bound=BaseModel)
 
-__all__ = ["KINDS", "SCHEMA", "BaseRecord", "Failure", "HistoryRecord", "Record", "Timing", "read_failure", "read_record"]
+__all__ = [
+    "KINDS",
+    "SCHEMA",
+    "BaseRecord",
+    "Failure",
+    "HistoryRecord",
+    "Record",
+    "Timing",
+    "read_failure",
+    "read_record",
+]
 
 SCHEMA = 1
 """The version of ``record.json`` that this module reads."""
@@ -192,9 +202,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); give a run's folder or its file"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a run's folder or its file") from error
     except ValueError as error:  # not JSON, or not UTF-8
         raise UserError(f"{path}: truncated or not JSON ({error}); {_REMEDY}") from error
     if not isinstance(content, dict):

@@ -140,21 +140,15 @@ def read_runs(directory: Path | str) -> list[Runs | HistoryRuns]:
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; give one that `ong run` wrote, such as runs/")
     records = [read_record(path) for path in sorted(directory.rglob("record.json"))]
-    unfinished = [
-        p for p in sorted(directory.rglob("failure.json")) if not p.with_name("record.json").exists()
-    ]
+    unfinished = [p for p in sorted(directory.rglob("failure.json")) if not p.with_name("record.json").exists()]
     failures = [read_failure(path) for path in unfinished]
     if not records:
         failed = f" ({len(failures)} failed, the first: {failures[0].message})" if failures else ""
-        raise UserError(
-            f"{directory}: no record.json under it{failed}; make one with `ong run BENCHMARK STRATEGY`"
-        )
+        raise UserError(f"{directory}: no record.json under it{failed}; make one with `ong run BENCHMARK STRATEGY`")
     return group(records, failures)
 
 
-def group(
-    records: Iterable[Record | HistoryRecord], failures: Iterable[Failure] = ()
-) -> list[Runs | HistoryRuns]:
+def group(records: Iterable[Record | HistoryRecord], failures: Iterable[Failure] = ()) -> list[Runs | HistoryRuns]:
     """Group records and failures by benchmark and fill in the sibling metrics.
 
     A benchmark of which no run finished has no section; the first one's notes name it.
@@ -258,8 +252,6 @@ def _check_comparable(records: Sequence[Record | HistoryRecord]) -> None:
 def _differences(recipes: Sequence[dict[str, Any]]) -> list[str]:
     """Name the keys in which recipes differ, with their values; seeds may differ."""
     flat = [flatten(recipe) for recipe in recipes]
-    keys = [
-        key for key in dict.fromkeys(k for recipe in flat for k in recipe) if key.split(".")[-1] != "seed"
-    ]
+    keys = [key for key in dict.fromkeys(k for recipe in flat for k in recipe) if key.split(".")[-1] != "seed"]
     values = {key: list(dict.fromkeys(repr(recipe.get(key)) for recipe in flat)) for key in keys}
     return [f"{key} = {' or '.join(seen)}" for key, seen in values.items() if len(seen) > 1]

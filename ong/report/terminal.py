@@ -80,9 +80,7 @@ def _document_table(found: Document, dropped: Sequence[str]) -> Table:
     for row in frame.itertuples(index=False, name=None):
         cells = zip(frame.columns, map(str, row), strict=True)
         bold = [str(row[0]) in summary.best.get(str(name), ()) for name in frame.columns]
-        table.add_row(
-            *(Text(cell, style="bold" if best else "") for (_, cell), best in zip(cells, bold, strict=True))
-        )
+        table.add_row(*(Text(cell, style="bold" if best else "") for (_, cell), best in zip(cells, bold, strict=True)))
     return table
 
 

@@ -53,12 +53,13 @@ def test_diagnostics_that_are_not_one_number_a_task_are_kept_apart(tmp_path: Pat
             json.dumps(record() | {"benchmark": {"name": "b", "kind": "continuous"}}),
             "did you mean 'continual'",
         ),
-        (json.dumps(record() | {"benchmark": {"name": "b", "kind": "fisher"}}), "kind 'fisher'"),
+        (
+            json.dumps(record() | {"benchmark": {"name": "b", "kind": "fischer"}}),
+            "kind 'fischer'; did you mean 'fisher'",
+        ),
     ],
 )
-def test_a_broken_record_is_refused_with_its_file_and_the_reason(
-    tmp_path: Path, text: str, complaint: str
-) -> None:
+def test_a_broken_record_is_refused_with_its_file_and_the_reason(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "record.json"
     path.write_text(text)
     with pytest.raises(UserError, match=complaint) as refused:
@@ -123,9 +124,7 @@ def test_a_benchmark_whose_every_run_failed_is_not_passed_over_in_silence(tmp_pa
     write_failure(tmp_path, "ogd", 4, benchmark="split-mnist")
     (runs,) = read_runs(tmp_path)
     assert runs.failures == ()
-    assert runs.notes() == [
-        "No run of split-mnist finished; 1 failed, the first (ogd, seed 4): the loss became NaN."
-    ]
+    assert runs.notes() == ["No run of split-mnist finished; 1 failed, the first (ogd, seed 4): the loss became NaN."]
 
 
 def test_needs_may_be_one_string(tmp_path: Path) -> None:

@@ -68,9 +68,7 @@ def mean_over_inputs(
                 found = statistic(slice(start + row, start + row + 1), h[row : row + 1], J[None], D[None])
                 for key, values in found.items():
                     totals[key][name] += values[0].view_as(totals[key][name])
-    return {
-        key: {name: total / len(inputs) for name, total in by_name.items()} for key, by_name in totals.items()
-    }
+    return {key: {name: total / len(inputs) for name, total in by_name.items()} for key, by_name in totals.items()}
 
 
 def layer_derivatives(

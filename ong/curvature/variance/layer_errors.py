@@ -70,7 +70,9 @@ def measured_relative_std(
     with open_network(model, inputs) as network:
         plain = network.plain_parameters()
         if plain:
-            raise UserError(f"parameter '{plain[0]}' is not of a Linear layer on vectors; only those are measured whole")
+            raise UserError(
+                f"parameter '{plain[0]}' is not of a Linear layer on vectors; only those are measured whole"
+            )
         h = network.checked_outputs(inputs)
         layer_inputs = network.layer_inputs(inputs)
         result: dict[str, dict[str, LayerError]] = {}

@@ -46,9 +46,7 @@ class MonteCarloCheck:
         for name, measured in self.measured.items():
             gap = measured - self.closed_form[name]
             rounding = 64 * torch.finfo(gap.dtype).eps * self.mean[name].square()
-            scores.append(
-                torch.where(gap.abs() <= rounding, torch.zeros_like(gap), gap / self.standard_error[name])
-            )
+            scores.append(torch.where(gap.abs() <= rounding, torch.zeros_like(gap), gap / self.standard_error[name]))
         return torch.cat(scores)
 
 
@@ -96,10 +94,7 @@ def monte_carlo_check(
     with open_network(model, inputs, factor=False) as network:
         h = network.checked_outputs(inputs)
         per_input = [
-            [
-                tensor_derivatives(network, x, name, at, second_order=second_order)
-                for name, at in chosen.items()
-            ]
+            [tensor_derivatives(network, x, name, at, second_order=second_order) for name, at in chosen.items()]
             for x in inputs
         ]
     J = torch.stack([torch.cat([pair[0] for pair in pairs]) for pairs in per_input])  # [B, n, C]
@@ -113,11 +108,7 @@ def monte_carlo_check(
         for x in range(len(inputs)):
             u = draw_cotangents(likelihood, h[x : x + 1], estimator, rounds * draws, generator)[0]
             values = draw_values(likelihood, estimator, h[x], J[x], D[x], u).view(rounds, draws, -1)
-            weight = (
-                (picks == x).to(h)
-                if sampled_inputs
-                else torch.full_like(picks, 1, dtype=h.dtype) / len(inputs)
-            )
+            weight = (picks == x).to(h) if sampled_inputs else torch.full_like(picks, 1, dtype=h.dtype) / len(inputs)
             total += (values * weight.unsqueeze(-1)).mean(1)
         blocks.append(total)
     estimates = torch.cat(blocks)
@@ -148,9 +139,7 @@ def draw_values(family: Family, estimator: str, h: Tensor, J: Tensor, D: Tensor,
     return (1 - w) * squares + w * second
 
 
-def _chosen(
-    fisher: Mapping[str, Tensor], coordinates: Mapping[str, Sequence[int]] | None
-) -> dict[str, Tensor]:
+def _chosen(fisher: Mapping[str, Tensor], coordinates: Mapping[str, Sequence[int]] | None) -> dict[str, Tensor]:
     if coordinates is None:
         return {name: torch.arange(value.numel(), device=value.device) for name, value in fisher.items()}
     if not coordinates:

@@ -7,6 +7,7 @@ follows. Such layers are *factored*; all other parameters are *plain*.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,7 +104,9 @@ def open_network(model: nn.Module, inputs: Tensor, *, factor: bool = True) -> It
     try:
         model.eval()
         torch.backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            # torch compiles its rules for forward mode with its own deprecated torch.jit.script
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
             few = inputs[:4]
             Network(model, parameters, ()).checked_outputs(few)
             yield Network(model, parameters, _factored_layers(model, parameters, few) if factor else ())
@@ -119,18 +122,14 @@ def open_network(model: nn.Module, inputs: Tensor, *, factor: bool = True) -> It
             module.training = mode
 
 
-def _linear_calls(
-    model: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor
-) -> dict[str, list[Tensor]]:
+def _linear_calls(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor) -> dict[str, list[Tensor]]:
     """Run the model; return the inputs each ``nn.Linear`` received, call by call."""
     calls: dict[str, list[Tensor]] = {}
     hooks = []
     for name, module in model.named_modules():
         if type(module) is nn.Linear:
             calls[name] = []
-            hooks.append(
-                module.register_forward_hook(lambda _m, a, _z, seen=calls[name]: seen.append(a[0].detach()))
-            )
+            hooks.append(module.register_forward_hook(lambda _m, a, _z, seen=calls[name]: seen.append(a[0].detach())))
     try:
         with torch.no_grad():
             functional_call(model, dict(parameters), (inputs,))
@@ -147,16 +146,12 @@ def _factored_layers(model: nn.Module, parameters: dict[str, Tensor], inputs: Te
     elsewhere.
     """
     calls = _linear_calls(model, parameters, inputs)
-    once = [
-        n for n, seen in calls.items() if len(seen) == 1 and seen[0].ndim == 2 and len(seen[0]) == len(inputs)
-    ]
+    once = [n for n, seen in calls.items() if len(seen) == 1 and seen[0].ndim == 2 and len(seen[0]) == len(inputs)]
     network = Network(model, parameters, tuple(once))
     once = [name for name in once if network.factored_parameters(name)]
     zeros = {n: calls[n][0].new_zeros(len(inputs), network.width(n)) for n in once}
     outputs, pull, *_ = vjp(lambda p: network.outputs(inputs, p), parameters)
-    cotangent = torch.linspace(1, 2, outputs.numel(), dtype=outputs.dtype, device=outputs.device).view_as(
-        outputs
-    )
+    cotangent = torch.linspace(1, 2, outputs.numel(), dtype=outputs.dtype, device=outputs.device).view_as(outputs)
     gradients: dict[str, Tensor] = pull(cotangent)[0]
     deltas: dict[str, Tensor] = vjp(lambda e: network.outputs_from_offsets(inputs, e), zeros)[1](cotangent)[0]
     factored = []

@@ -63,7 +63,9 @@ class DeepLinearRun:
         self.chosen = strategy_of(strategy.step)
         widths = benchmark.widths
         generator = torch.Generator().manual_seed(seed)
-        self.problem = _with_rank(make_problem(widths, generator=generator, noise=benchmark.noise), benchmark.input_rank)
+        self.problem = _with_rank(
+            make_problem(widths, generator=generator, noise=benchmark.noise), benchmark.input_rank
+        )
         self.data = make_data(self.problem, generator=generator, train=benchmark.train, test=benchmark.test)
         self.network = DeepLinearNetwork.random(widths, generator=generator)
         if strategy.batch_size > benchmark.train:

@@ -58,8 +58,8 @@ def theory_rows(
     Returns:
         ``excess`` before and after every step; ``residual``, the largest ‖Fv + ∇‖/‖∇‖ while the excess fell;
         ``measured_rate`` beside ``predicted_rate`` = (1 − α)²; ``stopped``, why it broke off; ``blow_up_step``, where the
-        flow of a square net meets det W = 0. The rate is that of the last steps, or of the first half of those
-        before a blow-up.
+        flow of a square net meets det W = 0; ``first_rise``, the first step that raised the excess. The rate is that of the last steps, or of the first half of those
+        before a predicted blow-up.
     """
     if strategy.form is None:
         return None
@@ -70,13 +70,13 @@ def theory_rows(
     except DivergedError as error:
         history, stopped = error.history, str(error)
     excess = [record.excess for record in history.epochs]
-    lowest = excess.index(min(excess))
-    residuals = [record.residual for record in history.epochs[1 : lowest + 1] if record.residual is not None]
+    rise = next((step for step in range(1, len(excess)) if excess[step] > excess[step - 1]), None)
+    residuals = [record.residual for record in history.epochs[1:rise] if record.residual is not None]
     blow_up = math.inf
     if len(set(network.dims)) == 1 and strategy.form != "minimum-norm":
         blow_up = blow_up_time(network.product, problem.teacher) / recipe.alpha
     half = int(min(blow_up, len(excess) - 1) / 2)
-    if stopped is None and lowest == len(excess) - 1:
+    if stopped is None and math.isinf(blow_up):
         rate = history.measured_rate(RATE_STEPS)
     else:
         rate = (excess[half] / excess[0]) ** (1 / half) if half else None
@@ -88,7 +88,7 @@ def theory_rows(
         "predicted_rate": discrete_rate(recipe.alpha),
         "stopped": stopped,
         "blow_up_step": None if math.isinf(blow_up) else blow_up,
-        "least_excess_step": lowest,
+        "first_rise": rise,
     }
 
 

@@ -38,9 +38,7 @@ def layer_rows(
     found = diagonal_variances(model, inputs, family=family)
     bounds = diagonal_bounds(model, inputs, family=family)
     generator = torch.Generator().manual_seed(seed)
-    measured = measured_relative_std(
-        model, inputs, family=family, repeats=recipe.repeats, generator=generator
-    )
+    measured = measured_relative_std(model, inputs, family=family, repeats=recipe.repeats, generator=generator)
     predicted = {name: found.relative_std(name) for name in ESTIMATORS}
     norms, compared = found.layer_fisher_norm(), compare_variances(found)
     rows: dict[str, dict[str, Any]] = {}
@@ -69,9 +67,7 @@ def draws_table(found: DiagonalVariances, recipe: MeasureRecipe) -> list[dict[st
     ]
 
 
-def ekfac_rows(
-    model: nn.Module, inputs: Tensor, recipe: MeasureRecipe, seed: int
-) -> list[dict[str, Any]]:
+def ekfac_rows(model: nn.Module, inputs: Tensor, recipe: MeasureRecipe, seed: int) -> list[dict[str, Any]]:
     """Return what ``EKFAC(relative_error=…)`` chose and reached, for the Fisher of a categorical likelihood.
 
     ``measured`` is the root-mean-square over repeats of ‖Λ̂ − Λ‖/‖Λ‖ in the worst layer, Λ the exact eigenvalues in the

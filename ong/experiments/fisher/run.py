@@ -55,7 +55,10 @@ class FisherRun:
         self.test = (normalised(images.test_images).double().flatten(1), images.test_labels)
         self.classes = images.classes
         count = len(self.train[0])
-        for what, asked in (("measure.inputs", benchmark.measure.inputs), ("batch_size", benchmark.training.batch_size)):
+        for what, asked in (
+            ("measure.inputs", benchmark.measure.inputs),
+            ("batch_size", benchmark.training.batch_size),
+        ):
             if asked > count:
                 raise UserError(f"{what} = {asked}, but '{benchmark.dataset}' has {count} training images")
         picked = torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, 2)))
@@ -152,8 +155,12 @@ class FisherRun:
     def _record(self) -> dict[str, Any]:
         names = list(self.rows[0]["layers"])
         last = self.rows[-1]
-        scores = [_score(layer, name) for row in self.rows for layer in row["layers"].values() for name in layer["measured"]]
-        worst = {name: max(layer["predicted"][name] for layer in last["layers"].values()) for name in ("mc", "rademacher")}
+        scores = [
+            _score(layer, name) for row in self.rows for layer in row["layers"].values() for name in layer["measured"]
+        ]
+        worst = {
+            name: max(layer["predicted"][name] for layer in last["layers"].values()) for name in ("mc", "rademacher")
+        }
         started = time.perf_counter()
         ekfac = []
         if self.benchmark.family == "categorical":

@@ -33,7 +33,7 @@ class MeasureRecipe(Strict):
     inputs: int = Field(default=64, ge=1)
     repeats: int = Field(default=1000, ge=4)
     relative_errors: list[Positive] = [0.5, 0.2, 0.1, 0.05]
-    ekfac_repeats: int = Field(default=8, ge=0)
+    ekfac_repeats: int = Field(default=24, ge=0)
 
 
 class FisherBenchmark(BenchmarkRecipe):

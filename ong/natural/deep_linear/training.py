@@ -109,9 +109,7 @@ def train(
         network, level, step = resume.network, resume.damping, resume.step
         history.epochs.extend(resume.history.epochs)
     for epoch in range(len(history.epochs), epochs + 1):
-        batches: Iterator[Batch | None] = (
-            iter([None]) if data is None else _batches(data, batch_size, generator)
-        )
+        batches: Iterator[Batch | None] = iter([None]) if data is None else _batches(data, batch_size, generator)
         before = history.epochs[-1].excess
         steps = 0
         for batch in batches:

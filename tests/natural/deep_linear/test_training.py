@@ -17,6 +17,7 @@ from ong.natural.deep_linear import (
     LevenbergMarquardt,
     LinearData,
     LinearProblem,
+    TrainingState,
     discrete_rate,
     make_data,
     make_problem,
@@ -129,9 +130,7 @@ def test_newton_reaches_the_teacher_of_a_small_net(make: Make) -> None:
     network, given = make([3, 4, 2])
     problem = LinearProblem(given.input_cov, network.product * 1.05, given.noise_cov)
     _, history = train(network, problem, "newton", alpha=1.0, epochs=8)
-    assert (
-        history.epochs[-1].excess < 1e-20 * history.epochs[0].excess
-    )  # quadratic: rounding is all that is left
+    assert history.epochs[-1].excess < 1e-20 * history.epochs[0].excess  # quadratic: rounding is all that is left
 
 
 def test_a_form_that_is_not_exact_warns_with_the_reason_and_the_residual(make: Make) -> None:
@@ -167,11 +166,29 @@ def test_a_run_is_decided_by_its_generator() -> None:
     runs: list[History] = []
     for _ in range(2):
         network, problem, data, generator = setting("net2")
-        _, history = train(
-            network, problem, "ngd-any-width", alpha=1.0, epochs=1, data=data, generator=generator
-        )
+        _, history = train(network, problem, "ngd-any-width", alpha=1.0, epochs=1, data=data, generator=generator)
         runs.append(history)
     assert runs[0] == runs[1]
+
+
+def test_training_goes_on_from_any_epoch_to_the_same_bits() -> None:
+    network, problem, data, _ = setting("net2")
+    arguments = {"alpha": 1.0, "epochs": 3, "data": data, "damping": LevenbergMarquardt(1e-3)}
+    states: list[tuple[TrainingState, History, torch.Tensor]] = []
+    generator = torch.Generator().manual_seed(5)
+
+    def keep(state: TrainingState) -> None:
+        history = History(**{**vars(state.history), "epochs": list(state.history.epochs)})
+        states.append((state, history, generator.get_state()))
+
+    whole, history = train(network, problem, "ngd-paper", generator=generator, on_epoch=keep, **arguments)  # type: ignore[arg-type]
+    for state, so_far, shuffle in states[:2]:
+        begun = TrainingState(state.network, so_far, state.damping, state.step)
+        later = torch.Generator()
+        later.set_state(shuffle)
+        resumed, found = train(network, problem, "ngd-paper", generator=later, resume=begun, **arguments)  # type: ignore[arg-type]
+        assert found == history
+        assert all(torch.equal(a, b) for a, b in zip(resumed.weights, whole.weights, strict=True))
 
 
 def test_training_leaves_the_given_network_alone(make: Make) -> None:
@@ -216,8 +233,6 @@ def test_other_bad_input_is_refused(make: Make) -> None:
         train(network, problem, "sgd", alpha=0.1, epochs=1, data=data, batch_size=11)
     _, other = make([4, 2])
     with pytest.raises(UserError, match=r"data of \(4, 2\).*problem of \(3, 2\)"):
-        train(
-            network, problem, "sgd", alpha=0.1, epochs=1, data=make_data(other, train=4, test=4), batch_size=2
-        )
+        train(network, problem, "sgd", alpha=0.1, epochs=1, data=make_data(other, train=4, test=4), batch_size=2)
     with pytest.raises(UserError, match="diverges at every rate"):
         tune_learning_rate(network, problem, [1e200], epochs=50)
