@@ -29,12 +29,19 @@ _HOMES = {
     "split_mnist": "ong.streams",
 }
 
-__all__ = ["__version__", *_HOMES]
+_MODULES = {
+    "deep_linear": "ong.natural.deep_linear",
+    "fisher_variance": "ong.curvature.variance",
+}
+
+__all__ = ["__version__", *_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     raise AttributeError(f"module 'ong' has no attribute '{name}'")
 
 

@@ -34,7 +34,7 @@ def main() -> None:
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes at the last finished task", file=sys.stderr)
+        print("interrupted; the same command resumes where it was", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         usage = getattr(error, "format_message", None)  # click's errors, whichever click typer brings
@@ -81,15 +81,19 @@ def _parse_settings(settings: list[str]) -> dict[str, Any]:
 @app.command("list")
 def list_command() -> None:
     """List strategies, benchmarks and data sets."""
+    from ong.experiments.kinds import KINDS
     from ong.experiments.recipes import list_recipes, load_benchmark, load_strategy
     from ong.streams import DATASETS
 
     console = Console()
-    groups = {
-        "strategies": [(name, load_strategy(name).summary) for name in list_recipes("strategies")],
-        "benchmarks": [(name, load_benchmark(name).summary) for name in list_recipes("benchmarks")],
-        "data sets": [(name, entry.description) for name, entry in DATASETS.items()],
-    }
+    benchmarks = [load_benchmark(name) for name in list_recipes("benchmarks")]
+    groups = {}
+    for kind in KINDS.values():
+        groups[f"{kind.name}: benchmarks"] = [(b.name, b.summary) for b in benchmarks if b.kind == kind.name]
+        groups[f"{kind.name}: strategies"] = [
+            (name, load_strategy(name, kind.name).summary) for name in list_recipes(kind.folder)
+        ]
+    groups["data sets"] = [(name, entry.description) for name, entry in DATASETS.items()]
     for title, rows in groups.items():
         table = Table(
             title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
@@ -106,7 +110,7 @@ def list_command() -> None:
 def run_command(
     benchmark: Annotated[str, typer.Argument(help="A benchmark's name, or the path of a recipe.")],
     strategies: Annotated[
-        list[str] | None, typer.Argument(help="Strategies by name or path; without any, those of the README.")
+        list[str] | None, typer.Argument(help="Strategies by name or path; without any, the benchmark's usual ones.")
     ] = None,
     seeds: Annotated[str, typer.Option(help="5 is seeds 0…4; 3,7 are those two; '3,' is seed 3 alone.")] = "1",
     jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core.")] = 0,
@@ -128,9 +132,11 @@ def run_command(
     from ong.report.records import read_failure, read_record
     from ong.report.terminal import print_summary
 
-    planned = plan(benchmark, strategies or None, seed_list, changes, dataset, data_root, out, force=force)
-    outcomes = sweep(planned, jobs or default_workers(len(planned)))
     console = Console()
+    planned = plan(
+        benchmark, strategies or None, seed_list, changes, dataset, data_root, out, force=force, tell=console.print
+    )
+    outcomes = sweep(planned, jobs or default_workers(len(planned)))
     finished = [read_record(o.job.folder.path / "record.json") for o in outcomes if o.record is not None]
     failed = [read_failure(o.job.folder.path / "failure.json") for o in outcomes if o.record is None]
     skipped = sum(outcome.skipped for outcome in outcomes)

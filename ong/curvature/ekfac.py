@@ -13,12 +13,17 @@ from ong.curvature.blocks import Block, Vector, evaluating, find_blocks
 from ong.curvature.eigenblock import EigenBlock, covariances, rotated_squares
 from ong.curvature.factors import Factors, record
 from ong.curvature.fisher import FisherType, check_fisher, cotangents
+from ong.curvature.variance.planning import draws_for_relative_error
+from ong.errors import UserError
 
-__all__ = ["EKFAC", "Batch", "Forward"]
+__all__ = ["MOST_SAMPLES", "EKFAC", "Batch", "Forward"]
 
 Batch = Sequence[Tensor]
 """Inputs, targets and whatever else ``forward`` wants, examples first in each."""
 Forward = Callable[[Batch], Tensor]
+MOST_SAMPLES = 10_000
+"""The most draws an example that a wanted relative error may take."""
+_PLANNING_EXAMPLES = 64
 
 
 @dataclass
@@ -34,9 +39,11 @@ class EKFAC:
 
     Attributes:
         blocks: the factors of each block by its name; empty is the zero Fisher.
+        samples_used: draws an example of the last data added; 0 for the types that draw nothing.
     """
 
     blocks: dict[str, EigenBlock] = field(default_factory=dict)
+    samples_used: int = 0
 
     @classmethod
     def fit(
@@ -46,13 +53,23 @@ class EKFAC:
         *,
         fisher: FisherType = "rademacher",
         samples: int = 1,
+        relative_error: float | None = None,
         generator: torch.Generator | None = None,
         forward: Forward | None = None,
         blocks: Mapping[str, Block] | None = None,
     ) -> EKFAC:
         """Return the EKFAC of one data set; the arguments are :meth:`add`'s."""
         ekfac = cls()
-        ekfac.add(model, batches, fisher=fisher, samples=samples, generator=generator, forward=forward, blocks=blocks)
+        ekfac.add(
+            model,
+            batches,
+            fisher=fisher,
+            samples=samples,
+            relative_error=relative_error,
+            generator=generator,
+            forward=forward,
+            blocks=blocks,
+        )
         return ekfac
 
     def add(
@@ -62,6 +79,7 @@ class EKFAC:
         *,
         fisher: FisherType = "rademacher",
         samples: int = 1,
+        relative_error: float | None = None,
         generator: torch.Generator | None = None,
         forward: Forward | None = None,
         blocks: Mapping[str, Block] | None = None,
@@ -80,6 +98,9 @@ class EKFAC:
             batches: the data, gone through twice (bases, then eigenvalues) with the same random cotangents.
             fisher: see :func:`ong.curvature.fisher.cotangents`.
             samples: draws an example of the random Fisher types.
+            relative_error: choose ``samples`` so that ‖diag F̂ − diag F‖/‖diag F‖ of every layer has this
+                root-mean-square, in closed form on the first examples
+                (:func:`ong.curvature.variance.draws_for_relative_error`); ``samples_used`` says how many that were.
             generator: their randomness, on the model's device; one seeded with 0 by default.
             forward: maps a batch to logits ``[N, C]``; ``model(batch[0])`` by default.
             blocks: the model's blocks, where the caller has them already.
@@ -87,11 +108,17 @@ class EKFAC:
 
         Raises:
             ValueError: no examples, or a factor that is not finite.
+            UserError: a relative error that takes more than ``MOST_SAMPLES`` draws, that is given along with
+                ``samples`` or ``forward``, or for the empirical Fisher.
         """
         check_fisher(fisher)
         examples = sum(len(batch[0]) for batch in batches)
         if not examples:
             raise ValueError("EKFAC needs at least one example")
+        if relative_error is not None:
+            if samples != 1 or forward is not None:
+                raise UserError("relative_error chooses samples, for a model of the inputs alone: give neither of them")
+            samples = max(1, _samples_for(relative_error, model, batches, fisher, examples))
         blocks = find_blocks(model) if blocks is None else blocks
         run = forward if forward is not None else (lambda batch: model(batch[0]))
         if generator is None:
@@ -120,6 +147,7 @@ class EKFAC:
             if name not in moved and decay != 1.0:
                 moved[name] = old.plus((decay - 1.0) * old.eigenvalues)
         self.blocks |= moved
+        self.samples_used = samples if fisher in ("mc", "rademacher", "logit") else 0
 
     def apply(self, vector: Mapping[str, Tensor], *, power: float = -1.0, damping: float = 0.0) -> Vector:
         """Return (F + λ)^q v block by block, U_S [ (Λ+λ)^q ∘ (U_Sᵀ V U_A) ] U_Aᵀ.
@@ -159,3 +187,17 @@ class EKFAC:
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over what :meth:`state_dict` returned."""
         self.blocks = {name: EigenBlock(**values) for name, values in state.items()}
+
+
+def _samples_for(
+    relative_error: float, model: nn.Module, batches: Sequence[Batch], fisher: FisherType, examples: int
+) -> int:
+    """Return the draws an example that a relative error takes, judged on the first examples."""
+    first = batches[0][0][:_PLANNING_EXAMPLES]
+    samples = draws_for_relative_error(model, first, relative_error, fisher, examples=examples)
+    if samples > MOST_SAMPLES:
+        raise UserError(
+            f"a relative error of {relative_error:g} takes {samples} draws of '{fisher}' an example (limit "
+            f"{MOST_SAMPLES}); fisher='exact' has none, for one backward pass an output"
+        )
+    return samples

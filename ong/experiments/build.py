@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ong.errors import UnknownNameError, UserError
-from ong.experiments.recipes import Buildable, ModelRecipe
+from ong.experiments.schema import Buildable, ModelRecipe
 
 __all__ = ["MODELS", "build", "build_model", "build_optimizer", "resolve"]
 

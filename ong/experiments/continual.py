@@ -23,19 +23,15 @@ from ong.curvature import find_blocks
 from ong.experiments import avalanche_state
 from ong.experiments.build import build, build_model, build_optimizer, resolve
 from ong.experiments.progress import Progress
-from ong.experiments.recipes import BenchmarkRecipe, Buildable, StrategyRecipe
 from ong.experiments.run_plugins import AccuracyRecorder, DivergenceGuard, NoMetrics, StepCounter
+from ong.experiments.schema import Buildable, ContinualBenchmark, ContinualStrategy
+from ong.experiments.seeds import derived_seed
 from ong.experiments.store import RunFolder
 from ong.metrics import AccuracyMatrix, all_metrics
 from ong.plugins import Diagnostics, GradientPlugin
 from ong.streams import InMemoryLoader, build_stream, load_dataset, output_count
 
 __all__ = ["ContinualRun"]
-
-
-def _derived(seed: int, *path: int) -> int:
-    """Return a seed that depends on a run's seed and a place in the run."""
-    return int(np.random.SeedSequence([seed, *path]).generate_state(1)[0])
 
 
 @contextmanager
@@ -77,8 +73,8 @@ class ContinualRun:
 
     def __init__(
         self,
-        benchmark: BenchmarkRecipe,
-        strategy: StrategyRecipe,
+        benchmark: ContinualBenchmark,
+        strategy: ContinualStrategy,
         seed: int,
         data_root: str | Path | None = None,
     ) -> None:
@@ -89,21 +85,21 @@ class ContinualRun:
         """
         self.benchmark, self.recipe, self.seed = benchmark, strategy, seed
         self.settings = {
-            "benchmark": benchmark.model_dump(),
-            "strategy": strategy.model_dump(exclude={"on", "search"}),
+            "benchmark": benchmark.settings(),
+            "strategy": strategy.settings(),
             "seed": seed,
         }
         dataset = load_dataset(benchmark.dataset, data_root)
         self.stream = build_stream(benchmark.stream.name, dataset, seed, **benchmark.stream.options)
-        with _seeded(_derived(seed, 0)):
+        with _seeded(derived_seed(seed, 0)):
             shape = self.stream.train_stream[0].dataset[0][0].shape
             model = build_model(benchmark.model, tuple(shape), output_count(self.stream))
         self.plugins: list[Any] = [
-            build(plugin, BasePlugin, "plugin", seed=_derived(seed, 1)) for plugin in strategy.plugins
+            build(plugin, BasePlugin, "plugin", seed=derived_seed(seed, 1)) for plugin in strategy.plugins
         ]
         if any(isinstance(plugin, GradientPlugin) for plugin in self.plugins):
             find_blocks(model, next(p.unsupported for p in self.plugins if isinstance(p, GradientPlugin)))
-        self.diagnostics = Diagnostics(seed=_derived(seed, 1))
+        self.diagnostics = Diagnostics(seed=derived_seed(seed, 1))
         self.recorder = AccuracyRecorder()
         template = resolve(strategy.template, SupervisedTemplate, "template")
         training = benchmark.training
@@ -118,7 +114,7 @@ class ContinualRun:
             train_epochs=training.epochs,
             eval_mb_size=training.eval_batch_size,
             plugins=[
-                InMemoryLoader(seed=_derived(seed, 3)),
+                InMemoryLoader(seed=derived_seed(seed, 3)),
                 self.diagnostics,
                 *self.plugins,
                 DivergenceGuard(),
@@ -137,6 +133,16 @@ class ContinualRun:
     def tasks(self) -> int:
         """Number of tasks T."""
         return len(self.stream.train_stream)
+
+    @property
+    def units(self) -> int:
+        """Tasks that are announced one by one; joint training is a single one."""
+        return 1 if self.joint else self.tasks
+
+    @property
+    def place(self) -> dict[str, int]:
+        """The task in training."""
+        return {"task": max(len(self.rows) - 1, 0), "step": 0}
 
     def run(self, folder: RunFolder, progress: Progress) -> dict[str, Any]:
         """Train what is not yet trained and return the record, which is written to the folder too.
@@ -157,7 +163,7 @@ class ContinualRun:
         self.learner.plugins.insert(0, StepCounter(progress.start_task, progress.step))
         if not self.rows:
             self._evaluate()
-        steps = 1 if self.joint else self.tasks
+        steps = self.units
         progress.start_run(steps, len(self.rows) - 1)
         while len(self.rows) <= steps:
             self._train(len(self.rows) - 1)
@@ -170,7 +176,7 @@ class ContinualRun:
         return record
 
     def _train(self, task: int) -> None:
-        with _seeded(_derived(self.seed, 4, task)), _without_deprecations():
+        with _seeded(derived_seed(self.seed, 4, task)), _without_deprecations():
             start = time.perf_counter()
             experiences = self.stream.train_stream if self.joint else self.stream.train_stream[task]
             self.learner.train(experiences, eval_streams=[])

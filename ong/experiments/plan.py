@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ong.errors import UnknownNameError, UserError
-from ong.experiments.recipes import (
-    BenchmarkRecipe,
-    StrategyRecipe,
-    load_benchmark,
-    load_strategy,
-    override,
-)
+from ong.experiments.kinds import kind_of
+from ong.experiments.recipes import list_recipes, load_benchmark, load_strategy, override
 from ong.experiments.sweep import Job
 
-__all__ = ["DEFAULT_STRATEGIES", "plan"]
+__all__ = ["plan"]
 
-DEFAULT_STRATEGIES = ("naive", "ewc", "ogd", "ong", "ong-prior", "joint")
+
+def _say_nothing(line: str) -> None:
+    """Do nothing."""
 
 
 def plan(
@@ -31,18 +28,21 @@ def plan(
     out: str | Path = "runs",
     *,
     force: bool = False,
+    tell: Callable[[str], None] = _say_nothing,
 ) -> list[Job]:
     """Return a job for each strategy and seed, recipes read and overrides applied.
 
     Args:
         benchmark: name or path of a benchmark.
-        strategies: names or paths of strategies; :data:`DEFAULT_STRATEGIES` by default.
+        strategies: names or paths of strategies; by default those the benchmark's recipe lists, or else its
+            kind's, without those that its nets are too large for.
         seeds: seeds, none negative.
         changes: dotted keys and their values; keys of a benchmark go there, all others to every strategy.
         dataset: replaces the benchmark's data set.
         data_root: where data sets lie.
         out: folder of all runs.
         force: repeat what is finished.
+        tell: called with a line on each default strategy that is left out.
 
     Raises:
         UserError: anything that is wrong with these.
@@ -51,20 +51,29 @@ def plan(
         if seed < 0:
             raise UserError(f"seed {seed}: seeds must not be negative")
     learned = load_benchmark(benchmark)
+    kind = kind_of(learned.kind)
     changes = dict(changes or {})
     if dataset is not None:
+        if "dataset" not in kind.benchmark.model_fields:
+            raise UserError(f"--dataset {dataset}: benchmark '{learned.name}' of kind {kind.name} has no data set")
         changes["dataset"] = dataset
-    of_benchmark = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in BenchmarkRecipe.model_fields}
+    of_benchmark = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in kind.benchmark.model_fields}
     for key in changes:
-        if key.split(".")[0] not in StrategyRecipe.model_fields:
-            known = [*BenchmarkRecipe.model_fields, *StrategyRecipe.model_fields]
+        if key.split(".")[0] not in kind.strategy.model_fields:
+            known = [*kind.benchmark.model_fields, *kind.strategy.model_fields]
             raise UnknownNameError("recipe key", key.split(".")[0], known)
     learned = override(learned, of_benchmark)
     jobs = []
-    for name in strategies or DEFAULT_STRATEGIES:
-        strategy = load_strategy(name)
+    for name in strategies or learned.strategies or kind.defaults or list_recipes(kind.folder):
+        strategy = load_strategy(name, kind.name)
         tuned = override(strategy, strategy.on.get(learned.name, {}))
         tuned = override(tuned, changes)
+        reason = kind.why_not(learned, tuned)
+        if reason is not None:
+            if strategies:
+                raise UserError(f"strategy '{tuned.name}' cannot run on '{learned.name}': {reason}")
+            tell(f"{tuned.name} is left out: {reason}")
+            continue
         jobs += [Job(learned, tuned, seed, Path(out), data_root, force) for seed in seeds]
     names = [(job.strategy.name, job.seed) for job in jobs]
     if len(set(names)) < len(names):

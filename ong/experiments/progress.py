@@ -13,8 +13,8 @@ __all__ = ["Bars", "Progress", "Relay", "Silent"]
 class Progress(Protocol):
     """A listener of one run."""
 
-    def start_run(self, tasks: int, done: int) -> None:
-        """Announce the number of tasks, and how many a checkpoint has."""
+    def start_run(self, tasks: int, done: int, unit: str = "task") -> None:
+        """Announce the number of tasks (or whatever ``unit`` says), and how many a checkpoint has."""
 
     def start_task(self, steps: int) -> None:
         """Announce a task's steps."""
@@ -29,7 +29,7 @@ class Progress(Protocol):
 class Silent:
     """Says nothing."""
 
-    def start_run(self, tasks: int, done: int) -> None:
+    def start_run(self, tasks: int, done: int, unit: str = "task") -> None:
         """Do nothing."""
 
     def start_task(self, steps: int) -> None:
@@ -52,13 +52,13 @@ class Bars:
         self._tasks: Any = None
         self._steps: Any = None
 
-    def start_run(self, tasks: int, done: int) -> None:
+    def start_run(self, tasks: int, done: int, unit: str = "task") -> None:
         """Show the bar of tasks."""
         self._tasks = tqdm(
             total=tasks,
             initial=done,
             desc=self._label,
-            unit="task",
+            unit=unit,
             disable=self._hidden,
             leave=True,
             dynamic_ncols=True,
@@ -101,7 +101,7 @@ class Relay(Silent):
         """Send to a queue."""
         self._queue = queue
 
-    def start_run(self, tasks: int, done: int) -> None:
+    def start_run(self, tasks: int, done: int, unit: str = "task") -> None:
         """Tell what a checkpoint already has."""
         self._queue.put(done)
 

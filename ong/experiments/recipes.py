@@ -5,17 +5,17 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ong.errors import UnknownNameError, UserError
+from ong.experiments.kinds import KINDS, kind_of
+from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
 
 __all__ = [
-    "BenchmarkRecipe",
-    "Buildable",
-    "StrategyRecipe",
     "list_recipes",
     "load_benchmark",
     "load_strategy",
@@ -24,112 +24,50 @@ __all__ = [
 ]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+R = TypeVar("R", bound=BaseModel)
 
 
-class Buildable(BaseModel):
-    """A class to be built: ``use = "module:Name"`` and its keyword arguments beside it."""
-
-    model_config = ConfigDict(extra="allow")
-    use: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keyword arguments."""
-        return dict(self.model_extra or {})
-
-
-class StrategyRecipe(_Strict):
-    """How a learner learns."""
-
-    name: str
-    summary: str
-    source: str
-    needs: list[str] = []
-    template: str = "avalanche.training.supervised:Naive"
-    plugins: list[Buildable] = []
-    optimizer: Buildable
-    on: dict[str, dict[str, Any]] = {}
-    search: dict[str, dict[str, Any]] = {}
-
-
-class StreamRecipe(BaseModel):
-    """A stream by name, and its options."""
-
-    model_config = ConfigDict(extra="allow")
-    name: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The stream builder's keyword arguments."""
-        return dict(self.model_extra or {})
-
-
-class ModelRecipe(BaseModel):
-    """A built-in network by ``name``, or a class by ``use``, and its options."""
-
-    model_config = ConfigDict(extra="allow")
-    name: str | None = None
-    use: str | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The network's keyword arguments."""
-        return dict(self.model_extra or {})
-
-
-class TrainingRecipe(_Strict):
-    """Passes over each task and examples a step, the same for every strategy."""
-
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    eval_batch_size: int = Field(default=500, ge=1)
-
-
-class BenchmarkRecipe(_Strict):
-    """What is learned."""
-
-    name: str
-    summary: str
-    kind: Literal["continual"]
-    dataset: str
-    stream: StreamRecipe
-    model: ModelRecipe
-    training: TrainingRecipe
-
-
-R = TypeVar("R", StrategyRecipe, BenchmarkRecipe)
-
-
-def list_recipes(folder: Literal["strategies", "benchmarks"]) -> list[str]:
-    """Return the names of the recipes in the package, sorted."""
+def list_recipes(folder: str) -> list[str]:
+    """Return the names of the recipes in a folder of the package (``benchmarks`` or a kind's own), sorted."""
     return sorted(
-        entry.name.removesuffix(".toml")
-        for entry in resources.files(f"ong.{folder}").iterdir()
-        if entry.name.endswith(".toml")
+        entry.name.removesuffix(".toml") for entry in _folder(folder).iterdir() if entry.name.endswith(".toml")
     )
 
 
-def load_strategy(name_or_path: str) -> StrategyRecipe:
+def _folder(folder: str) -> Traversable:
+    package, *inner = folder.split("/")
+    return resources.files(f"ong.{package}").joinpath(*inner)
+
+
+def load_strategy(name_or_path: str, kind: str = "continual") -> StrategyRecipe:
     """Read a strategy by its name in the package or the path of a TOML file.
+
+    Args:
+        name_or_path: strategies of different kinds may share a name.
+        kind: of the benchmark it is to run on.
 
     Raises:
         UserError: no such name or file, not TOML, or keys that a strategy does not have.
     """
-    return _load(name_or_path, "strategy", "strategies", StrategyRecipe)
+    of = kind_of(kind)
+    values = _read(recipe_path(name_or_path, of.folder), name_or_path, "strategy")
+    return _checked(of.strategy, values, f"strategy recipe '{name_or_path}'")
 
 
 def load_benchmark(name_or_path: str) -> BenchmarkRecipe:
     """Read a benchmark by its name in the package or the path of a TOML file.
 
     Raises:
-        UserError: no such name or file, not TOML, or keys that a benchmark does not have.
+        UserError: no such name or file, not TOML, an unknown kind, or keys that a benchmark of its kind does not have.
     """
-    return _load(name_or_path, "benchmark", "benchmarks", BenchmarkRecipe)
+    values = _read(recipe_path(name_or_path, "benchmarks"), name_or_path, "benchmark")
+    if "kind" not in values:
+        raise UserError(f"benchmark recipe '{name_or_path}': 'kind' is missing; known: {', '.join(KINDS)}")
+    kind = kind_of(str(values["kind"]))
+    return _checked(kind.benchmark, values, f"benchmark recipe '{name_or_path}'")
 
 
-def recipe_path(name_or_path: str, folder: Literal["strategies", "benchmarks"]) -> Path:
+def recipe_path(name_or_path: str, folder: str) -> Path:
     """Return the file of a recipe in the package, or the path that was given.
 
     Raises:
@@ -139,19 +77,20 @@ def recipe_path(name_or_path: str, folder: Literal["strategies", "benchmarks"]) 
         return Path(name_or_path)
     names = list_recipes(folder)
     if name_or_path not in names:
-        raise UnknownNameError({"strategies": "strategy", "benchmarks": "benchmark"}[folder], name_or_path, names)
-    return Path(str(resources.files(f"ong.{folder}") / f"{name_or_path}.toml"))
+        what, _, kind = folder.partition("/")
+        word = {"strategies": "strategy", "benchmarks": "benchmark"}[what]
+        raise UnknownNameError(f"{kind} {word}".lstrip(), name_or_path, names)
+    return Path(str(_folder(folder) / f"{name_or_path}.toml"))
 
 
-def _load(name_or_path: str, kind: str, folder: Literal["strategies", "benchmarks"], recipe: type[R]) -> R:
-    path = recipe_path(name_or_path, folder)
+def _read(path: Path, name_or_path: str, what: str) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the {kind} recipe '{path}': {error}") from None
+        raise UserError(f"cannot read the {what} recipe '{path}': {error}") from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"the {kind} recipe '{name_or_path}' is not TOML: {error}") from None
-    return _checked(recipe, {"name": path.stem} | values, f"{kind} recipe '{name_or_path}'")
+        raise UserError(f"the {what} recipe '{name_or_path}' is not TOML: {error}") from None
+    return {"name": path.stem} | values
 
 
 def _checked(recipe: type[R], values: Mapping[str, Any], what: str) -> R:

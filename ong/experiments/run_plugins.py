@@ -10,21 +10,18 @@ import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import EvaluationPlugin
 
+from ong.experiments.stopped import StoppedError
+
 __all__ = ["AccuracyRecorder", "DivergenceError", "DivergenceGuard", "NoMetrics", "StepCounter"]
 
 
-class DivergenceError(RuntimeError):
-    """The loss or the outputs of a run are not finite.
-
-    Attributes:
-        task: the task in training, counted from 0.
-        step: the step in that task, counted from 1; 0 while evaluating after it.
-    """
+class DivergenceError(StoppedError):
+    """The loss or the outputs of a run are not finite."""
 
     def __init__(self, what: str, task: int, step: int) -> None:
-        self.task, self.step = task, step
+        """Name the place: task counted from 0, step in it counted from 1, 0 while evaluating after it."""
         where = f"task {task}, step {step}" if step else f"the evaluation after task {task}"
-        super().__init__(f"{what} at {where}; lower optimizer.lr or raise the damping")
+        super().__init__(f"{what} at {where}; lower optimizer.lr or raise the damping", task=task, step=step)
 
 
 class DivergenceGuard(SupervisedPlugin):  # type: ignore[misc]

@@ -18,10 +18,10 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ong.errors import UserError
-from ong.experiments.continual import ContinualRun
+from ong.experiments.kinds import Run, kind_of
 from ong.experiments.progress import Bars, Progress, Relay, Silent
-from ong.experiments.recipes import BenchmarkRecipe, StrategyRecipe
-from ong.experiments.run_plugins import DivergenceError
+from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
+from ong.experiments.stopped import StoppedError
 from ong.experiments.store import RunFolder
 
 __all__ = ["Job", "Outcome", "perform", "sweep"]
@@ -56,6 +56,14 @@ class Job:
     def label(self) -> str:
         """The run's name in messages."""
         return f"{self.benchmark.name} / {self.strategy.name} / seed {self.seed}"
+
+    def run(self) -> Run:
+        """Build what does it.
+
+        Raises:
+            UserError: whatever is wrong with it.
+        """
+        return kind_of(self.benchmark.kind).make_run(self.benchmark, self.strategy, self.seed, self.data_root)
 
 
 @dataclass(frozen=True)
@@ -95,25 +103,28 @@ def _finished(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
     return record
 
 
-def check(job: Job) -> dict[str, Any] | None:
-    """Build a job without running it, so that bad input shows early; return its record where it is finished.
+def check(job: Job) -> tuple[dict[str, Any] | None, int]:
+    """Build a job without running it, so that bad input shows early.
+
+    Returns:
+        Its record where it is finished, and the number of tasks or epochs it consists of.
 
     Raises:
         UserError: whatever is wrong with it.
     """
-    run = ContinualRun(job.benchmark, job.strategy, job.seed, job.data_root)
+    run = job.run()
     job.folder.prepare()
     record = _finished(job, run.settings)
     if record is None and not job.force:
         job.folder.checkpoint(run.settings)
-    return record
+    return record, run.units
 
 
 def perform(job: Job, progress: Progress | None = None) -> Outcome:
     """Do one job in this process, on one thread; a diverging run becomes a failure, not an exception."""
     torch.set_num_threads(1)
     progress = progress if progress is not None else Silent()
-    run = ContinualRun(job.benchmark, job.strategy, job.seed, job.data_root)
+    run = job.run()
     job.folder.prepare()
     record = _finished(job, run.settings)
     if record is not None:
@@ -124,16 +135,13 @@ def perform(job: Job, progress: Progress | None = None) -> Outcome:
         return Outcome(job, run.run(job.folder, progress))
     except UserError:
         raise
-    except DivergenceError as error:
-        message = f"{job.label}: {error}"
-        task, step = error.task, error.step
+    except StoppedError as error:
+        message, place = f"{job.label}: {error}", error.place
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         message = f"{job.label}: {type(error).__name__}: {error}"
-        task, step = max(len(run.rows) - 1, 0), 0
-    job.folder.save_failure(
-        {"strategy": job.strategy.name, "seed": job.seed, "task": task, "step": step, "message": message}
-    )
+        place = run.place
+    job.folder.save_failure({"strategy": job.strategy.name, "seed": job.seed, **place, "message": message})
     return Outcome(job, None, failure=message)
 
 
@@ -149,8 +157,9 @@ def sweep(jobs: Sequence[Job], workers: int = 1, *, show: bool = True) -> list[O
         UserError: a job that cannot run; nothing has been started then.
     """
     outcomes: dict[int, Outcome] = {}
+    units: dict[int, int] = {}
     for number, job in enumerate(jobs):
-        record = check(job)
+        record, units[number] = check(job)
         if record is not None:
             outcomes[number] = Outcome(job, record, skipped=True)
     waiting = [(number, job) for number, job in enumerate(jobs) if number not in outcomes]
@@ -163,17 +172,17 @@ def sweep(jobs: Sequence[Job], workers: int = 1, *, show: bool = True) -> list[O
                 if bars is not None:
                     bars.close()
     elif waiting:
-        done = _in_parallel([job for _, job in waiting], workers, show=show)
+        total = sum(units[number] for number, _ in waiting)
+        done = _in_parallel([job for _, job in waiting], workers, total, show=show)
         outcomes |= {number: outcome for (number, _), outcome in zip(waiting, done, strict=True)}
     return [outcomes[number] for number in range(len(jobs))]
 
 
-def _in_parallel(jobs: Sequence[Job], workers: int, *, show: bool) -> Iterable[Outcome]:
-    total = sum(job.benchmark.stream.options.get("tasks", 1) for job in jobs)
+def _in_parallel(jobs: Sequence[Job], workers: int, total: int, *, show: bool) -> Iterable[Outcome]:
     with Manager() as manager, warnings.catch_warnings():
         queue = manager.Queue()
         hidden = not (show and sys.stderr.isatty())
-        with tqdm(total=total, desc=f"{len(jobs)} runs", unit="task", disable=hidden, dynamic_ncols=True) as bar:
+        with tqdm(total=total, desc=f"{len(jobs)} runs", unit="part", disable=hidden, dynamic_ncols=True) as bar:
 
             def listen() -> None:
                 while (count := queue.get()) is not None:

@@ -17,7 +17,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from ong.errors import UserError
 from ong.experiments.plan import plan
-from ong.experiments.recipes import StrategyRecipe, load_strategy
+from ong.experiments.recipes import load_benchmark, load_strategy
+from ong.experiments.schema import StrategyRecipe
 from ong.experiments.sweep import Job, check, perform
 
 __all__ = ["TUNING_SEEDS", "Trial", "tune", "write_block"]
@@ -90,6 +91,11 @@ def tune(
     for seed in seeds:
         if seed not in TUNING_SEEDS:
             raise UserError(f"seed {seed} is not a tuning seed: tune on 1000…9999, which no report shows")
+    kind = load_benchmark(benchmark).kind
+    if kind != "continual":
+        raise UserError(
+            f"benchmark '{benchmark}' is of kind {kind}; ong tune maximises the ACC of continual benchmarks"
+        )
     space = {key: _distribution(key, part) for key, part in load_strategy(strategy).search.items()}
     if not space:
         raise UserError(f"strategy '{strategy}' has no [search] table: nothing to tune")

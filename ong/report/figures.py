@@ -24,7 +24,7 @@ from ong.report.columns import MISSING
 from ong.report.intervals import Estimate, t_interval
 from ong.report.runs import Runs
 
-__all__ = ["DARK", "LIGHT", "Theme", "accuracy_curves", "heat_map", "render"]
+__all__ = ["DARK", "LIGHT", "Theme", "accuracy_curves", "heat_map", "new_axes", "render", "tidy"]
 
 MOST_TASKS_WITH_VALUES = 12
 
@@ -66,7 +66,7 @@ def heat_map(runs: Runs, strategy: str, theme: Theme = LIGHT) -> Figure:
     values = _mean_over_seeds(np.stack([record.matrix.values for record in runs.of(strategy)]))
     tasks = values.shape[1]
     size = min(0.42 * tasks + 1.5, 9.0)
-    figure, axes = _axes((size + 0.5, size + 0.2), theme)
+    figure, axes = new_axes((size + 0.5, size + 0.2), theme)
     colours = mpl.colormaps["viridis"].with_extremes(bad=theme.missing)
     image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=0.0, vmax=1.0, aspect="equal")
     if tasks <= MOST_TASKS_WITH_VALUES:
@@ -96,7 +96,7 @@ def accuracy_curves(runs: Runs, theme: Theme = LIGHT) -> Figure:
     Joint training, which has no intermediate rows, is a horizontal line at its ``ACC``; training from scratch
     has no sequence and is left out.
     """
-    figure, axes = _axes((8.6, 4.6), theme)
+    figure, axes = new_axes((8.6, 4.6), theme)
     tasks = np.arange(1, runs.tasks + 1)
     lowest, highest = 1.0, 0.0
     drawn = [name for name in runs.strategies if name not in ("joint", "scratch")]
@@ -127,10 +127,7 @@ def accuracy_curves(runs: Runs, theme: Theme = LIGHT) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("tasks seen", color=theme.ink)
     axes.set_ylabel("average accuracy over tasks seen", color=theme.ink)
-    axes.grid(axis="y", color=theme.faint, linewidth=0.8)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(theme.faint)
-    axes.tick_params(length=0)
+    tidy(axes, theme)
     _legend(axes, runs, theme)
     return figure
 
@@ -158,7 +155,16 @@ def render(figure: Figure, form: Literal["png", "svg"], *, outlines: bool = True
     return buffer.getvalue()
 
 
-def _axes(size: tuple[float, float], theme: Theme) -> tuple[Figure, Axes]:
+def tidy(axes: Axes, theme: Theme) -> None:
+    """Leave the bottom line and faint horizontal lines, and no ticks."""
+    axes.grid(axis="y", color=theme.faint, linewidth=0.8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(theme.faint)
+    axes.tick_params(length=0, which="both", colors=theme.ink)
+
+
+def new_axes(size: tuple[float, float], theme: Theme) -> tuple[Figure, Axes]:
+    """Return a figure on a theme's paper with one pair of axes in it."""
     figure = Figure(figsize=size, layout="constrained", facecolor=theme.paper)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor=theme.paper)

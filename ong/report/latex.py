@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ong.metrics import FORMULAS
 from ong.report.columns import Column
+from ong.report.document import Document
 from ong.report.intervals import Estimate
 from ong.report.runs import Runs
 from ong.report.tables import best, estimates, shown
@@ -33,6 +34,11 @@ _SPECIAL = {
     "°": r"\(^\circ\)",
     "≥": r"\(\geq\)",
     "≤": r"\(\leq\)",
+    "→": r"\(\to\)",
+    "×": r"\(\times\)",
+    "α": r"\(\alpha\)",
+    "²": r"\(^2\)",
+    "½": r"\(\frac12\)",
 }
 
 
@@ -42,13 +48,13 @@ def escape(text: str) -> str:
     return "".join(_SPECIAL.get(c) or (c if ord(c) < 256 else "?") for c in text)
 
 
-def latex(groups: Sequence[Runs]) -> str:
+def latex(groups: Sequence[Runs | Document]) -> str:
     r"""Write one ``table`` for each benchmark: the metrics of R, mean ± half-width, best in bold.
 
     Joint and scratch training do not compete for bold. Labels are ``tab:BENCHMARK``.
     """
     head = "% Written by `ong report`; needs \\usepackage{booktabs}.\n"
-    return head + "\n".join(_table(runs) for runs in groups)
+    return head + "\n".join(_table(runs) if isinstance(runs, Runs) else _document_table(runs) for runs in groups)
 
 
 def _table(runs: Runs) -> str:
@@ -66,7 +72,21 @@ def _table(runs: Runs) -> str:
         r"\(\pm\) half-width of the 95\% t-interval over seeds; "
         "best in bold, joint and scratch not competing."
     )
-    label = re.sub(r"[^A-Za-z0-9-]", "-", runs.benchmark)
+    return _float(runs.benchmark, caption, f"l{'r' * len(columns)}{'l' if has_needs else ''}", [headings, *rows])
+
+
+def _document_table(document: Document) -> str:
+    """Write a document's summary, as it is printed elsewhere."""
+    table = document.summary
+    seeds = ", ".join(map(str, document.runs.seeds))
+    caption = f"{escape(document.benchmark)}, seeds {seeds}. {escape(table.lead)}"
+    rows = [[escape(str(cell)) for cell in row] for row in table.frame.itertuples(index=False, name=None)]
+    columns = "".join("l" if name in table.text else "r" for name in table.frame.columns)
+    return _float(document.benchmark, caption, columns, [[escape(str(name)) for name in table.frame.columns], *rows])
+
+
+def _float(name: str, caption: str, columns: str, rows: Sequence[Sequence[str]]) -> str:
+    label = re.sub(r"[^A-Za-z0-9-]", "-", name)
     lines = [
         r"\begin{table}",
         r"  \centering",
@@ -74,11 +94,11 @@ def _table(runs: Runs) -> str:
         r"  \setlength{\tabcolsep}{4pt}",
         f"  \\caption{{{caption}}}",
         f"  \\label{{tab:{label}}}",
-        f"  \\begin{{tabular}}{{l{'r' * len(columns)}{'l' if has_needs else ''}}}",
+        f"  \\begin{{tabular}}{{{columns}}}",
         r"    \toprule",
-        f"    {' & '.join(headings)} \\\\",
+        f"    {' & '.join(rows[0])} \\\\",
         r"    \midrule",
-        *(f"    {' & '.join(row)} \\\\" for row in rows),
+        *(f"    {' & '.join(row)} \\\\" for row in rows[1:]),
         r"    \bottomrule",
         r"  \end{tabular}",
         r"\end{table}",

@@ -7,31 +7,68 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from ong.metrics import FORMULAS
+from ong.report.document import Document, TextTable
 from ong.report.published import published
+from ong.report.records import Failure
 from ong.report.runs import Runs
 from ong.report.tables import best, seeds_text, shown, summary_text
 
 __all__ = ["markdown"]
 
 
-def markdown(groups: Sequence[Runs], figure_path: Callable[[Runs, str | None], str] | None = None) -> str:
+FigurePath = Callable[[Runs | Document, str | None], str]
+
+
+def markdown(groups: Sequence[Runs | Document], figure_path: FigurePath | None = None) -> str:
     """Write the report of one or several benchmarks.
 
     Args:
-        groups: the benchmarks' runs.
-        figure_path: gives the path of the PNG of a strategy's heat map, or of the curves for None; without it
-            the report has no figures.
+        groups: the benchmarks' runs or documents.
+        figure_path: gives the path of the PNG of a strategy's heat map (of a document's drawing by its name), or of the
+            curves for None; without it the report has no figures.
     """
-    parts = ["# Continual learning: " + ", ".join(runs.benchmark for runs in groups)]
+    continual = [runs for runs in groups if isinstance(runs, Runs)]
+    title = "Continual learning" if len(continual) == len(groups) else "Report"
+    parts = [f"# {title}: " + ", ".join(runs.benchmark for runs in groups)]
     for runs in groups:
-        parts += _section(runs, figure_path)
+        parts += _section(runs, figure_path) if isinstance(runs, Runs) else _document(runs, figure_path)
+    if not continual:
+        return "\n\n".join(parts) + "\n"
     formulas = [f"| `{name}` | `{formula}` |" for name, formula in FORMULAS.items()]
     parts += ["## Formulas", "\n".join(["| metric | definition |", "|---|---|", *formulas])]
     parts.append("R[t, j] is the accuracy on task j after training task t; row −1 is before training.")
     return "\n\n".join(parts) + "\n"
 
 
-def _section(runs: Runs, figure_path: Callable[[Runs, str | None], str] | None) -> list[str]:
+def _document(document: Document, figure_path: FigurePath | None) -> list[str]:
+    about = str(document.runs.records[0].benchmark.get("summary", ""))
+    seeds = ", ".join(map(str, document.runs.seeds))
+    parts = [f"## {document.benchmark}", f"{_escape(about)}. Seeds {seeds}.", *_titled(document.summary, level=0)]
+    parts += [f"> {_escape(note)}" for note in document.notes()]
+    for part in document.parts:
+        if isinstance(part, TextTable):
+            parts += _titled(part)
+        elif figure_path:
+            path = figure_path(document, part.name)
+            parts += [f"### {part.title}", _escape(part.lead), f"![{_escape(part.title)}]({path})"]
+    parts += _failures(document.failures)
+    formulas = [f"| `{name}` | `{_escape(formula)}` |" for name, formula in document.formulas.items()]
+    return [*parts, "### Formulas", "\n".join(["| name | definition |", "|---|---|", *formulas])]
+
+
+def _titled(table: TextTable, level: int = 3) -> list[str]:
+    heading = [f"{'#' * level} {table.title}"] if level else []
+    return [*heading, _escape(table.lead), _table(table.frame, table.text)]
+
+
+def _failures(failures: Sequence[Failure]) -> list[str]:
+    if not failures:
+        return []
+    rows = [{"Strategy": f.strategy, "Seed": f.seed, "Place": f.where or "–", "Message": f.message} for f in failures]
+    return ["### Failed runs", _table(pd.DataFrame(rows).astype(str))]
+
+
+def _section(runs: Runs, figure_path: FigurePath | None) -> list[str]:
     summary = summary_text(runs)
     for c in shown(runs):
         winners = best(runs, c)
@@ -52,12 +89,7 @@ def _section(runs: Runs, figure_path: Callable[[Runs, str | None], str] | None) 
     if figure_path:
         parts += ["### Accuracy matrices"]
         parts += [f"![R of {name}]({figure_path(runs, name)})" for name in runs.strategies]
-    if runs.failures:
-        rows = [
-            {"Strategy": f.strategy, "Seed": f.seed, "Task": f.task, "Step": f.step, "Message": f.message}
-            for f in runs.failures
-        ]
-        parts += ["### Failed runs", _table(pd.DataFrame(rows).astype(str))]
+    parts += _failures(runs.failures)
     tables = published(runs.benchmark)
     if tables:
         parts += ["### Published by others", "Not measured here; the settings differ from those above."]
@@ -67,8 +99,8 @@ def _section(runs: Runs, figure_path: Callable[[Runs, str | None], str] | None) 
     return parts
 
 
-def _table(frame: pd.DataFrame) -> str:
-    left = ("Strategy", "Needs", "Method", "Message")
+def _table(frame: pd.DataFrame, text: Sequence[str] = ()) -> str:
+    left = ("Strategy", "Needs", "Method", "Place", "Message", *text)
     lines = [
         "| " + " | ".join(_escape(str(heading)) for heading in frame.columns) + " |",
         "|" + "|".join("---" if heading in left else "--:" for heading in frame.columns) + "|",

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 
 from ong.metrics import FORMULAS
 from ong.report.columns import column
+from ong.report.document import Document, TextTable, recipe_pairs
 from ong.report.figures import DARK, LIGHT, Theme, accuracy_curves, heat_map, render
 from ong.report.published import published
-from ong.report.runs import REFERENCES, Runs, flatten
+from ong.report.runs import REFERENCES, HistoryRuns, Runs, flatten
 from ong.report.tables import best, estimates, seeds_text, shown, summary_text, task_frame
 
 __all__ = ["page"]
@@ -43,7 +44,7 @@ class Picture:
     alt: str
 
 
-def page(groups: Sequence[Runs]) -> str:
+def page(groups: Sequence[Runs | Document]) -> str:
     """Return the self-contained HTML page of one or several benchmarks' runs."""
     files = resources.files("ong.report")
     environment = jinja2.Environment(
@@ -56,14 +57,15 @@ def page(groups: Sequence[Runs]) -> str:
     return environment.get_template("page.html.j2").render(
         title=", ".join(runs.benchmark for runs in groups),
         css=files.joinpath("page.css").read_text(encoding="utf-8"),
-        formulas=FORMULAS,
-        benchmarks=[_benchmark(runs) for runs in groups],
+        formulas=FORMULAS if any(isinstance(runs, Runs) for runs in groups) else {},
+        benchmarks=[_benchmark(runs) if isinstance(runs, Runs) else _document(runs) for runs in groups],
     )
 
 
 def _benchmark(runs: Runs) -> dict[str, Any]:
     recipe = runs.records[0].benchmark
     return {
+        "is_document": False,
         "name": runs.benchmark,
         "about": str(recipe.get("summary", "")),
         "recipe": _recipe(recipe, ("kind", *TOLD_ELSEWHERE)),
@@ -80,6 +82,57 @@ def _benchmark(runs: Runs) -> dict[str, Any]:
         "environment": _environment(runs),
         "published": published(runs.benchmark),
     }
+
+
+def _document(document: Document) -> dict[str, Any]:
+    runs = document.runs
+    recipe = runs.records[0].benchmark
+    return {
+        "is_document": True,
+        "name": runs.benchmark,
+        "about": str(recipe.get("summary", "")),
+        "recipe": recipe_pairs(recipe, ("kind", *TOLD_ELSEWHERE)),
+        "seeds": ", ".join(map(str, runs.seeds)),
+        "tiles": document.tiles,
+        "summary": _text_table(document.summary),
+        "summary_lead": document.summary.lead,
+        "notes": document.notes(),
+        "failures": document.failures,
+        "parts": [
+            {"title": part.title, "lead": part.lead}
+            | (
+                {"table": _text_table(part)}
+                if isinstance(part, TextTable)
+                else {"picture": _picture(part.draw, part.title)}
+            )
+            for part in document.parts
+        ],
+        "strategies": [
+            {
+                "name": name,
+                "summary": str(runs.of(name)[0].strategy.get("summary", "")),
+                "source": str(runs.of(name)[0].strategy.get("source", "")),
+                "recipe": recipe_pairs(runs.of(name)[0].strategy, TOLD_ELSEWHERE),
+            }
+            for name in runs.strategies
+        ],
+        "formulas": document.formulas,
+        "environment": _environment(runs),
+        "published": [],
+    }
+
+
+def _text_table(table: TextTable) -> Table:
+    return Table(
+        [(str(name), table.hints.get(str(name), ""), name in table.text) for name in table.frame.columns],
+        [
+            [
+                (str(cell), str(row[0]) in table.best.get(str(name), ()))
+                for name, cell in zip(table.frame.columns, row, strict=True)
+            ]
+            for row in table.frame.itertuples(index=False, name=None)
+        ],
+    )
 
 
 def _tiles(runs: Runs) -> list[tuple[str, str, str]]:
@@ -175,7 +228,7 @@ def _recipe(recipe: dict[str, Any], without: Sequence[str]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
 
 
-def _environment(runs: Runs) -> dict[str, str]:
+def _environment(runs: Runs | HistoryRuns) -> dict[str, str]:
     """Merge the environments of all records; where they differ, every value is given."""
     values: dict[str, dict[str, None]] = {}
     for record in runs.records:

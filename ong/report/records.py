@@ -19,13 +19,23 @@ from ong.metrics import AccuracyMatrix
 
 Model = TypeVar("Model", bound=BaseModel)
 
-__all__ = ["KINDS", "SCHEMA", "Failure", "Record", "Timing", "read_failure", "read_record"]
+__all__ = [
+    "KINDS",
+    "SCHEMA",
+    "BaseRecord",
+    "Failure",
+    "HistoryRecord",
+    "Record",
+    "Timing",
+    "read_failure",
+    "read_record",
+]
 
 SCHEMA = 1
 """The version of ``record.json`` that this module reads."""
 
-KINDS = ("continual",)
-"""The kinds of benchmark that have a report; the others keep records of another shape."""
+KINDS = ("continual", "deep-linear", "fisher")
+"""The kinds of benchmark that have a report; all but the first keep a history instead of an accuracy matrix."""
 
 
 def _nan_is_none(value: object) -> object:
@@ -45,15 +55,14 @@ class Timing(BaseModel):
     total_seconds: Number = None
 
 
-class Record(BaseModel):
-    """A typed, read-only view of one ``record.json``."""
+class BaseRecord(BaseModel):
+    """What every ``record.json`` holds, typed and read-only."""
 
     model_config = ConfigDict(frozen=True, ignored_types=(cached_property,))
 
     benchmark: dict[str, Any]
     strategy: dict[str, Any]
     seed: int
-    accuracy_matrix: list[list[Number]]
     metrics: dict[str, Number] = {}
     diagnostics: dict[str, Any] = {}
     timing: Timing = Timing()
@@ -61,17 +70,11 @@ class Record(BaseModel):
     path: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_names(self) -> Self:
         for recipe, what in ((self.benchmark, "benchmark"), (self.strategy, "strategy")):
             if not isinstance(recipe.get("name"), str) or not recipe["name"]:
                 raise ValueError(f"{what} has no name")
-        assert self.matrix.tasks  # builds the matrix, which checks shape and range
         return self
-
-    @cached_property
-    def matrix(self) -> AccuracyMatrix:
-        """R with the row before training."""
-        return AccuracyMatrix.from_rows(self.accuracy_matrix)
 
     @property
     def benchmark_name(self) -> str:
@@ -84,10 +87,37 @@ class Record(BaseModel):
         return str(self.strategy["name"])
 
     @property
+    def kind(self) -> str:
+        """The benchmark's kind."""
+        return str(self.benchmark.get("kind", KINDS[0]))
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """What the strategy needs that others do without, such as stored examples."""
         needs = self.strategy.get("needs") or []
         return (needs,) if isinstance(needs, str) else tuple(str(need) for need in needs)
+
+
+class HistoryRecord(BaseRecord):
+    """A run that is not a sequence of tasks: ``history`` holds lists over epochs, by name."""
+
+    history: dict[str, Any]
+
+
+class Record(BaseRecord):
+    """A run over tasks."""
+
+    accuracy_matrix: list[list[Number]]
+
+    @model_validator(mode="after")
+    def _check_matrix(self) -> Self:
+        assert self.matrix.tasks  # builds the matrix, which checks shape and range
+        return self
+
+    @cached_property
+    def matrix(self) -> AccuracyMatrix:
+        """R with the row before training."""
+        return AccuracyMatrix.from_rows(self.accuracy_matrix)
 
     @cached_property
     def by_task(self) -> dict[str, list[float]]:
@@ -109,9 +139,16 @@ class Failure(BaseModel):
     strategy: str
     seed: int
     task: int | None = None
+    epoch: int | None = None
     step: int | None = None
     message: str
     path: Path = Field(default=Path(), exclude=True)
+
+    @property
+    def where(self) -> str:
+        """The task or epoch and the step in it, in words; empty if unknown."""
+        places = {"task": self.task, "epoch": self.epoch, "step": self.step}
+        return ", ".join(f"{name} {value}" for name, value in places.items() if value is not None)
 
     @property
     def benchmark_name(self) -> str:
@@ -120,7 +157,7 @@ class Failure(BaseModel):
         return folder.parent.parent.name
 
 
-def read_record(path: Path | str) -> Record:
+def read_record(path: Path | str) -> Record | HistoryRecord:
     """Read one ``record.json`` and, if it is there, the ``environment.json`` beside it.
 
     Args:
@@ -147,7 +184,9 @@ def read_record(path: Path | str) -> Record:
         raise UserError(f"{path}: benchmark of kind '{kind}'; {hint}")
     environment = path.with_name("environment.json")
     extra = {"environment": _load(environment) if environment.is_file() else {}, "path": path}
-    return _validated(Record, content | extra, path)
+    if kind is None or kind == KINDS[0]:
+        return _validated(Record, content | extra, path)
+    return _validated(HistoryRecord, content | extra, path)
 
 
 def read_failure(path: Path) -> Failure:

@@ -16,9 +16,9 @@ import numpy as np
 
 from ong.errors import UserError
 from ong.metrics import all_metrics, average_accuracy
-from ong.report.records import Failure, Record, read_failure, read_record
+from ong.report.records import Failure, HistoryRecord, Record, read_failure, read_record
 
-__all__ = ["REFERENCES", "Runs", "flatten", "group", "read_runs", "with_sibling_metrics"]
+__all__ = ["REFERENCES", "HistoryRuns", "Runs", "flatten", "group", "read_runs", "with_sibling_metrics"]
 
 REFERENCES = ("joint", "scratch")
 """Strategies that bound the others and do not compete with them."""
@@ -87,13 +87,50 @@ class Runs:
         return float(np.nan_to_num(mean, nan=-1.0))
 
 
-def read_runs(directory: Path | str) -> list[Runs]:
+@dataclass(frozen=True)
+class HistoryRuns:
+    """All records and failures of one benchmark that is not a sequence of tasks, ordered by strategy and seed."""
+
+    benchmark: str
+    kind: str
+    records: tuple[HistoryRecord, ...]
+    failures: tuple[Failure, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def strategies(self) -> list[str]:
+        """The strategies' names, sorted."""
+        return sorted({record.strategy_name for record in self.records})
+
+    @property
+    def seeds(self) -> list[int]:
+        """Every seed that some strategy has."""
+        return sorted({record.seed for record in self.records})
+
+    def of(self, strategy: str) -> list[HistoryRecord]:
+        """Return the records of one strategy, by seed."""
+        return [record for record in self.records if record.strategy_name == strategy]
+
+    def notes(self) -> list[str]:
+        """Return what a reader must know before comparing: recipes that differ, few seeds."""
+        notes = list(self.remarks)
+        if len(self.seeds) < FEWEST_SEEDS:
+            notes.append(f"Fewer than {FEWEST_SEEDS} seeds: {', '.join(map(str, self.seeds))}.")
+        for differs in _differences([record.benchmark for record in self.records]):
+            notes.append(f"The benchmark's recipe differs between records: {differs}.")
+        for name in self.strategies:
+            for differs in _differences([record.strategy for record in self.of(name)]):
+                notes.append(f"The recipe of {name} differs between seeds: {differs}.")
+        return notes
+
+
+def read_runs(directory: Path | str) -> list[Runs | HistoryRuns]:
     """Read every ``record.json`` and ``failure.json`` under a directory.
 
     A failure beside a record is left out: the run was repeated and finished.
 
     Returns:
-        One :class:`Runs` for each benchmark, by name, with the sibling metrics filled in.
+        One :class:`Runs` (or :class:`HistoryRuns`) for each benchmark, by name, with the sibling metrics filled in.
 
     Raises:
         UserError: if the directory is missing or has no records, or as
@@ -111,7 +148,7 @@ def read_runs(directory: Path | str) -> list[Runs]:
     return group(records, failures)
 
 
-def group(records: Iterable[Record], failures: Iterable[Failure] = ()) -> list[Runs]:
+def group(records: Iterable[Record | HistoryRecord], failures: Iterable[Failure] = ()) -> list[Runs | HistoryRuns]:
     """Group records and failures by benchmark and fill in the sibling metrics.
 
     A benchmark of which no run finished has no section; the first one's notes name it.
@@ -120,7 +157,7 @@ def group(records: Iterable[Record], failures: Iterable[Failure] = ()) -> list[R
         UserError: if a strategy and seed occur twice in a benchmark, or its records differ in the number
             of tasks.
     """
-    by_name: dict[str, list[Record]] = {}
+    by_name: dict[str, list[Record | HistoryRecord]] = {}
     for record in records:
         by_name.setdefault(record.benchmark_name, []).append(record)
     failed = list(failures)
@@ -129,13 +166,18 @@ def group(records: Iterable[Record], failures: Iterable[Failure] = ()) -> list[R
         if failure.benchmark_name not in by_name:
             lost.setdefault(failure.benchmark_name, []).append(failure)
     remarks = tuple(_lost(name, of_benchmark) for name, of_benchmark in sorted(lost.items()))
-    runs: list[Runs] = []
+    runs: list[Runs | HistoryRuns] = []
     for name, members in sorted(by_name.items()):
         _check_comparable(members)
         members.sort(key=lambda record: (record.strategy_name, record.seed))
         of_benchmark = tuple(failure for failure in failed if failure.benchmark_name == name)
-        filled = tuple(with_sibling_metrics(members))
-        runs.append(Runs(name, filled, of_benchmark, () if runs else remarks))
+        said = () if runs else remarks
+        continual = [record for record in members if isinstance(record, Record)]
+        others = tuple(record for record in members if isinstance(record, HistoryRecord))
+        if others:
+            runs.append(HistoryRuns(name, others[0].kind, others, of_benchmark, said))
+        else:
+            runs.append(Runs(name, tuple(with_sibling_metrics(continual)), of_benchmark, said))
     return runs
 
 
@@ -185,8 +227,8 @@ def _lost(benchmark: str, failures: Sequence[Failure]) -> str:
     return f"No run of {benchmark} finished; {len(failures)} failed, {what}."
 
 
-def _check_comparable(records: Sequence[Record]) -> None:
-    first: dict[tuple[str, int], Record] = {}
+def _check_comparable(records: Sequence[Record | HistoryRecord]) -> None:
+    first: dict[tuple[str, int], Record | HistoryRecord] = {}
     for record in records:
         twin = first.setdefault((record.strategy_name, record.seed), record)
         if twin is not record:
@@ -194,10 +236,16 @@ def _check_comparable(records: Sequence[Record]) -> None:
                 f"{record.path} and {twin.path}: both are {record.benchmark_name}, {record.strategy_name}, "
                 f"seed {record.seed}; report them from separate directories"
             )
-        if record.matrix.tasks != records[0].matrix.tasks:
+        other = records[0]
+        if record.kind != other.kind:
             raise UserError(
-                f"{record.path}: {record.matrix.tasks} tasks, but {records[0].path} of the same benchmark "
-                f"has {records[0].matrix.tasks}; report them from separate directories"
+                f"{record.path} is of kind {record.kind}, but {other.path} of the same benchmark of kind {other.kind}; "
+                "report them from separate directories"
+            )
+        if isinstance(record, Record) and isinstance(other, Record) and record.matrix.tasks != other.matrix.tasks:
+            raise UserError(
+                f"{record.path}: {record.matrix.tasks} tasks, but {other.path} of the same benchmark "
+                f"has {other.matrix.tasks}; report them from separate directories"
             )
 
 

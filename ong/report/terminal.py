@@ -12,8 +12,10 @@ from rich.text import Text
 
 from ong.metrics import FORMULAS
 from ong.report.columns import MISSING, column, number
-from ong.report.records import Failure, Record
-from ong.report.runs import Runs, flatten, group
+from ong.report.document import Document
+from ong.report.documents import document
+from ong.report.records import BaseRecord, Failure, HistoryRecord, Record
+from ong.report.runs import HistoryRuns, Runs, flatten, group
 from ong.report.tables import best, shown, summary_text, task_frame
 
 __all__ = ["print_record", "print_summary"]
@@ -34,7 +36,9 @@ BY_IMPORTANCE = (
 )
 
 
-def print_summary(records: Iterable[Record], console: Console, failures: Iterable[Failure] = ()) -> None:
+def print_summary(
+    records: Iterable[Record | HistoryRecord], console: Console, failures: Iterable[Failure] = ()
+) -> None:
     """Print one table for each benchmark: mean ± 95% t-interval over seeds, best in bold, failed runs below.
 
     Columns that do not fit the console's width are left out, the least important first.
@@ -43,24 +47,58 @@ def print_summary(records: Iterable[Record], console: Console, failures: Iterabl
         UserError: if the records cannot be compared; see :func:`ong.report.runs.group`.
     """
     for runs in group(records, failures):
-        table = _summary_table(runs, console)
-        console.print(table)
+        if isinstance(runs, Runs):
+            console.print(_summary_table(runs, console))
+        else:
+            _print_document(document(runs), console)
         for failure in runs.failures:
-            where = f" in task {failure.task}" if failure.task is not None else ""
+            where = f" at {failure.where}" if failure.where else ""
             line = f"failed: {failure.strategy}, seed {failure.seed}{where}: {failure.message}"
             console.print(Text(line, style="red"))
 
 
-def print_record(record: Record, console: Console) -> None:
-    """Print one record: R with the row before training, metrics with formulas, diagnostics by task."""
-    runs = Runs(record.benchmark_name, (record,))
+def _print_document(found: Document, console: Console) -> None:
+    unbounded = console.options.update_width(10_000)
+    dropped: tuple[str, ...] = ()
+    for count in range(len(found.summary.droppable) + 1):
+        dropped = found.summary.droppable[:count]
+        table = _document_table(found, dropped)
+        if console.measure(table, options=unbounded).maximum <= console.width:
+            break
+    console.print(table)
+    console.print(Text(found.summary.lead, style="dim"))
+    for finding in found.findings:
+        console.print(Text(finding, style="yellow"))
+
+
+def _document_table(found: Document, dropped: Sequence[str]) -> Table:
+    summary = found.summary
+    table = Table(title=found.benchmark, box=box.SIMPLE_HEAD, title_justify="left")
+    frame = summary.frame.drop(columns=list(dropped))
+    for name in frame.columns:
+        table.add_column(str(name), justify="left" if name in summary.text else "right", no_wrap=True)
+    for row in frame.itertuples(index=False, name=None):
+        cells = zip(frame.columns, map(str, row), strict=True)
+        bold = [str(row[0]) in summary.best.get(str(name), ()) for name in frame.columns]
+        table.add_row(*(Text(cell, style="bold" if best else "") for (_, cell), best in zip(cells, bold, strict=True)))
+    return table
+
+
+def print_record(record: Record | HistoryRecord, console: Console) -> None:
+    """Print one record: R and diagnostics by task, or the tables of its kind; then metrics and the recipe."""
     title = f"{record.benchmark_name} · {record.strategy_name} · seed {record.seed}"
     console.print(Text(title, style="bold"))
     if record.strategy.get("summary"):
         console.print(Text(str(record.strategy["summary"]), style="dim"))
-    console.print(_matrix_table(record))
-    console.print(_metrics_table(record))
-    console.print(_tasks_table(runs, record.strategy_name))
+    if isinstance(record, Record):
+        console.print(_matrix_table(record))
+        console.print(_metrics_table(record))
+        console.print(_tasks_table(Runs(record.benchmark_name, (record,)), record.strategy_name))
+    else:
+        found = document(HistoryRuns(record.benchmark_name, record.kind, (record,)))
+        console.print(_metrics_table(record))
+        console.print(_history_table(record))
+        _print_document(found, console)
     recipe = Table(title="Recipe", box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
     for name, part in (("benchmark", record.benchmark), ("strategy", record.strategy)):
         for key, value in flatten(part, name).items():
@@ -122,11 +160,30 @@ def _shade(value: float, *, bold: bool) -> str:
     return f"{'bold ' if bold else ''}{ink} on rgb({red},{green},{blue})"
 
 
-def _metrics_table(record: Record) -> Table:
+def _metrics_table(record: BaseRecord) -> Table:
     table = Table(title="Metrics", box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
     for name, value in record.metrics.items():
-        text = MISSING if value is None else number(value, 4)
+        text = MISSING if value is None else number(value, 4) if abs(value) >= 0.001 else _scientific(value)
         table.add_row(name, Text(text, justify="right"), Text(FORMULAS.get(name, ""), style="dim"))
+    return table
+
+
+def _scientific(value: float) -> str:
+    return "0" if value == 0 else f"{value:.3e}".replace("-", "−")
+
+
+def _history_table(record: HistoryRecord) -> Table:
+    """Show the plain lists of numbers of a history, one row an epoch."""
+    columns = {
+        name: values
+        for name, values in record.history.items()
+        if isinstance(values, list) and all(x is None or isinstance(x, int | float) for x in values)
+    }
+    table = Table(title="History", box=box.SIMPLE_HEAD, title_justify="left")
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*(MISSING if x is None else str(x) if isinstance(x, int) else f"{x:.4g}" for x in row))
     return table
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ong.errors import UnknownNameError, UserError
-from ong.report.figures import accuracy_curves, heat_map, render
+from ong.report.document import Document
+from ong.report.documents import document
+from ong.report.figures import LIGHT, accuracy_curves, heat_map, render
 from ong.report.latex import latex
 from ong.report.markdown import markdown
 from ong.report.page import page
@@ -40,15 +43,19 @@ def write_report(directory: Path | str, formats: Iterable[str] = FORMATS) -> lis
     for name in wanted:
         if name not in FORMATS:
             raise UnknownNameError("report format", name, FORMATS)
-    groups = read_runs(directory)
+    groups = [runs if isinstance(runs, Runs) else document(runs) for runs in read_runs(directory)]
 
-    def figure_path(runs: Runs, strategy: str | None) -> str:
+    def figure_path(runs: Runs | Document, strategy: str | None) -> str:
         folder = f"figures/{_file_name(runs.benchmark)}" if len(groups) > 1 else "figures"
+        if isinstance(runs, Document):
+            return f"{folder}/{_file_name(str(strategy))}.png"
         return f"{folder}/accuracy.png" if strategy is None else f"{folder}/matrix-{_file_name(strategy)}.png"
 
     writers: dict[str, Callable[[], str]] = {
         "md": lambda: markdown(groups, figure_path if "png" in wanted else None),
-        "csv": lambda: pd.concat([seeds_frame(runs) for runs in groups]).to_csv(index=False, lineterminator="\n"),
+        "csv": lambda: pd.concat(
+            [seeds_frame(runs) if isinstance(runs, Runs) else runs.frame for runs in groups]
+        ).to_csv(index=False, lineterminator="\n"),
         "tex": lambda: latex(groups),
         "html": lambda: page(groups),
     }
@@ -70,19 +77,26 @@ def write_report(directory: Path | str, formats: Iterable[str] = FORMATS) -> lis
 
 
 def _write_figures(
-    directory: Path, groups: Sequence[Runs], figure_path: Callable[[Runs, str | None], str]
+    directory: Path, groups: Sequence[Runs | Document], figure_path: Callable[[Runs | Document, str | None], str]
 ) -> list[Path]:
     written = []
     for runs in groups:
-        for strategy in (None, *runs.strategies):
-            figure = accuracy_curves(runs) if strategy is None else heat_map(runs, strategy)
-            png = directory / figure_path(runs, strategy)
+        for name, figure in _figures(runs):
+            png = directory / figure_path(runs, name)
             png.parent.mkdir(parents=True, exist_ok=True)
             png.write_bytes(render(figure, "png"))
             svg = png.with_suffix(".svg")
             svg.write_bytes(render(figure, "svg"))
             written += [png, svg]
     return written
+
+
+def _figures(runs: Runs | Document) -> Iterator[tuple[str | None, Figure]]:
+    if isinstance(runs, Document):
+        yield from ((drawing.name, drawing.draw(LIGHT)) for drawing in runs.drawings)
+    else:
+        yield None, accuracy_curves(runs)
+        yield from ((strategy, heat_map(runs, strategy)) for strategy in runs.strategies)
 
 
 def _file_name(name: str) -> str:

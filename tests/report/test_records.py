@@ -53,7 +53,10 @@ def test_diagnostics_that_are_not_one_number_a_task_are_kept_apart(tmp_path: Pat
             json.dumps(record() | {"benchmark": {"name": "b", "kind": "continuous"}}),
             "did you mean 'continual'",
         ),
-        (json.dumps(record() | {"benchmark": {"name": "b", "kind": "fisher"}}), "kind 'fisher'"),
+        (
+            json.dumps(record() | {"benchmark": {"name": "b", "kind": "fischer"}}),
+            "kind 'fischer'; did you mean 'fisher'",
+        ),
     ],
 )
 def test_a_broken_record_is_refused_with_its_file_and_the_reason(tmp_path: Path, text: str, complaint: str) -> None:

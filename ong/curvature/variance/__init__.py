@@ -11,11 +11,14 @@ from ong.curvature.variance.estimators import estimate_fisher, estimate_fisher_d
 from ong.curvature.variance.families import Family
 from ong.curvature.variance.full import Derivatives, FisherCovariances, derivatives, fisher_covariances
 from ong.curvature.variance.gaussian import Gaussian
+from ong.curvature.variance.layer_errors import LayerError, measured_relative_std
 from ong.curvature.variance.monte_carlo import MonteCarloCheck, monte_carlo_check
 from ong.curvature.variance.planning import (
     LayerComparison,
     compare_estimators,
+    compare_variances,
     draws_for_relative_error,
+    draws_from_variances,
     relative_std,
 )
 
@@ -30,16 +33,20 @@ __all__ = [
     "FisherCovariances",
     "Gaussian",
     "LayerComparison",
+    "LayerError",
     "MonteCarloCheck",
     "compare_estimators",
+    "compare_variances",
     "covariance_bounds",
     "derivatives",
     "diagonal_bounds",
     "diagonal_variances",
     "draws_for_relative_error",
+    "draws_from_variances",
     "estimate_fisher",
     "estimate_fisher_diagonal",
     "fisher_covariances",
+    "measured_relative_std",
     "monte_carlo_check",
     "relative_std",
 ]

@@ -23,7 +23,7 @@ from torch.func import jvp, vjp, vmap
 
 from ong.curvature.variance.network import Network
 
-__all__ = ["Statistic", "mean_over_inputs", "tensor_derivatives"]
+__all__ = ["Statistic", "layer_derivatives", "mean_over_inputs", "tensor_derivatives"]
 
 Statistic = Callable[[slice, Tensor, Tensor, Tensor], dict[str, Tensor]]
 """(rows, h [B, C], J [B, n, C], D [B, n, C]) -> {key: [B, n]}; D is empty unless asked for."""
@@ -57,7 +57,7 @@ def mean_over_inputs(
         rows = slice(start, start + len(chunk))
         layer_inputs = network.layer_inputs(chunk)
         for layer in network.factored:
-            J, D = _layer_derivatives(network, chunk, layer, h, second_order)
+            J, D = layer_derivatives(network, chunk, layer, h, second_order)
             for key, values in statistic(rows, h, J, D).items():
                 powers = layer_inputs[layer] ** degrees[key]
                 for kind, name in network.factored_parameters(layer).items():
@@ -71,7 +71,7 @@ def mean_over_inputs(
     return {key: {name: total / len(inputs) for name, total in by_name.items()} for key, by_name in totals.items()}
 
 
-def _layer_derivatives(
+def layer_derivatives(
     network: Network, inputs: Tensor, layer: str, h: Tensor, second_order: bool
 ) -> tuple[Tensor, Tensor]:
     """Return ∂h/∂z and ∂²h/∂z_i² of a factored layer, ``[B, d_out, C]`` each."""

@@ -17,7 +17,7 @@ from ong.curvature.variance.families import Family
 from ong.curvature.variance.network import open_network
 from ong.errors import UnknownNameError, UserError
 
-__all__ = ["MonteCarloCheck", "monte_carlo_check"]
+__all__ = ["MonteCarloCheck", "draw_values", "monte_carlo_check"]
 
 VALUES_A_BLOCK = 2**22
 
@@ -107,7 +107,7 @@ def monte_carlo_check(
         total = h.new_zeros(rounds, J.shape[1])
         for x in range(len(inputs)):
             u = draw_cotangents(likelihood, h[x : x + 1], estimator, rounds * draws, generator)[0]
-            values = _draw_values(likelihood, estimator, h[x], J[x], D[x], u).view(rounds, draws, -1)
+            values = draw_values(likelihood, estimator, h[x], J[x], D[x], u).view(rounds, draws, -1)
             weight = (picks == x).to(h) if sampled_inputs else torch.full_like(picks, 1, dtype=h.dtype) / len(inputs)
             total += (values * weight.unsqueeze(-1)).mean(1)
         blocks.append(total)
@@ -126,7 +126,7 @@ def monte_carlo_check(
     return MonteCarloCheck(split(measured), split(error), closed, split(mean), repeats)
 
 
-def _draw_values(family: Family, estimator: str, h: Tensor, J: Tensor, D: Tensor, u: Tensor) -> Tensor:
+def draw_values(family: Family, estimator: str, h: Tensor, J: Tensor, D: Tensor, u: Tensor) -> Tensor:
     """Return the estimate of each draw alone, ``[draws, n]``, from cotangents ``[draws, C]``."""
     squares = (u @ J.T).square()
     if estimator not in SECOND_ORDER:

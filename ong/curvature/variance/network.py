@@ -7,6 +7,7 @@ follows. Such layers are *factored*; all other parameters are *plain*.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,7 +104,9 @@ def open_network(model: nn.Module, inputs: Tensor, *, factor: bool = True) -> It
     try:
         model.eval()
         torch.backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            # torch compiles its rules for forward mode with its own deprecated torch.jit.script
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
             few = inputs[:4]
             Network(model, parameters, ()).checked_outputs(few)
             yield Network(model, parameters, _factored_layers(model, parameters, few) if factor else ())

@@ -10,11 +10,18 @@ from torch import Tensor, nn
 
 from ong.curvature.variance.checks import check_count, check_name, check_positive, resolve_family
 from ong.curvature.variance.closed_forms import ESTIMATORS
-from ong.curvature.variance.diagonal import diagonal_variances
+from ong.curvature.variance.diagonal import DiagonalVariances, diagonal_variances
 from ong.curvature.variance.families import Family
 from ong.errors import UserError
 
-__all__ = ["LayerComparison", "compare_estimators", "draws_for_relative_error", "relative_std"]
+__all__ = [
+    "LayerComparison",
+    "compare_estimators",
+    "compare_variances",
+    "draws_for_relative_error",
+    "draws_from_variances",
+    "relative_std",
+]
 
 FISHER_TYPES = ("mc", "rademacher", "exact", "logit", "empirical")
 CHEAPEST_FIRST = ("rademacher", "gaussian", "mc", "hessian", "mixture")
@@ -83,8 +90,16 @@ def draws_for_relative_error(
         return 0
     estimator = "rademacher" if fisher == "logit" else fisher
     found = diagonal_variances(model, inputs, family=likelihood, estimators=(estimator,))
+    return draws_from_variances(found, estimator, relative_error, averaged)
+
+
+def draws_from_variances(
+    found: DiagonalVariances, estimator: str, relative_error: float, examples: int | None = None
+) -> int:
+    """Return what ``draws_for_relative_error`` does, from one-draw variances at fixed inputs already at hand."""
+    averaged = found.inputs if examples is None else examples
     worst = max((std for std in found.relative_std(estimator).values() if not math.isnan(std)), default=0.0)
-    return max(1, math.ceil(worst**2 * len(inputs) / averaged / relative_error**2))
+    return max(1, math.ceil(worst**2 * found.inputs / averaged / relative_error**2))
 
 
 @dataclass(frozen=True)
@@ -113,7 +128,11 @@ def compare_estimators(
     where −∂²log p comes cheaper.
     Arguments and errors are those of ``diagonal_variances``.
     """
-    found = diagonal_variances(model, inputs, family=family)
+    return compare_variances(diagonal_variances(model, inputs, family=family))
+
+
+def compare_variances(found: DiagonalVariances) -> dict[str, LayerComparison]:
+    """Return what ``compare_estimators`` does, from variances of all estimators already at hand."""
     totals = {name: found.layer_variance(name) for name in CHEAPEST_FIRST}
     norms = found.layer_fisher_norm()
     comparisons = {}

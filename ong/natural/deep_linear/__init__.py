@@ -40,7 +40,7 @@ from ong.natural.deep_linear.steps import (
     paper_step,
 )
 from ong.natural.deep_linear.strategies import STRATEGIES, Strategy, gradient_step, strategy_of
-from ong.natural.deep_linear.training import InexactFormWarning, train
+from ong.natural.deep_linear.training import InexactFormWarning, TrainingState, train
 from ong.natural.deep_linear.trajectories import (
     blow_up_time,
     discrete_rate,
@@ -71,6 +71,7 @@ __all__ = [
     "LinearData",
     "LinearProblem",
     "Strategy",
+    "TrainingState",
     "any_width_step",
     "batch_gradients",
     "blow_up_time",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,13 +21,30 @@ from ong.natural.deep_linear.problem import LinearProblem, batch_gradients
 from ong.natural.deep_linear.settings import LinearData
 from ong.natural.deep_linear.strategies import Strategy, strategy_of
 
-__all__ = ["InexactFormWarning", "train"]
+__all__ = ["InexactFormWarning", "TrainingState", "train"]
 
 Batch = tuple[Tensor, Tensor]
 
 
 class InexactFormWarning(UserWarning):
     """The chosen form does not solve F v = −∇ for these widths; the message says why and by how much."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """All that training goes on from after an epoch, but for the generator that shuffles.
+
+    Attributes:
+        network: the weights.
+        history: a record of every epoch so far.
+        damping: λ of the next step.
+        step: steps taken.
+    """
+
+    network: DeepLinearNetwork
+    history: History
+    damping: float
+    step: int
 
 
 def train(
@@ -40,6 +58,8 @@ def train(
     batch_size: int = 1000,
     damping: float | LevenbergMarquardt = 0.0,
     generator: torch.Generator | None = None,
+    resume: TrainingState | None = None,
+    on_epoch: Callable[[TrainingState], None] | None = None,
 ) -> tuple[DeepLinearNetwork, History]:
     """Train a network: W_i ← W_i + α ΔW_i.
 
@@ -59,6 +79,8 @@ def train(
         batch_size: examples a step, with data; a last incomplete batch is dropped.
         damping: λ, or a schedule that adapts it; 0 keeps the closed forms exact.
         generator: shuffles the examples; its device must be the data's.
+        resume: where an earlier call with the same arguments had come to; the generator must be in that state too.
+        on_epoch: called after every epoch with what to resume from.
 
     Returns:
         The trained network and its history.
@@ -77,12 +99,16 @@ def train(
     if data is not None and data.dims != problem.dims:
         raise UserError(f"data of {data.dims} inputs and outputs do not fit a problem of {problem.dims}")
     _warn_if_inexact(chosen, network, problem)
+    unit = problem.with_unit_noise()
     level = damping.initial if isinstance(damping, LevenbergMarquardt) else float(damping)
     history = History(chosen.name, alpha, network.dims, problem.floor)
-    history.epochs.append(_record(0, network, problem, data, damping=level))
-    unit = problem.with_unit_noise()
     step = 0
-    for epoch in range(1, epochs + 1):
+    if resume is None:
+        history.epochs.append(_record(0, network, problem, data, damping=level))
+    else:
+        network, level, step = resume.network, resume.damping, resume.step
+        history.epochs.extend(resume.history.epochs)
+    for epoch in range(len(history.epochs), epochs + 1):
         batches: Iterator[Batch | None] = iter([None]) if data is None else _batches(data, batch_size, generator)
         before = history.epochs[-1].excess
         steps = 0
@@ -104,6 +130,8 @@ def train(
             residual = natural_gradient_residual(previous, posed, directions)
         record = _record(epoch, network, problem, data, residual=residual, damping=used)
         history.epochs.append(_with_rate(record, before, steps))
+        if on_epoch is not None:
+            on_epoch(TrainingState(network, history, level, step))
     return network, history
 
 

@@ -17,6 +17,7 @@ from ong.natural.deep_linear import (
     LevenbergMarquardt,
     LinearData,
     LinearProblem,
+    TrainingState,
     discrete_rate,
     make_data,
     make_problem,
@@ -168,6 +169,26 @@ def test_a_run_is_decided_by_its_generator() -> None:
         _, history = train(network, problem, "ngd-any-width", alpha=1.0, epochs=1, data=data, generator=generator)
         runs.append(history)
     assert runs[0] == runs[1]
+
+
+def test_training_goes_on_from_any_epoch_to_the_same_bits() -> None:
+    network, problem, data, _ = setting("net2")
+    arguments = {"alpha": 1.0, "epochs": 3, "data": data, "damping": LevenbergMarquardt(1e-3)}
+    states: list[tuple[TrainingState, History, torch.Tensor]] = []
+    generator = torch.Generator().manual_seed(5)
+
+    def keep(state: TrainingState) -> None:
+        history = History(**{**vars(state.history), "epochs": list(state.history.epochs)})
+        states.append((state, history, generator.get_state()))
+
+    whole, history = train(network, problem, "ngd-paper", generator=generator, on_epoch=keep, **arguments)  # type: ignore[arg-type]
+    for state, so_far, shuffle in states[:2]:
+        begun = TrainingState(state.network, so_far, state.damping, state.step)
+        later = torch.Generator()
+        later.set_state(shuffle)
+        resumed, found = train(network, problem, "ngd-paper", generator=later, resume=begun, **arguments)  # type: ignore[arg-type]
+        assert found == history
+        assert all(torch.equal(a, b) for a, b in zip(resumed.weights, whole.weights, strict=True))
 
 
 def test_training_leaves_the_given_network_alone(make: Make) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks of kind ``fisher``: how far random estimates of a net's Fisher are from it."""

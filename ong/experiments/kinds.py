@@ -1,0 +1,119 @@
+"""The kinds of benchmark: what their recipes hold, where their strategies lie, and which class runs them.
+
+A new kind is an entry here, a ``schema`` module and a run class; its report is an entry in
+:mod:`ong.report.documents`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from ong.errors import UnknownNameError
+from ong.experiments.deep_linear.schema import DeepLinearBenchmark, DeepLinearStrategy, why_not
+from ong.experiments.fisher.schema import FisherBenchmark, FisherStrategy
+from ong.experiments.progress import Progress
+from ong.experiments.schema import BenchmarkRecipe, ContinualBenchmark, ContinualStrategy, StrategyRecipe
+from ong.experiments.store import RunFolder
+
+__all__ = ["KINDS", "Kind", "Run", "kind_of"]
+
+
+class Run(Protocol):
+    """A benchmark, a strategy and a seed, ready to run; building it checks everything.
+
+    Attributes:
+        settings: what decides the run, as the record keeps it: ``benchmark``, ``strategy``, ``seed``.
+    """
+
+    settings: dict[str, Any]
+
+    @property
+    def units(self) -> int:
+        """How many tasks or epochs it will announce to a :class:`Progress`."""
+        ...
+
+    @property
+    def place(self) -> dict[str, int]:
+        """Where it is, for the report of a failure: ``{"task": 3}`` or ``{"epoch": 3}``."""
+        ...
+
+    def run(self, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+        """Do what is not yet done and return the record, which is written to the folder too."""
+        ...
+
+
+def _suits(benchmark: Any, strategy: Any) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of benchmark.
+
+    Attributes:
+        name: as in a recipe's ``kind``.
+        benchmark: what its benchmark recipes hold.
+        strategy: what its strategy recipes hold.
+        run: ``module:Class`` of a :class:`Run`, imported when one is made.
+        defaults: strategies that run when neither the user nor the recipe names any; all of the kind when empty.
+        why_not: why a strategy cannot run on a benchmark, or None; such ones are left out of the defaults.
+    """
+
+    name: str
+    benchmark: type[BenchmarkRecipe]
+    strategy: type[StrategyRecipe]
+    run: str
+    defaults: tuple[str, ...] = ()
+    why_not: Callable[[Any, Any], str | None] = _suits
+
+    @property
+    def folder(self) -> str:
+        """Where the package keeps its strategies: those of continual learning on top, others in a folder each."""
+        return "strategies" if self.name == "continual" else f"strategies/{self.name}"
+
+    def make_run(self, benchmark: BenchmarkRecipe, strategy: StrategyRecipe, seed: int, data_root: Path | None) -> Run:
+        """Build a run.
+
+        Raises:
+            UserError: whatever is wrong with the recipes or the data.
+        """
+        module, _, name = self.run.partition(":")
+        made: Run = getattr(import_module(module), name)(benchmark, strategy, seed, data_root)
+        return made
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "continual",
+            ContinualBenchmark,
+            ContinualStrategy,
+            "ong.experiments.continual:ContinualRun",
+            defaults=("naive", "ewc", "ogd", "ong", "ong-prior", "joint"),
+        ),
+        Kind(
+            "deep-linear",
+            DeepLinearBenchmark,
+            DeepLinearStrategy,
+            "ong.experiments.deep_linear.run:DeepLinearRun",
+            why_not=why_not,
+        ),
+        Kind("fisher", FisherBenchmark, FisherStrategy, "ong.experiments.fisher.run:FisherRun"),
+    )
+}
+
+
+def kind_of(name: str) -> Kind:
+    """Return a kind by name.
+
+    Raises:
+        UnknownNameError: no such kind.
+    """
+    if name not in KINDS:
+        raise UnknownNameError("kind of benchmark", name, KINDS)
+    return KINDS[name]

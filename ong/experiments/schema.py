@@ -1,0 +1,120 @@
+"""What recipes hold: the parts common to every kind of benchmark, and those of the continual ones."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "BenchmarkRecipe",
+    "Buildable",
+    "ContinualBenchmark",
+    "ContinualStrategy",
+    "ModelRecipe",
+    "Strict",
+    "StrategyRecipe",
+    "StreamRecipe",
+    "TrainingRecipe",
+]
+
+
+class Strict(BaseModel):
+    """A table in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class BenchmarkRecipe(Strict):
+    """What is learned, of whatever kind.
+
+    Attributes:
+        strategies: those that run when none are asked for; empty is the kind's own choice.
+    """
+
+    name: str
+    summary: str
+    kind: str
+    strategies: list[str] = []
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a record keeps: all that decides a run."""
+        return self.model_dump(exclude={"strategies"})
+
+
+class StrategyRecipe(Strict):
+    """How a learner learns, of whatever kind."""
+
+    name: str
+    summary: str
+    source: str
+    needs: list[str] = []
+    on: dict[str, dict[str, Any]] = {}
+    search: dict[str, dict[str, Any]] = {}
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a record keeps: all that decides a run."""
+        return self.model_dump(exclude={"on", "search"})
+
+
+class Buildable(BaseModel):
+    """A class to be built: ``use = "module:Name"`` and its keyword arguments beside it."""
+
+    model_config = ConfigDict(extra="allow")
+    use: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class ContinualStrategy(StrategyRecipe):
+    """How a learner learns task after task."""
+
+    template: str = "avalanche.training.supervised:Naive"
+    plugins: list[Buildable] = []
+    optimizer: Buildable
+
+
+class StreamRecipe(BaseModel):
+    """A stream by name, and its options."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The stream builder's keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class ModelRecipe(BaseModel):
+    """A built-in network by ``name``, or a class by ``use``, and its options."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str | None = None
+    use: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The network's keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class TrainingRecipe(Strict):
+    """Passes over each task and examples a step, the same for every strategy."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    eval_batch_size: int = Field(default=500, ge=1)
+
+
+class ContinualBenchmark(BenchmarkRecipe):
+    """A stream of tasks, learned one after the other."""
+
+    kind: Literal["continual"]
+    dataset: str
+    stream: StreamRecipe
+    model: ModelRecipe
+    training: TrainingRecipe

@@ -1,0 +1,17 @@
+"""A run that cannot go on: where it stopped, so that a failure can name the place."""
+
+from __future__ import annotations
+
+__all__ = ["StoppedError"]
+
+
+class StoppedError(RuntimeError):
+    """A run met NaN or infinity; what was finished before is kept.
+
+    Attributes:
+        place: where, such as ``{"task": 2, "step": 17}`` or ``{"epoch": 2, "step": 17}``.
+    """
+
+    def __init__(self, message: str, **place: int) -> None:
+        self.place = place
+        super().__init__(message)
