@@ -247,8 +247,7 @@ class ContinualRun:
         return self.settings | {
             "accuracy_matrix": rows,
             "metrics": all_metrics(AccuracyMatrix(np.array(rows))),
-            "diagnostics": by_task,
-            "steps": self.diagnostics.steps,
+            "diagnostics": by_task | {"steps": self.diagnostics.steps},
             "timing": timing,
         }
 

@@ -8,7 +8,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import Manager
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ def sweep(jobs: Sequence[Job], workers: int = 1, *, show: bool = True) -> list[O
     elif waiting:
         total = sum(units[number] for number, _ in waiting)
         done = _in_parallel([job for _, job in waiting], workers, total, show=show)
-        outcomes |= {number: outcome for (number, _), outcome in zip(waiting, done, strict=True)}
+        outcomes |= {number: replace(outcome, job=job) for (number, job), outcome in zip(waiting, done, strict=True)}
     return [outcomes[number] for number in range(len(jobs))]
 
 
@@ -194,12 +194,17 @@ def _in_parallel(jobs: Sequence[Job], workers: int, total: int, *, show: bool) -
                 # joblib replaces a worker whose memory grew by a stream's size, and wonders why it had to
                 warnings.filterwarnings("ignore", "A worker stopped while some jobs")
                 outcomes: list[Outcome] = Parallel(n_jobs=workers, backend="loky")(
-                    delayed(perform)(job, Relay(queue)) for job in jobs
+                    delayed(perform)(_from_anywhere(job), Relay(queue)) for job in jobs
                 )
             finally:
                 queue.put(None)
                 listener.join()
     return outcomes
+
+
+def _from_anywhere(job: Job) -> Job:
+    """Make a job's paths absolute: a worker that joblib keeps from an earlier call stands in that call's folder."""
+    return replace(job, out=job.out.absolute(), data_root=job.data_root and job.data_root.absolute())
 
 
 def default_workers(jobs: int) -> int:

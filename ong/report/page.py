@@ -199,7 +199,7 @@ def _strategy(runs: Runs, name: str) -> dict[str, Any]:
         f"{key}, seed {record.seed}": json.dumps(value, ensure_ascii=False)
         for record in records
         for key, value in record.diagnostics.items()
-        if key not in record.by_task
+        if key not in record.by_task and key != "steps"  # a row a measured step is for the record
     }
     return {
         "name": name,

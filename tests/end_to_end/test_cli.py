@@ -89,7 +89,8 @@ def test_seeds_show_and_report(ong: Command, tmp_path: Path) -> None:
 
 def test_parallel_runs_give_the_records_of_sequential_ones(ong: Command, tmp_path: Path) -> None:
     quick = QUICK[:-2]
-    assert ong("run", "permuted-digits", "naive", "ogd", *quick, "--jobs", "2", "--out", "two")[0] == 0
+    code, _, err = ong("run", "permuted-digits", "naive", "ogd", *quick, "--jobs", "2", "--out", "two")
+    assert code == 0, err
     assert ong("run", "permuted-digits", "naive", "ogd", *quick, "--jobs", "1", "--out", "one")[0] == 0
     for strategy in ("naive", "ogd"):
         one, two = (

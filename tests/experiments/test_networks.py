@@ -13,7 +13,8 @@ from ong.curvature import find_blocks
 from ong.errors import UserError
 from ong.experiments.build import build_model
 from ong.experiments.plan import plan
-from ong.experiments.recipes import ModelRecipe, load_benchmark
+from ong.experiments.recipes import load_benchmark
+from ong.experiments.schema import ModelRecipe
 from ong.experiments.sweep import perform
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -85,7 +86,7 @@ def test_a_record_tells_what_the_bounds_dropped_and_each_measured_step(tmp_path:
     assert told["leak"][2] > 1e-3  # what was dropped is no longer protected
     for name in ("leak", "leak_unseen", "descent_cosine", "rank", "condition"):
         for task, mean in enumerate(told[name]):
-            values = [step[name] for step in found["steps"] if step["task"] == task and name in step]
+            values = [step[name] for step in found["diagnostics"]["steps"] if step["task"] == task and name in step]
             assert mean == (pytest.approx(np.mean(values)) if values else None)
 
 
