@@ -16,7 +16,7 @@ from ong.curvature.fisher import FisherType, check_fisher, cotangents
 from ong.curvature.variance.planning import draws_for_relative_error
 from ong.errors import UserError
 
-__all__ = ["MOST_SAMPLES", "EKFAC", "Batch", "Forward"]
+__all__ = ["EKFAC", "MOST_SAMPLES", "Batch", "Forward"]
 
 Batch = Sequence[Tensor]
 """Inputs, targets and whatever else ``forward`` wants, examples first in each."""

@@ -9,7 +9,7 @@ from typing import Any
 from ong.experiments.plan import plan
 from ong.experiments.progress import Bars
 from ong.experiments.sweep import perform
-from ong.report.records import Record, read_record
+from ong.report.records import HistoryRecord, Record, read_record
 
 __all__ = ["run"]
 
@@ -24,7 +24,7 @@ def run(
     data_root: str | Path | None = None,
     out: str | Path = "runs",
     force: bool = False,
-) -> Record:
+) -> Record | HistoryRecord:
     """Train one strategy on one benchmark and return its record; a finished run is read, an unfinished one resumed.
 
     Args:

@@ -136,7 +136,7 @@ def override(recipe: R, changes: Mapping[str, Any]) -> R:
         if not isinstance(place, dict):
             raise UserError(f"'{key}' leads into a plain value")
         place[last] = value
-    return _checked(type(recipe), values, f"{kind} '{recipe.name}'")
+    return _checked(type(recipe), values, f"{kind} '{values['name']}'")
 
 
 def _step(place: Any, part: str, key: str) -> Any:

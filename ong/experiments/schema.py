@@ -12,9 +12,9 @@ __all__ = [
     "ContinualBenchmark",
     "ContinualStrategy",
     "ModelRecipe",
-    "Strict",
     "StrategyRecipe",
     "StreamRecipe",
+    "Strict",
     "TrainingRecipe",
 ]
 

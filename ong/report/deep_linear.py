@@ -31,8 +31,8 @@ def document(runs: HistoryRuns) -> Document:
     parts: list[TextTable | Drawing] = [
         Drawing(
             "Test loss while training",
-            "Minibatches of noisy examples; geometric mean over seeds, the band from the least to the largest. The axis "
-            "of epochs is stretched at its start. SGD at the best rate of its grid.",
+            "Minibatches of noisy examples; geometric mean over seeds, the band from the least to the largest. The "
+            "axis of epochs is stretched at its start. SGD at the best rate of its grid.",
             "training",
             lambda theme: training_curves(runs, theme),
         )
@@ -190,8 +190,9 @@ def _convergence(runs: HistoryRuns) -> TextTable:
             cells.setdefault(net, {})[name] = share
     rows = [{"Net": net, "Hidden units": _units(net), **row} for net, row in cells.items()]
     lead = (
-        "Random starts, random teachers: how many reached it. With square layers the paper's flow, and the any-width one, "
-        "which is the same there, fails wherever W*W₀⁻¹ has a negative real eigenvalue, as theory says start by start. "
+        "Random starts, random teachers: how many reached it. With square layers the paper's flow, and the any-width "
+        "one, which is the same there, fails wherever W*W₀⁻¹ has a negative real eigenvalue, as theory says start by "
+        "start. "
         "The minimum-norm form never does, and one extra hidden unit mends the paper's."
     )
     frame = pd.DataFrame(rows).fillna(MISSING)

@@ -45,8 +45,8 @@ def document(runs: HistoryRuns) -> Document:
         Drawing(
             f"Through training: {name}",
             "Relative standard deviation of one draw an input, layer by layer; lines are closed forms, dots measured, "
-            "dashed the bounds of mc and hessian. Exact zeros (hessian and mixture in a last layer, or with ReLU) have no "
-            "place on the axis.",
+            "dashed the bounds of mc and hessian. Exact zeros (hessian and mixture in a last layer, or with ReLU) have "
+            "no place on the axis.",
             f"training-{name}",
             partial(through_training, runs, name),
         )
@@ -134,8 +134,9 @@ def _winners(runs: HistoryRuns) -> TextTable:
                 }
             )
     lead = (
-        "The estimator of least variance (equals go to the cheaper), the best of those that need first derivatives only, "
-        "and the share of weights where Î₂ varies less than Î₁. hessian and mixture as computed here contain the exact "
+        "The estimator of least variance (equals go to the cheaper), the best of those that need first derivatives "
+        "only, and the share of weights where Î₂ varies less than Î₁. "
+        "hessian and mixture as computed here contain the exact "
         f"JᵀIJ, C backward passes: where they win, the exact Fisher does too. Seed {runs.records[0].seed}."
     )
     text = ("Activation", "Layer", "Initialised", "Trained", "Cheap, trained")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ong.experiments.schema import BenchmarkRecipe, Strict, StrategyRecipe
+from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe, Strict
 
 __all__ = ["DeepLinearBenchmark", "DeepLinearStrategy", "TheoryRecipe", "why_not"]
 
@@ -98,7 +99,7 @@ def why_not(benchmark: DeepLinearBenchmark, strategy: DeepLinearStrategy) -> str
 
     widths = benchmark.widths
     unknowns = widths[0] * widths[-1]
-    parameters = sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))
+    parameters = sum(a * b for a, b in pairwise(widths))
     if strategy.step == "ngd-min-norm" and unknowns > MINIMUM_NORM_LIMIT:
         return (
             f"the minimum-norm form solves for {widths[0]} × {widths[-1]} = {unknowns} unknowns at once "

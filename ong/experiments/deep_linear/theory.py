@@ -57,8 +57,9 @@ def theory_rows(
 
     Returns:
         ``excess`` before and after every step; ``residual``, the largest ‖Fv + ∇‖/‖∇‖ while the excess fell;
-        ``measured_rate`` beside ``predicted_rate`` = (1 − α)²; ``stopped``, why it broke off; ``blow_up_step``, where the
-        flow of a square net meets det W = 0; ``first_rise``, the first step that raised the excess. The rate is that of the last steps, or of the first half of those
+        ``measured_rate`` beside ``predicted_rate`` = (1 − α)²; ``stopped``, why it broke off; ``blow_up_step``, where
+        the flow of a square net meets det W = 0; ``first_rise``, the first step that raised the excess.
+        The rate is that of the last steps, or of the first half of those
         before a predicted blow-up.
     """
     if strategy.form is None:

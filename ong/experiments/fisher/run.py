@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ class FisherRun:
         layers: list[nn.Module] = []
         with torch.random.fork_rng():
             torch.manual_seed(derived_seed(self.seed, 0))
-            for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+            for fan_in, fan_out in pairwise(widths):
                 layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[self.strategy.activation]()]
         return nn.Sequential(*layers[:-1]).double()
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ong.experiments.schema import BenchmarkRecipe, Strict, StrategyRecipe
+from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe, Strict
 
 __all__ = ["FisherBenchmark", "FisherStrategy", "MeasureRecipe", "PassesRecipe"]
 
@@ -32,7 +32,7 @@ class MeasureRecipe(Strict):
 
     inputs: int = Field(default=64, ge=1)
     repeats: int = Field(default=1000, ge=4)
-    relative_errors: list[Positive] = [0.5, 0.2, 0.1, 0.05]
+    relative_errors: list[Positive] = Field(default=[0.5, 0.2, 0.1, 0.05])
     ekfac_repeats: int = Field(default=24, ge=0)
 
 
