@@ -103,21 +103,41 @@ def _finished(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
     return record
 
 
-def check(job: Job) -> tuple[dict[str, Any] | None, int]:
+@dataclass(frozen=True)
+class Checked:
+    """What building a run told.
+
+    Attributes:
+        settings: what decides it; of its seeds only the seed differs.
+        units: the number of tasks or epochs it consists of.
+    """
+
+    settings: dict[str, Any]
+    units: int
+
+
+def check(job: Job, known: Checked | None = None) -> tuple[dict[str, Any] | None, Checked]:
     """Build a job without running it, so that bad input shows early.
 
+    Args:
+        job: the run.
+        known: what building the same strategy with another seed told; it is not built again then.
+
     Returns:
-        Its record where it is finished, and the number of tasks or epochs it consists of.
+        Its record where it is finished, and what building it told.
 
     Raises:
         UserError: whatever is wrong with it.
     """
-    run = job.run()
+    if known is None:
+        run = job.run()
+        known = Checked(run.settings, run.units)
+    settings = known.settings | {"seed": job.seed}
     job.folder.prepare()
-    record = _finished(job, run.settings)
+    record = _finished(job, settings)
     if record is None and not job.force:
-        job.folder.checkpoint(run.settings)
-    return record, run.units
+        job.folder.checkpoint(settings)
+    return record, known
 
 
 def perform(job: Job, progress: Progress | None = None) -> Outcome:
@@ -157,9 +177,9 @@ def sweep(jobs: Sequence[Job], workers: int = 1, *, show: bool = True) -> list[O
         UserError: a job that cannot run; nothing has been started then.
     """
     outcomes: dict[int, Outcome] = {}
-    units: dict[int, int] = {}
+    checked: dict[str, Checked] = {}
     for number, job in enumerate(jobs):
-        record, units[number] = check(job)
+        record, checked[job.strategy.name] = check(job, checked.get(job.strategy.name))
         if record is not None:
             outcomes[number] = Outcome(job, record, skipped=True)
     waiting = [(number, job) for number, job in enumerate(jobs) if number not in outcomes]
@@ -172,7 +192,7 @@ def sweep(jobs: Sequence[Job], workers: int = 1, *, show: bool = True) -> list[O
                 if bars is not None:
                     bars.close()
     elif waiting:
-        total = sum(units[number] for number, _ in waiting)
+        total = sum(checked[job.strategy.name].units for _, job in waiting)
         done = _in_parallel([job for _, job in waiting], workers, total, show=show)
         outcomes |= {number: replace(outcome, job=job) for (number, job), outcome in zip(waiting, done, strict=True)}
     return [outcomes[number] for number in range(len(jobs))]
