@@ -16,6 +16,7 @@ _HOMES = {
     "FOPNG": "ong.plugins",
     "GPM": "ong.plugins",
     "NCL": "ong.plugins",
+    "NaturalGradient": "ong.natural.online",
     "OGD": "ong.plugins",
     "ONG": "ong.plugins",
     "OWM": "ong.plugins",

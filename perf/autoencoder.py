@@ -167,9 +167,7 @@ def table(trainers: dict[str, Trainer], shares: dict[str, dict[str, float | None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("tune", "measure"))
     parser.add_argument("--dataset", default="fashion-mnist")
     parser.add_argument("--strategies", nargs="*", help="all with trials, or all contenders, by default")

@@ -56,9 +56,7 @@ class AutoencoderData:
 
     def images(self, outputs: Tensor) -> Tensor:
         """Return network outputs ``[n, pixels]`` as images ``[n, H, W]`` within [0, 1]."""
-        values = (
-            torch.sigmoid(outputs) if self.likelihood == "bernoulli" else outputs * self.scale + self.mean
-        )
+        values = torch.sigmoid(outputs) if self.likelihood == "bernoulli" else outputs * self.scale + self.mean
         return values.clamp(0, 1).reshape(-1, *self.size)
 
     def errors(self, model: nn.Module, rows: Tensor) -> tuple[float, float]:
@@ -82,9 +80,7 @@ class AutoencoderData:
         return (loss if self.likelihood == "bernoulli" else error) / count, error / count
 
 
-def prepare(
-    images: Images, likelihood: str = "gaussian", *, dtype: torch.dtype = torch.float32
-) -> AutoencoderData:
+def prepare(images: Images, likelihood: str = "gaussian", *, dtype: torch.dtype = torch.float32) -> AutoencoderData:
     """Return images prepared as the paper's code does.
 
     Gaussian: the training set's mean of each pixel is removed and everything divided by one global standard

@@ -32,9 +32,7 @@ def widths_of(net: str | Sequence[int]) -> tuple[int, ...]:
         return NETS[net]
     widths = tuple(net)
     if len(widths) < 3 or widths[0] != widths[-1] or any(w < 1 for w in widths):
-        raise UserError(
-            f"an autoencoder has at least three widths > 0 and as many outputs as inputs; got {widths}"
-        )
+        raise UserError(f"an autoencoder has at least three widths > 0 and as many outputs as inputs; got {widths}")
     return widths
 
 

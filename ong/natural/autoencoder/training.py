@@ -31,9 +31,7 @@ class Trainer:
         history: a record for every finished epoch, the state before training first.
     """
 
-    def __init__(
-        self, model: nn.Module, data: AutoencoderData, strategy: str | Strategy, *, seed: int = 0
-    ) -> None:
+    def __init__(self, model: nn.Module, data: AutoencoderData, strategy: str | Strategy, *, seed: int = 0) -> None:
         """Prepare a run; nothing is computed yet.
 
         Args:
@@ -50,8 +48,7 @@ class Trainer:
         self.strategy = strategy_of(strategy)
         if self.strategy.batch_size > len(data.train):
             raise UserError(
-                f"batch_size must lie between 1 and {len(data.train)} training examples; got "
-                f"{self.strategy.batch_size}"
+                f"batch_size must lie between 1 and {len(data.train)} training examples; got {self.strategy.batch_size}"
             )
         self.optimizer = self.strategy.optimizer(model, data.likelihood, seed)
         self.history: list[EpochRecord] = []

@@ -77,9 +77,7 @@ class OnlineCurvature:
         """Take over a copy of what :meth:`state_dict` returned, on the model's device."""
         kind = EigenInverse if self._settings.ekfac else KroneckerInverse
         self._expired = bool(state["expired"])
-        self.moments = {
-            name: Moments(**self._copied(name, values)) for name, values in state["moments"].items()
-        }
+        self.moments = {name: Moments(**self._copied(name, values)) for name, values in state["moments"].items()}
         self.inverses = {
             name: kind.from_state(self._copied(name, values)) for name, values in state["inverses"].items()
         }

@@ -152,7 +152,7 @@ class NaturalGradient(Optimizer):
             UserError: targets outside the likelihood's support, or a loss without its recorded forward.
             NonFiniteStepError: NaN, infinity or a singular factor; the weights are unchanged.
         """
-        if isinstance(closure, Tensor):
+        if isinstance(closure, Tensor):  # noqa: SIM108
             run = self._recorded(closure, outputs)
         else:
             run = self._objective.forward(closure)

@@ -32,9 +32,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.average < 1:
-            raise UserError(
-                f"average (the decay of the running averages) must lie in [0, 1); got {self.average}"
-            )
+            raise UserError(f"average (the decay of the running averages) must lie in [0, 1); got {self.average}")
         for name in ("depth", "factors_every", "refresh_every", "adapt_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")

@@ -23,9 +23,7 @@ from ong.natural.autoencoder import (
     train,
 )
 
-INSTALLED = [
-    name for name in STRATEGIES if name != "soap" or importlib.util.find_spec("pytorch_optimizer") is not None
-]
+INSTALLED = [name for name in STRATEGIES if name != "soap" or importlib.util.find_spec("pytorch_optimizer") is not None]
 
 
 def net(seed: int = 0) -> nn.Sequential:
@@ -59,9 +57,7 @@ def test_bernoulli_outputs_learn_too(name: str, bernoulli: AutoencoderData) -> N
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_a_run_resumed_from_a_file_is_the_uninterrupted_one_to_the_bit(
-    name: str, gaussian: AutoencoderData
-) -> None:
+def test_a_run_resumed_from_a_file_is_the_uninterrupted_one_to_the_bit(name: str, gaussian: AutoencoderData) -> None:
     whole = Trainer(net(), gaussian, small(name), seed=3)
     expected = [timeless(record) for record in whole.epochs(4)]
     broken = Trainer(net(), gaussian, small(name), seed=3)
@@ -78,9 +74,7 @@ def test_a_run_resumed_from_a_file_is_the_uninterrupted_one_to_the_bit(
 
 
 def test_order_and_noise_come_from_the_seed(gaussian: AutoencoderData) -> None:
-    runs = [
-        [timeless(r) for r in train(net(), gaussian, small("ngd-fast"), 1, seed=seed)] for seed in (1, 1, 2)
-    ]
+    runs = [[timeless(r) for r in train(net(), gaussian, small("ngd-fast"), 1, seed=seed)] for seed in (1, 1, 2)]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
 
@@ -107,9 +101,7 @@ def test_a_nan_in_the_weights_names_the_step(gaussian: AutoencoderData) -> None:
     next(records)
     with torch.no_grad():
         next(model.parameters())[0, 0] = math.nan
-    with pytest.raises(
-        DivergedError, match=r"the loss is nan at step 5.*\(step 5, epoch 2\); 1 finished"
-    ) as caught:
+    with pytest.raises(DivergedError, match=r"the loss is nan at step 5.*\(step 5, epoch 2\); 1 finished") as caught:
         next(records)
     assert [record.epoch for record in caught.value.history] == [0, 1]
 

@@ -82,9 +82,7 @@ def test_new_bases_keep_the_trace_of_the_old_eigenvalues() -> None:
     inverse = EigenInverse.of(moments_of(first))
     inverse.observe(first, 0.5)
     moved = EigenInverse.of(moments_of(first, batch(5)), inverse)
-    assert float(moved.block.eigenvalues.sum()) == pytest.approx(
-        float(inverse.block.eigenvalues.sum()), rel=1e-12
-    )
+    assert float(moved.block.eigenvalues.sum()) == pytest.approx(float(inverse.block.eigenvalues.sum()), rel=1e-12)
     assert moved.weight == inverse.weight
 
 

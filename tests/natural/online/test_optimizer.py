@@ -79,9 +79,7 @@ def test_with_exact_covariances_a_deep_linear_net_takes_the_paper_s_step(damping
     with torch.no_grad():
         for p, w in zip(model.parameters(), network.weights, strict=True):
             p.copy_(w)
-    expected = paper_step(
-        network, LinearProblem.from_batch(x, y, torch.eye(2, dtype=torch.float64)), damping=damping
-    )
+    expected = paper_step(network, LinearProblem.from_batch(x, y, torch.eye(2, dtype=torch.float64)), damping=damping)
     before = weights(model)
     NaturalGradient(model, likelihood=ExactGaussian(), damping=damping).step(lambda: (model(x), y))
     change = [p.detach() - b for p, b in zip(model.parameters(), before, strict=True)]
@@ -250,9 +248,7 @@ def test_a_nan_is_an_error_and_leaves_the_weights(problem: Problem, ekfac: bool)
     optimizer = NaturalGradient(model, ekfac=ekfac)
     optimizer.step(lambda: (model(x), y))
     before = weights(model)
-    with pytest.raises(
-        NonFiniteStepError, match=r"the loss is nan at step 1; .*before it; .*lower lr"
-    ) as caught:
+    with pytest.raises(NonFiniteStepError, match=r"the loss is nan at step 1; .*before it; .*lower lr") as caught:
         optimizer.step(lambda: (model(x * math.nan), y))
     assert caught.value.step == 1
     assert all(torch.equal(a, b) for a, b in zip(weights(model), before, strict=True))

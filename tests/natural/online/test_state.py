@@ -13,8 +13,7 @@ Problem = Callable[..., tuple[nn.Sequential, Tensor, Tensor]]
 
 CASES: dict[str, dict[str, object]] = {
     "paper": {},
-    "fast": {"lr": 0.25, "momentum": 0.5, "average": 0.9, "balanced": True}
-    | {"factors_every": 2, "refresh_every": 4},
+    "fast": {"lr": 0.25, "momentum": 0.5, "average": 0.9, "balanced": True} | {"factors_every": 2, "refresh_every": 4},
     "ekfac": {"lr": 0.3, "ekfac": True, "average": 0.9, "refresh_every": 3, "momentum": 0.3},
     "fixed": {"damping": 0.3},
 }
@@ -22,9 +21,7 @@ CASES: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_resumed_from_a_file_continues_to_the_bit(
-    problem: Problem, case: str, dtype: torch.dtype
-) -> None:
+def test_a_run_resumed_from_a_file_continues_to_the_bit(problem: Problem, case: str, dtype: torch.dtype) -> None:
     options = {"warmup": 2, **CASES[case]}
 
     def step(model: nn.Module, optimizer: NaturalGradient, number: int) -> float:
