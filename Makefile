@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test lint clean
+.PHONY: run test lint perf clean
 
 run: $(READY)
 	$(BIN)/ong run permuted-mnist naive ewc ogd ong ong-prior joint
@@ -11,6 +11,9 @@ run: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+perf: $(READY)
+	for program in data_path; do $(BIN)/python perf/$$program.py || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -101,6 +101,7 @@ def permuted_mnist(
 def rotated_mnist(
     *,
     tasks: int | None = None,
+    seed: int = 0,
     max_angle: float = 90.0,
     angles: Sequence[float] | None = None,
     dataset: str = "mnist-10k",
@@ -110,11 +111,13 @@ def rotated_mnist(
 
     Args:
         tasks: How many tasks; 10 by default, or as many as there are ``angles``.
+        seed: Taken so that all three streams are called alike; nothing here is random.
         max_angle: The last task's angle in degrees.
         angles: The angles in degrees, in place of evenly spaced ones.
         dataset: A key of :data:`ong.streams.DATASETS`.
         data_root: Where its files lie, see :func:`ong.streams.load_dataset`.
     """
+    del seed
     return rotated(load_dataset(dataset, data_root), tasks=tasks, max_angle=max_angle, angles=angles)
 
 
