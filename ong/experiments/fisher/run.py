@@ -146,6 +146,8 @@ class FisherRun:
         benchmark = self.benchmark
         with torch.no_grad():
             outputs = self.model(self.test[0])
+            if not bool(outputs.isfinite().all() and self.model(self.inputs).isfinite().all()):
+                raise StoppedError(f"the outputs are not finite after epoch {epoch}; lower lr", epoch=epoch, step=0)
             loss = float(self._loss(outputs, self.test[1]))
             accuracy = float((outputs.argmax(1) == self.test[1]).double().mean())
         seed = derived_seed(self.seed, 3, epoch)
