@@ -159,7 +159,7 @@ def report_command(
     from ong.report.write import write_report
 
     written = write_report(directory, [part.strip() for part in formats.split(",") if part.strip()])
-    for path in written:
+    for path in sorted(written, key=lambda path: path.suffix == ".html"):  # the page last, to be opened
         print(path)
 
 
