@@ -46,7 +46,7 @@ class FOPNG(DirectionPlugin):
     Both Fishers are EKFACs where the paper uses diagonals (its code squares batch-mean gradients), summed over tasks
     where it takes a running mean; F_c is taken at the start of each epoch, as there, and damped: (F_c + λ)⁻¹. λ
     multiplies v, so that ``lr`` means what it means to SGD, which trains the first task here (Adam does in the paper).
-    The inverse of HᵀF_c⁻¹H is cut at 1e-6 of its largest eigenvalue where the code adds λI. A step costs two products
+    The inverse of HᵀF_c⁻¹H is cut at 1e-6 of its largest eigenvalue; the code adds μI, ``gram_damping``. A step costs two products
     with the factored memory; an epoch's start M²·p multiplications for M directions and p parameters.
 
     Source: Garg, Kolhe, Peng, Gopalam, "Fisher-orthogonal projected natural gradient descent for continual learning",
@@ -63,6 +63,7 @@ class FOPNG(DirectionPlugin):
         corrected: bool = False,
         trust_region: bool = False,
         damping: float = 0.1,
+        gram_damping: float = 0.0,
         fisher: FisherType = "empirical",
         fisher_examples: int = 1000,
         fisher_samples: int = 1,
@@ -79,6 +80,8 @@ class FOPNG(DirectionPlugin):
             corrected: solve the constrained problem instead of following the publication.
             trust_region: divide v by √(gᵀPᵀF_c⁻¹Pg), as the paper does: steps of one length, set by ``lr`` alone.
             damping: λ > 0, in units of the Fisher's eigenvalues.
+            gram_damping: μ ≥ 0 in (HᵀF_c⁻¹H + μI)⁻¹; above 0 the projection is partial, and P² = P and Hᵀv = 0 hold
+                for no version.
             fisher: Fisher type, see :func:`ong.curvature.cotangents`; the paper's is ``empirical``.
             fisher_examples: training examples that F_c, and a finished task's part of F_p, are taken from.
             fisher_samples: random draws an example for the random Fisher types.
@@ -103,10 +106,13 @@ class FOPNG(DirectionPlugin):
         check_fisher(fisher)
         if not damping > 0:
             raise ValueError(f"damping must be positive, got {damping}")
+        if not gram_damping >= 0:
+            raise ValueError(f"gram_damping must be at least 0, got {gram_damping}")
         for what, count in (("fisher_examples", fisher_examples), ("fisher_samples", fisher_samples)):
             if count < 1:
                 raise ValueError(f"{what} must be at least 1, got {count}")
-        self.corrected, self.trust_region, self.damping = corrected, trust_region, damping
+        self.corrected, self.trust_region = corrected, trust_region
+        self.damping, self.gram_damping = damping, gram_damping
         self.fisher, self.fisher_examples, self.fisher_samples = fisher, fisher_examples, fisher_samples
         self.ekfac = EKFAC()
         self._images: dict[str, NaturalRows] = {}
@@ -128,7 +134,9 @@ class FOPNG(DirectionPlugin):
         """Take F_c at the present weights, and HᵀF_c⁻¹H with it."""
         if len(self.memory):
             self._metric = Metric(self._fit(strategy, EKFAC()), self._blocks, self.damping)
-            self._solver = GramSolver(gram_of_images(self._images, self._metric))
+            gram = gram_of_images(self._images, self._metric)  # λHᵀF_c⁻¹H
+            gram.diagonal().add_(self.damping * self.gram_damping)
+            self._solver = GramSolver(gram)
 
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
         if self._metric is None or self._solver is None:

@@ -32,11 +32,12 @@ class Run:
     def images(self) -> Tensor:
         return self.past @ self.stored
 
-    def projector(self, corrected: bool, scale: float = 1.0) -> Tensor:
+    def projector(self, corrected: bool, scale: float = 1.0, gram_damping: float = 0.0) -> Tensor:
         """P, with F_c + λ multiplied by a number."""
         h, inverse = self.images, self.inverse / scale
         right = inverse if corrected else torch.eye(len(h), dtype=torch.float64)
-        core = torch.linalg.inv(h.T @ inverse @ h)
+        gram = h.T @ inverse @ h
+        core = torch.linalg.inv(gram + gram_damping * torch.eye(len(gram), dtype=torch.float64))
         return torch.eye(len(h), dtype=torch.float64) - h @ core @ h.T @ right
 
 
@@ -69,10 +70,11 @@ def run(seed: int = 0, **options: Any) -> Run:
 
 @pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize("trust_region", [False, True])
-def test_a_step_is_the_formula_in_matrices(corrected: bool, trust_region: bool) -> None:
-    found = run(corrected=corrected, trust_region=trust_region)
+@pytest.mark.parametrize("gram_damping", [0.0, 0.01])
+def test_a_step_is_the_formula_in_matrices(corrected: bool, trust_region: bool, gram_damping: float) -> None:
+    found = run(corrected=corrected, trust_region=trust_region, gram_damping=gram_damping)
     for g, v in found.steps:
-        projected = found.projector(corrected) @ g
+        projected = found.projector(corrected, gram_damping=gram_damping) @ g
         expected = found.inverse @ projected
         expected = expected / (projected @ expected).sqrt() if trust_region else DAMPING * expected
         torch.testing.assert_close(v, expected, rtol=1e-6, atol=1e-8)  # the Gram squares the condition of H
@@ -152,6 +154,7 @@ def test_a_break_changes_nothing() -> None:
     ("options", "message"),
     [
         ({"damping": 0.0}, "damping must be positive"),
+        ({"gram_damping": -1.0}, "gram_damping must be at least 0"),
         ({"directions": "gt"}, "did you mean 'gtl'"),
         ({"fisher": "diag"}, "unknown Fisher type"),
         ({"directions_per_task": 0}, "directions_per_task must be at least 1"),
