@@ -63,11 +63,13 @@ def plan(
             known = [*kind.benchmark.model_fields, *kind.strategy.model_fields]
             raise UnknownNameError("recipe key", key.split(".")[0], known)
     learned = override(learned, of_benchmark)
+    if learned.tuned_as is not None and learned.tuned_as not in list_recipes("benchmarks"):
+        raise UnknownNameError("benchmark in tuned_as", learned.tuned_as, list_recipes("benchmarks"))
     jobs = []
     for name in strategies or learned.strategies or kind.defaults or list_recipes(kind.folder):
         strategy = load_strategy(name, kind.name)
-        tuned = override(strategy, strategy.on.get(learned.name, {}))
-        tuned = override(tuned, changes)
+        of_like = strategy.on.get(learned.tuned_as or "", {})
+        tuned = override(override(strategy, strategy.on.get(learned.name, of_like)), changes)
         reason = kind.why_not(learned, tuned)
         if reason is not None:
             if strategies:

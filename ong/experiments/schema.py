@@ -30,16 +30,18 @@ class BenchmarkRecipe(Strict):
 
     Attributes:
         strategies: those that run when none are asked for; empty is the kind's own choice.
+        tuned_as: a like benchmark, whose ``[on.…]`` values a strategy takes that has none for this one.
     """
 
     name: str
     summary: str
     kind: str
     strategies: list[str] = []
+    tuned_as: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return what a record keeps: all that decides a run."""
-        return self.model_dump(exclude={"strategies"})
+        return self.model_dump(exclude={"strategies", "tuned_as"})
 
 
 class StrategyRecipe(Strict):

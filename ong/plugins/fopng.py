@@ -46,8 +46,8 @@ class FOPNG(DirectionPlugin):
     Both Fishers are EKFACs where the paper uses diagonals (its code squares batch-mean gradients), summed over tasks
     where it takes a running mean; F_c is taken at the start of each epoch, as there, and damped: (F_c + λ)⁻¹. λ
     multiplies v, so that ``lr`` means what it means to SGD, which trains the first task here (Adam does in the paper).
-    The inverse of HᵀF_c⁻¹H is cut at 1e-6 of its largest eigenvalue; the code adds μI, ``gram_damping``. A step costs two products
-    with the factored memory; an epoch's start M²·p multiplications for M directions and p parameters.
+    The inverse of HᵀF_c⁻¹H is cut at 1e-6 of its largest eigenvalue; the code adds μI, ``gram_damping``. A step costs
+    two products with the factored memory; an epoch's start M²·p multiplications for M directions and p parameters.
 
     Source: Garg, Kolhe, Peng, Gopalam, "Fisher-orthogonal projected natural gradient descent for continual learning",
     arXiv 2601.12816; the authors' code, ishirgarg/FOPNG, ``optimizers.py``.

@@ -45,6 +45,29 @@ def test_a_benchmarks_own_list_of_strategies_is_the_default(tmp_path: Path) -> N
     assert "strategies" not in jobs[0].run().settings["benchmark"]  # another list is no other run
 
 
+def test_a_benchmark_takes_the_values_tuned_on_a_like_one_where_it_has_none(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    text = """
+summary = "x"
+source = "x"
+[optimizer]
+use = "torch.optim:SGD"
+lr = 0.5
+[on.permuted-mnist]
+"optimizer.lr" = 0.25
+"""
+    recipe.write_text(text)
+    (like,) = plan("permuted-fashion", [str(recipe)], [0], out=tmp_path)
+    assert like.strategy.optimizer.options["lr"] == 0.25
+    recipe.write_text(text + '[on.permuted-fashion]\n"optimizer.lr" = 0.125\n')
+    (own,) = plan("permuted-fashion", [str(recipe)], [0], out=tmp_path)
+    assert own.strategy.optimizer.options["lr"] == 0.125
+    with pytest.raises(
+        UserError, match="unknown benchmark in tuned_as 'permuted-mnits'; did you mean 'permuted-mnist'"
+    ):
+        plan("permuted-fashion", [str(recipe)], [0], {"tuned_as": "permuted-mnits"}, out=tmp_path)
+
+
 def test_the_same_name_is_another_strategy_in_another_kind() -> None:
     assert type(load_strategy("ngd")) is KINDS["continual"].strategy
     with pytest.raises(UserError, match="unknown deep-linear strategy 'ngd'; did you mean 'sgd'"):
