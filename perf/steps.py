@@ -1,0 +1,102 @@
+"""What a training step costs: our plugins against Avalanche's Naive in the same in-memory loop, after one task.
+
+A step is an epoch's seconds by its steps, whatever the plugin does at a task's start and end left out; those are given
+beside it. One repeat builds everything anew.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.training.supervised import Naive
+from data_path import learner
+from measure import publish
+
+import ong
+from ong.plugins import OGD, ONG
+
+REPEATS, TRAIN = 5, 4000
+Plugins = Callable[[], list[Any]]
+
+
+class EpochTimer(SupervisedPlugin):  # type: ignore[misc]
+    """Seconds of the epochs alone."""
+
+    coordinate_free = True
+    seconds = 0.0
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        self._start = time.perf_counter()
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        self.seconds = time.perf_counter() - self._start
+
+
+def prior(projection: str = "none", directions: int = 100) -> Plugins:
+    return lambda: [ONG(metric="prior", projection=projection, directions_per_task=directions)]
+
+
+def current(every: int, projection: str = "none") -> Plugins:
+    return lambda: [ONG(metric="current", projection=projection, fisher="rademacher", refresh_every=every)]
+
+
+CONTENDERS: dict[str, Plugins] = {
+    "naive": lambda: [],
+    "ong-prior, no directions": prior(),
+    "ong-prior, no directions, original coordinates": lambda: [ONG(projection="none", eigenbasis=False)],
+    "ong-prior, M = 100": prior("metric"),
+    "ong-prior, M = 1000": prior("metric", 1000),
+    "ogd, M = 1000": lambda: [OGD(directions_per_task=1000)],
+    "ngd, refresh every 50": current(50),
+}
+
+
+def one(plugins: Plugins, batch: int, stream: Any) -> tuple[float, float]:
+    """Return milliseconds a step, and the seconds around the epoch of the second task."""
+    timer = EpochTimer()
+    strategy: Naive = learner(batch, ong.InMemoryLoader(), *plugins(), timer)
+    strategy.train(stream[0], eval_streams=[])
+    start = time.perf_counter()
+    strategy.train(stream[1], eval_streams=[])
+    whole = time.perf_counter() - start
+    return timer.seconds / -(-TRAIN // batch) * 1e3, whole - timer.seconds
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    stream = ong.permuted_mnist(tasks=2).train_stream
+    for experience in stream:
+        experience._dataset = experience._dataset.subset(list(range(TRAIN)))
+    figures: dict[str, Any] = {}
+    for batch in (10, 64):
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTENDERS}
+        for _ in range(REPEATS):
+            for name, plugins in CONTENDERS.items():
+                found[name].append(one(plugins, batch, stream))
+        figures[f"batch {batch}"] = {
+            name: {"ms a step": median(v[0] for v in values), "s around a task": median(v[1] for v in values)}
+            for name, values in found.items()
+        }
+    rows = [
+        "| step | ms, batch 10 | by naive | ms, batch 64 | by naive | s around a task |",
+        "|---|---|---|---|---|---|",
+    ]
+    small, large = figures["batch 10"], figures["batch 64"]
+    for name in CONTENDERS:
+        a, b = small[name]["ms a step"], large[name]["ms a step"]
+        rows.append(
+            f"| {name} | {a:.2f} | {a / small['naive']['ms a step']:.2f} | {b:.2f} "
+            f"| {b / large['naive']['ms a step']:.2f} | {large[name]['s around a task']:.2f} |"
+        )
+    publish("steps", figures, "\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
