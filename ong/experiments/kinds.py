@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ong.errors import UnknownNameError
-from ong.experiments.deep_linear.schema import DeepLinearBenchmark, DeepLinearStrategy, why_not
+from ong.experiments.autoencoder import schema as autoencoder
+from ong.experiments.deep_linear import schema as deep_linear
 from ong.experiments.fisher.schema import FisherBenchmark, FisherStrategy
 from ong.experiments.progress import Progress
 from ong.experiments.schema import BenchmarkRecipe, ContinualBenchmark, ContinualStrategy, StrategyRecipe
@@ -98,10 +99,17 @@ KINDS = {
         ),
         Kind(
             "deep-linear",
-            DeepLinearBenchmark,
-            DeepLinearStrategy,
+            deep_linear.DeepLinearBenchmark,
+            deep_linear.DeepLinearStrategy,
             "ong.experiments.deep_linear.run:DeepLinearRun",
-            why_not=why_not,
+            why_not=deep_linear.why_not,
+        ),
+        Kind(
+            "autoencoder",
+            autoencoder.AutoencoderBenchmark,
+            autoencoder.AutoencoderStrategy,
+            "ong.experiments.autoencoder.run:AutoencoderRun",
+            why_not=autoencoder.why_not,
         ),
         Kind("fisher", FisherBenchmark, FisherStrategy, "ong.experiments.fisher.run:FisherRun"),
     )
