@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ong.errors import UnknownNameError
 from ong.experiments.autoencoder import schema as autoencoder
@@ -20,7 +20,7 @@ from ong.experiments.progress import Progress
 from ong.experiments.schema import BenchmarkRecipe, ContinualBenchmark, ContinualStrategy, StrategyRecipe
 from ong.experiments.store import RunFolder
 
-__all__ = ["KINDS", "Kind", "Run", "kind_of"]
+__all__ = ["KINDS", "Kind", "Merit", "Run", "kind_of"]
 
 
 class Run(Protocol):
@@ -52,6 +52,14 @@ def _suits(benchmark: Any, strategy: Any) -> str | None:
 
 
 @dataclass(frozen=True)
+class Merit:
+    """What ``ong tune`` looks for: a metric of the record, and whether more or less of it is better."""
+
+    metric: str
+    better: Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
 class Kind:
     """One kind of benchmark.
 
@@ -62,6 +70,7 @@ class Kind:
         run: ``module:Class`` of a :class:`Run`, imported when one is made.
         defaults: strategies that run when neither the user nor the recipe names any; all of the kind when empty.
         why_not: why a strategy cannot run on a benchmark, or None; such ones are left out of the defaults.
+        merit: what a search over its strategies' settings improves; None where there is no search.
     """
 
     name: str
@@ -70,6 +79,7 @@ class Kind:
     run: str
     defaults: tuple[str, ...] = ()
     why_not: Callable[[Any, Any], str | None] = _suits
+    merit: Merit | None = None
 
     @property
     def folder(self) -> str:
@@ -96,6 +106,7 @@ KINDS = {
             ContinualStrategy,
             "ong.experiments.continual:ContinualRun",
             defaults=("naive", "ewc", "ogd", "ong", "ong-prior", "joint"),
+            merit=Merit("ACC", "higher"),
         ),
         Kind(
             "deep-linear",
@@ -110,6 +121,7 @@ KINDS = {
             autoencoder.AutoencoderStrategy,
             "ong.experiments.autoencoder.run:AutoencoderRun",
             why_not=autoencoder.why_not,
+            merit=Merit("train_loss", "lower"),
         ),
         Kind("fisher", FisherBenchmark, FisherStrategy, "ong.experiments.fisher.run:FisherRun"),
     )

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import pandas as pd
 
 from ong.report.autoencoder_figures import (
-    cpu_clock,
     damping_curves,
     loss_over_epochs,
     loss_over_seconds,
     natural,
     reconstruction_rows,
 )
+from ong.report.autoencoder_races import cpu_clock, races
 from ong.report.columns import MISSING, number
-from ong.report.crossings import at, crossing
 from ong.report.document import Document, Drawing, TextTable, interval, rows_frame, value
 from ong.report.records import HistoryRecord
 from ong.report.runs import HistoryRuns
@@ -30,6 +28,8 @@ OWNERS = ("sgd", "adam")
 SHARED = 1.15
 """Wall-clock over processor seconds from which on runs are said to have shared their cores."""
 
+PAPER_GRID = ".04, .06 and .08"
+
 FORMULAS = {
     "loss": "−log p(x | h), mean over images: ½‖x − h‖² (gaussian), −Σ x log σ(h) + (1 − x) log(1 − σ(h)) (bernoulli)",
     "error": "½‖x − x̂‖², x̂ = h (gaussian) or σ(h) (bernoulli)",
@@ -37,9 +37,6 @@ FORMULAS = {
     "damping": "λ × 3/2 where the loss fell by less than ¼ of its prediction, × 2/3 where by more than ¾",
     "mean image": "the test loss of a net that puts out the mean training image: not learning yet",
 }
-
-Race = tuple[float, float, float, float]
-"""Epochs and processor seconds to a target, and these as shares of what the target's owner took."""
 
 
 def document(runs: HistoryRuns) -> Document:
@@ -50,20 +47,25 @@ def document(runs: HistoryRuns) -> Document:
             "Geometric mean over seeds, the band from the least to the largest; dotted the mean image's test loss.",
             "loss-epochs",
             lambda theme: loss_over_epochs(runs, theme),
-        ),
-        Drawing(
-            "Loss against seconds",
-            "The same over processor seconds of training, evaluation excluded, from the end of the first epoch on.",
-            "loss-seconds",
-            lambda theme: loss_over_seconds(runs, theme),
-        ),
+        )
+    ]
+    if _epochs(runs):  # before training there are no seconds, and a log axis has no place for 0
+        parts.append(
+            Drawing(
+                "Loss against seconds",
+                "The same over processor seconds of training, evaluation excluded, from the end of the first epoch on.",
+                "loss-seconds",
+                lambda theme: loss_over_seconds(runs, theme),
+            )
+        )
+    parts.append(
         Drawing(
             "Reconstructions",
             f"Test images and what the trained nets make of them. Seed {runs.records[0].seed}.",
             "reconstructions",
             lambda theme: reconstruction_rows(runs, theme),
-        ),
-    ]
+        )
+    )
     if natural(runs):
         parts.append(
             Drawing(
@@ -73,8 +75,7 @@ def document(runs: HistoryRuns) -> Document:
                 lambda theme: damping_curves(runs, theme),
             )
         )
-    races = [owner for owner in OWNERS if owner in runs.strategies and len(runs.strategies) > 1]
-    parts += [_race_table(runs, owner) for owner in races]
+    parts += [_race_table(runs, owner) for owner in OWNERS if owner in runs.strategies and len(runs.strategies) > 1]
     parts.append(_settings(runs))
     return Document(runs, _tiles(runs), _summary(runs), parts, FORMULAS, rows_frame(runs), tuple(_findings(runs)))
 
@@ -110,10 +111,9 @@ def _summary(runs: HistoryRuns) -> TextTable:
             "Undone steps": interval((float(r.history["rejected"][-1]) for r in records), lambda x: number(x, 0)),
         }
         rows.append(row)
-    epochs = len(runs.records[0].history["epoch"]) - 1
     lead = (
-        f"After {epochs} epochs; mean ± half-width of the 95% t-interval over seeds. Processor seconds (one thread, "
-        "evaluation excluded) may be compared where runs shared the machine; wall-clock seconds only where none did."
+        f"After {_epochs(runs)} epochs; mean ± half-width of the 95% t-interval over seeds. Processor seconds (one "
+        "thread, evaluation excluded) compare even where runs shared cores, wall-clock seconds only where none did."
     )
     hints = {"Undone steps": "steps that raised their own batch's loss and were taken back"}
     best = {
@@ -128,47 +128,43 @@ def _loss(number_: float) -> str:
     return number(number_, 1)
 
 
+def _two_places(number_: float) -> str:
+    return number(number_, 2)
+
+
+def _epochs(runs: HistoryRuns) -> int:
+    """Return the epochs trained, the same for every strategy."""
+    return len(runs.records[0].history["epoch"]) - 1
+
+
 def _per_epoch(seconds: Iterable[list[float | None]]) -> str:
     """Write the mean over runs and epochs."""
     known = [value(second) for run in seconds for second in run]
-    return number(sum(known) / len(known), 2) if known else MISSING
-
-
-def _race(record: HistoryRecord, owner: HistoryRecord) -> Race | None:
-    """Return what a run took to the last training loss of another of the same seed, or None if it never got there."""
-    losses = owner.history["train_loss"]
-    epochs = crossing(record.history["train_loss"], losses[-1])
-    if epochs is None or len(losses) < 2:
-        return None
-    seconds, of_owner = at(epochs, cpu_clock(record)), cpu_clock(owner)[-1]
-    return epochs, seconds, epochs / (len(losses) - 1), seconds / of_owner if of_owner else math.nan
-
-
-def _races(runs: HistoryRuns, name: str, owner: str) -> list[Race | None]:
-    """Return a strategy's races against an owner, one for each seed that both have."""
-    owners = {record.seed: record for record in runs.of(owner)}
-    return [_race(record, owners[record.seed]) for record in runs.of(name) if record.seed in owners]
+    return _two_places(sum(known) / len(known)) if known else MISSING
 
 
 def _race_table(runs: HistoryRuns, owner: str) -> TextTable:
-    titles: dict[str, Callable[[float], str]] = {
-        "Epochs": lambda x: number(x, 2),
-        "CPU s": lambda x: number(x, 1),
-        f"Of {owner}'s epochs": lambda x: number(x, 2),
-        f"Of {owner}'s s": lambda x: number(x, 2),
+    keys = {
+        "Epochs": "epochs",
+        "CPU s": "seconds",
+        f"Of {owner}'s epochs": "share_of_epochs",
+        f"Of {owner}'s s": "share_of_seconds",
     }
     rows = []
-    for name in _ordered(runs):
-        found = _races(runs, name, owner)
+    for name in (name for name in _ordered(runs) if name != owner):
+        found = races(runs, name, owner)
         arrived = [race for race in found if race is not None]
         row = {"Strategy": name, "Seeds there": f"{len(arrived)} of {len(found)}"}
-        for place, (title, write) in enumerate(titles.items()):
-            row[title] = interval((race[place] for race in arrived), write) if len(arrived) == len(found) else MISSING
+        for title, key in keys.items():
+            values = (getattr(race, key) for race in arrived)
+            row[title] = interval(values, _two_places) if len(arrived) == len(found) else MISSING
         rows.append(row)
     loss = _loss(_mean(runs.of(owner), "train_loss"))
+    seconds = [cpu_clock(record)[-1] for record in runs.of(owner)]
     lead = (
-        f"{owner}'s training loss after its last epoch, {loss}, seed by seed: when each first got there. Between two "
-        "epochs the loss counts as a straight line; a dash where a seed never did."
+        f"When each first reached {owner}'s last training loss, seed by seed: {loss} after "
+        f"{_epochs(runs)} epochs and {number(sum(seconds) / len(seconds), 1)} processor seconds. Between two epochs "
+        "the loss counts as a straight line; a dash where a seed never got there."
     )
     return TextTable(f"To the loss of {owner}", lead, pd.DataFrame(rows), ("Strategy",))
 
@@ -185,11 +181,12 @@ def _settings(runs: HistoryRuns) -> TextTable:
                 "Batch": str(recipe["batch_size"]),
                 "Options": ", ".join(f"{key} {json.dumps(option)}" for key, option in options.items())
                 or "its defaults",
-                "Summary": str(recipe.get("summary", "")),
             }
         )
-    lead = "The rates are one choice of a grid each, the recipe's [search] table; others run with --set optimizer.lr=…"
-    return TextTable("Settings", lead, pd.DataFrame(rows), ("Strategy", "Optimizer", "Options", "Summary"))
+    lead = "Other values of a recipe's [search] grid run with --set optimizer.lr=…; ong tune compares them."
+    if "sgd" in runs.strategies:
+        lead += f" The grid of sgd is the paper's: α/20 with α of {PAPER_GRID}."
+    return TextTable("Settings", lead, pd.DataFrame(rows), ("Strategy", "Optimizer", "Options"))
 
 
 def _tiles(runs: HistoryRuns) -> list[tuple[str, str, str]]:
@@ -208,12 +205,11 @@ def _quickest(runs: HistoryRuns, owner: str) -> list[tuple[str, str, str]]:
     """The natural gradient that first was at an owner's last loss, by processor seconds."""
     shares: dict[str, tuple[float, float]] = {}
     for name in natural(runs):
-        races = _races(runs, name, owner)
-        arrived = [race for race in races if race is not None]
-        if arrived and len(arrived) == len(races):
+        found = [race for race in races(runs, name, owner) if race is not None]
+        if found and len(found) == len(runs.of(name)):
             shares[name] = (
-                sum(race[3] for race in arrived) / len(arrived),
-                sum(race[2] for race in arrived) / len(arrived),
+                sum(race.share_of_seconds for race in found) / len(found),
+                sum(race.share_of_epochs for race in found) / len(found),
             )
     if not shares:
         return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 
 import matplotlib as mpl
 import numpy as np
@@ -12,22 +11,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ong.report.autoencoder_races import cpu_clock
 from ong.report.figures import MARKERS, Theme, band, new_axes, plain_ticks, tidy
 from ong.report.images import unpack
 from ong.report.records import HistoryRecord
 from ong.report.runs import HistoryRuns
 
-__all__ = ["cpu_clock", "damping_curves", "loss_over_epochs", "loss_over_seconds", "natural", "reconstruction_rows"]
+__all__ = ["damping_curves", "loss_over_epochs", "loss_over_seconds", "natural", "reconstruction_rows"]
 
 GAP = 2
 """Pixels of paper between images."""
 
 Clock = Callable[[HistoryRecord], Sequence[float]]
-
-
-def cpu_clock(record: HistoryRecord) -> list[float]:
-    """Return the processor seconds of training so far, before training (0) and after every epoch."""
-    return list(accumulate((float(s or 0.0) for s in record.timing.cpu_seconds), initial=0.0))
 
 
 def natural(runs: HistoryRuns) -> list[str]:
@@ -62,13 +57,17 @@ def reconstruction_rows(runs: HistoryRuns, theme: Theme) -> Figure:
     tiles = np.full((len(rows), count, height + GAP, width + GAP), np.nan)
     tiles[:, :, :height, :width] = list(rows.values())
     mosaic = tiles.swapaxes(1, 2).reshape(len(rows) * (height + GAP), -1)[:-GAP, :-GAP]
-    tall, wide = mosaic.shape
-    figure, axes = new_axes((8.0, 6.6 * tall / wide + 0.1), theme)
+    tall, wide = (7.0 * side / mosaic.shape[1] for side in mosaic.shape)
+    names = 0.2 + 0.09 * max(map(len, rows))  # inches; a layout engine leaves too little beside a fixed aspect
+    figure = Figure(figsize=(names + wide + 0.1, tall + 0.2), facecolor=theme.paper)
+    FigureCanvasAgg(figure)
+    size = figure.get_size_inches()
+    axes = figure.add_axes((names / size[0], 0.1 / size[1], wide / size[0], tall / size[1]))
     colours = mpl.colormaps["gray"].with_extremes(bad=theme.paper)
     axes.imshow(np.ma.masked_invalid(mosaic), cmap=colours, vmin=0.0, vmax=1.0, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([(height - 1) / 2 + place * (height + GAP) for place in range(len(rows))], list(rows))
-    axes.tick_params(length=0, labelsize=10)
+    axes.tick_params(length=0, labelsize=10, colors=theme.ink)
     axes.spines[:].set_visible(False)
     return figure
 
