@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 the user's input is wrong (one line says what, where and w
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tomllib
@@ -199,7 +200,10 @@ def tune_command(
     merit = kind.merit.metric if kind.merit else ""
 
     def tell(trial: Any) -> None:
-        values = "  ".join(f"{key}={value:.3g}" for key, value in trial.values.items())
+        values = "  ".join(
+            f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in trial.values.items()
+        )
         console.print(f"{merit} {trial.score:.4f}  {values}", highlight=False)
 
     found = tune(
@@ -216,7 +220,8 @@ def tune_command(
     name = learned.name
     console.print(f"\n\\[on.{name}]  # {merit} {found[0].score:.4f} on tuning seeds {seeds}")
     for key, value in found[0].values.items():
-        console.print(f'"{key}" = {value:.2g}', highlight=False)
+        shown = f"{value:.2g}" if isinstance(value, float) else json.dumps(value)
+        console.print(f'"{key}" = {shown}', highlight=False)
     if write:
         path = recipe_path(strategy, kind.folder)
         write_block(path, name, found[0].values)

@@ -95,7 +95,8 @@ def _summary(runs: HistoryRuns) -> TextTable:
         records = runs.of(name)
 
         def metric(key: str, records: list[HistoryRecord] = records) -> str:
-            return interval((value(record.metrics.get(key)) for record in records), _loss)
+            write = _two_places if key.endswith("error") else _loss
+            return interval((value(record.metrics.get(key)) for record in records), write)
 
         row = {
             "Strategy": name,
@@ -215,7 +216,7 @@ def _quickest(runs: HistoryRuns, owner: str) -> list[tuple[str, str, str]]:
         return []
     name = min(shares, key=lambda key: shares[key])
     seconds, epochs = shares[name]
-    return [(f"{name} to {owner}'s loss", f"{seconds:.2f} of the time", f"{epochs:.2f} of its epochs")]
+    return [(f"{name} to {owner}'s loss", f"{seconds:.2f} ×", f"its time, {epochs:.2f} × its epochs")]
 
 
 def _findings(runs: HistoryRuns) -> list[str]:

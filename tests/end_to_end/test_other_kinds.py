@@ -124,9 +124,12 @@ def test_a_report_of_nets_that_never_trained_is_written(ong: Command, tmp_path: 
 
 def test_tuning_an_autoencoder_lowers_the_training_loss(ong: Command, tmp_path: Path) -> None:
     recipe = 'summary = "s"\nsource = "s"\nbatch_size = 200\n[optimizer]\nuse = "torch.optim:SGD"\nlr = 1e9\n'
-    (tmp_path / "mine.toml").write_text(recipe + '[search]\n"optimizer.lr" = { choices = [1e9, 0.01] }\n')
-    code, out, _ = ong("tune", "mnist-autoencoder", "mine.toml", "--trials", "4", "--write", *AUTO)
+    (tmp_path / "mine.toml").write_text(
+        recipe + '[search]\n"optimizer.lr" = { choices = [1e9, 0.01] }\n"batch_size" = { choices = [200] }\n'
+    )
+    code, out, _ = ong("tune", "mnist-autoencoder", "mine.toml", "--trials", "4", "--write", *AUTO[:-2])
     assert code == 0
+    assert '"batch_size" = 200\n' in out
     assert "train_loss nan  optimizer.lr=1e+09" in out
     assert '"optimizer.lr" = 0.01' in (tmp_path / "mine.toml").read_text().split("[on.mnist-autoencoder]")[1]
 

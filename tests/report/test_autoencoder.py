@@ -109,7 +109,7 @@ def test_the_tables_say_who_got_where_and_when() -> None:
     assert (behind["Seeds there"], behind["Epochs"], behind["Of adam's s"]) == ("0 of 1", "–", "–")
     settings = table(found, "Settings")["sgd"]
     assert (settings["Batch"], settings["Options"]) == ("7", "lr 0.5")
-    assert ("ngd to sgd's loss", "2.00 of the time", "0.50 of its epochs") in found.tiles
+    assert ("ngd to sgd's loss", "2.00 ×", "its time, 0.50 × its epochs") in found.tiles
 
 
 def test_several_seeds_are_paired_and_have_intervals() -> None:
