@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 the user's input is wrong (one line says what, where and w
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tomllib
@@ -187,16 +188,23 @@ def tune_command(
     write: Annotated[bool, typer.Option("--write", help="Put the best into the recipe's [on.…] table.")] = False,
 ) -> None:
     """Search a strategy's hyper-parameters on tuning seeds, which no report shows."""
+    from ong.experiments.kinds import kind_of
     from ong.experiments.recipes import load_benchmark, recipe_path
     from ong.experiments.sweep import default_workers
     from ong.experiments.tune import tune, write_block
 
     seed_list = _parse_seeds(seeds)
     console = Console()
+    learned = load_benchmark(benchmark)
+    kind = kind_of(learned.kind)
+    merit = kind.merit.metric if kind.merit else ""
 
     def tell(trial: Any) -> None:
-        values = "  ".join(f"{key}={value:.3g}" for key, value in trial.values.items())
-        console.print(f"ACC {trial.accuracy:.4f}  {values}", highlight=False)
+        values = "  ".join(
+            f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in trial.values.items()
+        )
+        console.print(f"{merit} {trial.score:.4f}  {values}", highlight=False)
 
     found = tune(
         benchmark,
@@ -209,11 +217,12 @@ def tune_command(
         workers=jobs or default_workers(trials * len(seed_list)),
         listener=tell,
     )
-    name = load_benchmark(benchmark).name
-    console.print(f"\n\\[on.{name}]  # ACC {found[0].accuracy:.4f} on tuning seeds {seeds}")
+    name = learned.name
+    console.print(f"\n\\[on.{name}]  # {merit} {found[0].score:.4f} on tuning seeds {seeds}")
     for key, value in found[0].values.items():
-        console.print(f'"{key}" = {value:.2g}', highlight=False)
+        shown = f"{value:.2g}" if isinstance(value, float) else json.dumps(value)
+        console.print(f'"{key}" = {shown}', highlight=False)
     if write:
-        path = recipe_path(strategy, "strategies")
+        path = recipe_path(strategy, kind.folder)
         write_block(path, name, found[0].values)
         console.print(f"written to {path}", soft_wrap=True)

@@ -18,54 +18,53 @@ from pathlib import Path
 
 import torch
 
-from ong.natural.autoencoder import (
-    STRATEGIES,
-    AutoencoderData,
-    DivergedError,
-    EpochRecord,
-    Strategy,
-    Trainer,
-    make_net,
-    prepare,
-    reached,
-)
-from ong.streams.datasets import load_dataset
+from ong.experiments.autoencoder.build import load_data, make_trainer
+from ong.experiments.autoencoder.schema import AutoencoderBenchmark, AutoencoderStrategy
+from ong.experiments.recipes import list_recipes, load_benchmark, load_strategy, override
+from ong.natural.autoencoder import AutoencoderData, DivergedError, EpochRecord, Trainer
+from ong.report.crossings import at, crossing
 
 TUNING_SEED = 1000
 
 TRIALS: dict[str, list[dict[str, float]]] = {
-    "sgd": [{"lr": alpha / 20} for alpha in (0.04, 0.06, 0.08)],  # the paper's grid
+    "sgd": [{"optimizer.lr": alpha / 20} for alpha in (0.04, 0.06, 0.08)],  # the paper's grid
     "sgd-momentum": [
-        {"lr": 1e-4},
-        {"lr": 2e-4},
-        {"lr": 4e-4},
-        {"lr": 4e-4, "batch_size": 50},
-        {"lr": 8e-4, "batch_size": 50},
-        {"lr": 1e-3, "batch_size": 100},
+        {"optimizer.lr": 1e-4},
+        {"optimizer.lr": 2e-4},
+        {"optimizer.lr": 4e-4},
+        {"optimizer.lr": 4e-4, "batch_size": 50},
+        {"optimizer.lr": 8e-4, "batch_size": 50},
+        {"optimizer.lr": 1e-3, "batch_size": 100},
     ],
     "adam": [
-        {"lr": 1e-3},
-        {"lr": 5e-4},
-        {"lr": 5e-4, "batch_size": 50},
-        {"lr": 1e-3, "batch_size": 50},
-        {"lr": 5e-4, "batch_size": 20},
-        {"lr": 2e-3, "batch_size": 200},
+        {"optimizer.lr": 1e-3},
+        {"optimizer.lr": 5e-4},
+        {"optimizer.lr": 5e-4, "batch_size": 50},
+        {"optimizer.lr": 1e-3, "batch_size": 50},
+        {"optimizer.lr": 5e-4, "batch_size": 20},
+        {"optimizer.lr": 2e-3, "batch_size": 200},
     ],
     "soap": [
-        {"lr": 3e-3},
-        {"lr": 1e-3},
-        {"lr": 3e-3, "batch_size": 1000},
-        {"lr": 6e-3, "batch_size": 1000},
-        {"lr": 1e-3, "batch_size": 250},
-        {"lr": 3e-3, "batch_size": 250},
+        {"optimizer.lr": 3e-3},
+        {"optimizer.lr": 1e-3},
+        {"optimizer.lr": 3e-3, "batch_size": 1000},
+        {"optimizer.lr": 6e-3, "batch_size": 1000},
+        {"optimizer.lr": 1e-3, "batch_size": 250},
+        {"optimizer.lr": 3e-3, "batch_size": 250},
     ],
     "ngd-fast": [
-        {"lr": 0.25},
-        {"lr": 0.35},
-        {"lr": 0.3, "momentum": 0.4},
-        {"lr": 0.25, "factors_every": 5, "refresh_every": 5, "average": 0.9},
-        {"lr": 0.25, "factors_every": 4, "refresh_every": 8, "average": 0.9},
-        {"lr": 0.15, "batch_size": 250, "factors_every": 6, "refresh_every": 12, "adapt_every": 6},
+        {"optimizer.lr": 0.25},
+        {"optimizer.lr": 0.35},
+        {"optimizer.lr": 0.3, "optimizer.momentum": 0.4},
+        {"optimizer.lr": 0.25, "optimizer.factors_every": 5, "optimizer.refresh_every": 5, "optimizer.average": 0.9},
+        {"optimizer.lr": 0.25, "optimizer.factors_every": 4, "optimizer.refresh_every": 8, "optimizer.average": 0.9},
+        {
+            "optimizer.lr": 0.15,
+            "batch_size": 250,
+            "optimizer.factors_every": 6,
+            "optimizer.refresh_every": 12,
+            "optimizer.adapt_every": 6,
+        },
     ],
 }
 
@@ -81,26 +80,28 @@ EPOCHS = {
 }
 
 
-def trainer_of(strategy: Strategy, data: AutoencoderData, seed: int) -> Trainer:
-    model = make_net("paper", generator=torch.Generator().manual_seed(seed))
-    return Trainer(model, data, strategy, seed=seed)
+def recipe(name: str, **changes: float) -> AutoencoderStrategy:
+    strategy = load_strategy(name, "autoencoder")
+    assert isinstance(strategy, AutoencoderStrategy)
+    return override(strategy, changes)
 
 
-def tune(data: AutoencoderData, names: list[str], epochs: int) -> None:
+def tune(benchmark: AutoencoderBenchmark, data: AutoencoderData, names: list[str], epochs: int) -> None:
     for name in names:
-        for options in TRIALS[name]:
-            trainer = trainer_of(STRATEGIES[name].changed(**options), data, TUNING_SEED)
+        for changes in TRIALS[name]:
+            trainer = make_trainer(benchmark, recipe(name, **changes), data, TUNING_SEED)
             try:
                 history = list(trainer.epochs(epochs))
                 losses = [round(record.train_loss, 2) for record in history[1:]]
-                print(name, options, losses, f"{history[-1].cpu_seconds / epochs:.2f} s/epoch", flush=True)
+                print(name, changes, losses, f"{history[-1].cpu_seconds / epochs:.2f} s/epoch", flush=True)
             except DivergedError as error:
-                print(name, options, error, flush=True)
+                print(name, changes, error, flush=True)
 
 
-def contenders() -> dict[str, Strategy]:
-    chosen = {name: STRATEGIES[name] for name in EPOCHS if name in STRATEGIES}
-    chosen["adam (1e-3, batch 100)"] = STRATEGIES["adam"].changed(lr=1e-3, batch_size=100)
+def contenders() -> dict[str, AutoencoderStrategy]:
+    known = list_recipes("strategies/autoencoder")
+    chosen = {name: recipe(name) for name in EPOCHS if name in known}
+    chosen["adam (1e-3, batch 100)"] = recipe("adam", **{"optimizer.lr": 1e-3, "batch_size": 100})
     return {name: chosen[name] for name in EPOCHS}
 
 
@@ -120,6 +121,12 @@ def alternate(trainers: dict[str, Trainer], rounds: int) -> None:
                 )
 
 
+def reached(history: list[EpochRecord], loss: float) -> tuple[float, float] | None:
+    """Epochs and processor seconds at which the training loss first was at most ``loss``."""
+    epochs = crossing([record.train_loss for record in history], loss)
+    return None if epochs is None else (epochs, at(epochs, [record.cpu_seconds for record in history]))
+
+
 def compared(trainers: dict[str, Trainer]) -> dict[str, dict[str, float | None]]:
     """Epochs and processor seconds to two targets, as shares of what the target's owner needs."""
     result: dict[str, dict[str, float | None]] = {}
@@ -137,7 +144,11 @@ def compared(trainers: dict[str, Trainer]) -> dict[str, dict[str, float | None]]
     return result
 
 
-def table(trainers: dict[str, Trainer], shares: dict[str, dict[str, float | None]]) -> str:
+def table(
+    trainers: dict[str, Trainer],
+    strategies: dict[str, AutoencoderStrategy],
+    shares: dict[str, dict[str, float | None]],
+) -> str:
     marks = (1, 2, 3, 4, 5, 7, 10)
     lines = [
         "Training loss (½ squared error an image) after epochs; processor (wall-clock) seconds an epoch.",
@@ -146,14 +157,14 @@ def table(trainers: dict[str, Trainer], shares: dict[str, dict[str, float | None
         "|---|---|" + "---|" * (len(marks) + 2),
     ]
     for name, trainer in trainers.items():
-        history, options = trainer.history, trainer.strategy.options
+        history, options = trainer.history, strategies[name].optimizer.options
         cells = [f"{history[m].train_loss:.1f}" if m < len(history) else "" for m in marks]
         last = history[-1]
         told = ", ".join(f"{key} {value}" for key, value in options.items())
         seconds = f"{last.cpu_seconds / last.epoch:.1f} ({last.seconds / last.epoch:.1f})"
         cells = [
             name,
-            f"batch {trainer.strategy.batch_size}, {told}",
+            f"batch {trainer.batch_size}, {told}",
             *cells,
             f"{last.test_loss:.1f}",
             seconds,
@@ -176,15 +187,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/perf-autoencoder"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    data = prepare(load_dataset(arguments.dataset))
+    benchmark = load_benchmark("mnist-autoencoder")
+    assert isinstance(benchmark, AutoencoderBenchmark)
+    benchmark = override(benchmark, {"dataset": arguments.dataset})
+    data = load_data(benchmark)
     if arguments.what == "tune":
-        tune(data, arguments.strategies or list(TRIALS), arguments.epochs)
+        tune(benchmark, data, arguments.strategies or list(TRIALS), arguments.epochs)
         return
-    trainers = {
-        name: trainer_of(strategy, data, arguments.seed)
+    strategies = {
+        name: strategy
         for name, strategy in contenders().items()
         if arguments.strategies is None or name in arguments.strategies
     }
+    trainers = {name: make_trainer(benchmark, strategy, data, arguments.seed) for name, strategy in strategies.items()}
     alternate(trainers, max(EPOCHS[name] for name in trainers))
     shares = compared(trainers)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -195,8 +210,8 @@ def main() -> None:
         "measured": time.strftime("%Y-%m-%d"),
         "runs": {
             name: {
-                "batch_size": t.strategy.batch_size,
-                "options": dict(t.strategy.options),
+                "batch_size": t.batch_size,
+                "options": strategies[name].optimizer.options,
                 "history": [vars(record) for record in t.history],
             }
             for name, t in trainers.items()
@@ -204,7 +219,7 @@ def main() -> None:
         "shares": shares,
     }
     arguments.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    text = table(trainers, shares)
+    text = table(trainers, strategies, shares)
     arguments.out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -10,16 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ong.errors import UnknownNameError
-from ong.experiments.deep_linear.schema import DeepLinearBenchmark, DeepLinearStrategy, why_not
+from ong.experiments.autoencoder import schema as autoencoder
+from ong.experiments.deep_linear import schema as deep_linear
 from ong.experiments.fisher.schema import FisherBenchmark, FisherStrategy
 from ong.experiments.progress import Progress
 from ong.experiments.schema import BenchmarkRecipe, ContinualBenchmark, ContinualStrategy, StrategyRecipe
 from ong.experiments.store import RunFolder
 
-__all__ = ["KINDS", "Kind", "Run", "kind_of"]
+__all__ = ["KINDS", "Kind", "Merit", "Run", "kind_of"]
 
 
 class Run(Protocol):
@@ -51,6 +52,14 @@ def _suits(benchmark: Any, strategy: Any) -> str | None:
 
 
 @dataclass(frozen=True)
+class Merit:
+    """What ``ong tune`` looks for: a metric of the record, and whether more or less of it is better."""
+
+    metric: str
+    better: Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
 class Kind:
     """One kind of benchmark.
 
@@ -61,6 +70,7 @@ class Kind:
         run: ``module:Class`` of a :class:`Run`, imported when one is made.
         defaults: strategies that run when neither the user nor the recipe names any; all of the kind when empty.
         why_not: why a strategy cannot run on a benchmark, or None; such ones are left out of the defaults.
+        merit: what a search over its strategies' settings improves; None where there is no search.
     """
 
     name: str
@@ -69,6 +79,7 @@ class Kind:
     run: str
     defaults: tuple[str, ...] = ()
     why_not: Callable[[Any, Any], str | None] = _suits
+    merit: Merit | None = None
 
     @property
     def folder(self) -> str:
@@ -95,13 +106,22 @@ KINDS = {
             ContinualStrategy,
             "ong.experiments.continual:ContinualRun",
             defaults=("naive", "ewc", "ogd", "ong", "ong-prior", "joint"),
+            merit=Merit("ACC", "higher"),
         ),
         Kind(
             "deep-linear",
-            DeepLinearBenchmark,
-            DeepLinearStrategy,
+            deep_linear.DeepLinearBenchmark,
+            deep_linear.DeepLinearStrategy,
             "ong.experiments.deep_linear.run:DeepLinearRun",
-            why_not=why_not,
+            why_not=deep_linear.why_not,
+        ),
+        Kind(
+            "autoencoder",
+            autoencoder.AutoencoderBenchmark,
+            autoencoder.AutoencoderStrategy,
+            "ong.experiments.autoencoder.run:AutoencoderRun",
+            why_not=autoencoder.why_not,
+            merit=Merit("train_loss", "lower"),
         ),
         Kind("fisher", FisherBenchmark, FisherStrategy, "ong.experiments.fisher.run:FisherRun"),
     )

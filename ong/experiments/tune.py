@@ -16,6 +16,7 @@ import tomlkit
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ong.errors import UserError
+from ong.experiments.kinds import KINDS, kind_of
 from ong.experiments.plan import plan
 from ong.experiments.recipes import load_benchmark, load_strategy
 from ong.experiments.schema import StrategyRecipe
@@ -33,11 +34,11 @@ class Trial:
 
     Attributes:
         values: dotted recipe keys and their values.
-        accuracy: mean final accuracy ACC over the tuning seeds; NaN where a run stopped.
+        score: mean over the tuning seeds of the kind's figure of merit; NaN where a run stopped.
     """
 
     values: dict[str, Any]
-    accuracy: float
+    score: float
 
 
 def _distribution(key: str, space: Mapping[str, Any]) -> BaseDistribution:
@@ -69,8 +70,8 @@ def tune(
     """Try hyper-parameters from the recipe's ``[search]`` table and return the trials, best first.
 
     The first trial is the recipe as it stands, then a third are random, and the rest are drawn where a Gaussian process
-    expects the most improvement (optuna's ``GPSampler``, seeded with 0). The figure of merit is ACC, mean over the
-    seeds.
+    expects the most improvement (optuna's ``GPSampler``, seeded with 0). The figure of merit is the kind's (ACC, or the
+    last training loss), mean over the seeds.
 
     Args:
         benchmark: name or path of a benchmark.
@@ -91,12 +92,12 @@ def tune(
     for seed in seeds:
         if seed not in TUNING_SEEDS:
             raise UserError(f"seed {seed} is not a tuning seed: tune on 1000…9999, which no report shows")
-    kind = load_benchmark(benchmark).kind
-    if kind != "continual":
-        raise UserError(
-            f"benchmark '{benchmark}' is of kind {kind}; ong tune maximises the ACC of continual benchmarks"
-        )
-    space = {key: _distribution(key, part) for key, part in load_strategy(strategy).search.items()}
+    kind = kind_of(load_benchmark(benchmark).kind)
+    if kind.merit is None:
+        known = ", ".join(name for name, other in KINDS.items() if other.merit is not None)
+        raise UserError(f"benchmark '{benchmark}' is of kind {kind.name}; ong tune searches for kinds {known}")
+    metric, higher = kind.merit.metric, kind.merit.better == "higher"
+    space = {key: _distribution(key, part) for key, part in load_strategy(strategy, kind.name).search.items()}
     if not space:
         raise UserError(f"strategy '{strategy}' has no [search] table: nothing to tune")
 
@@ -104,7 +105,7 @@ def tune(
         return plan(benchmark, [strategy], seeds, dict(changes or {}) | dict(values), dataset, data_root, out)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize", sampler=_sampler(trials))
+    study = optuna.create_study(direction="maximize" if higher else "minimize", sampler=_sampler(trials))
     done: list[Trial] = []
     with tempfile.TemporaryDirectory(prefix="ong-tune-") as scratch:
         present = jobs({}, scratch)[0].strategy
@@ -114,17 +115,20 @@ def tune(
         at_once = max(1, workers // len(seeds))
         with joblib.Parallel(n_jobs=workers) as parallel:
             while len(done) < trials:
-                asked = [study.ask(space) for _ in range(min(at_once, trials - len(done)))]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # infinite scores count as the worst finite one
+                    asked = [study.ask(space) for _ in range(min(at_once, trials - len(done)))]
                 batch = [jobs(t.params, str(Path(scratch) / str(t.number))) for t in asked]
                 outcomes = parallel(joblib.delayed(perform)(job) for part in batch for job in part)
                 for place, trial in enumerate(asked):
                     records = [o.record for o in outcomes[place * len(seeds) : (place + 1) * len(seeds)]]
-                    scores = [math.nan if record is None else record["metrics"]["ACC"] for record in records]
+                    scores = [math.nan if record is None else record["metrics"][metric] for record in records]
                     score = sum(scores) / len(scores)
-                    study.tell(trial, 0.0 if math.isnan(score) else score)  # stopping is as bad as knowing nothing
+                    stopped = -math.inf if higher else math.inf  # as bad as the worst trial
+                    study.tell(trial, stopped if math.isnan(score) else score)
                     done.append(Trial(dict(trial.params), score))
                     listener(done[-1])
-    return sorted(done, key=lambda trial: -math.inf if math.isnan(trial.accuracy) else trial.accuracy, reverse=True)
+    return sorted(done, key=lambda t: math.inf if math.isnan(t.score) else -t.score if higher else t.score)
 
 
 def _sampler(trials: int) -> optuna.samplers.BaseSampler:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from ong.report.figures import MARKERS, Theme, new_axes, tidy
+from ong.report.figures import MARKERS, Theme, band, new_axes, tidy
 from ong.report.runs import HistoryRuns
 
 __all__ = ["theory_curves", "training_curves"]
@@ -26,7 +25,7 @@ def training_curves(runs: HistoryRuns, theme: Theme) -> Figure:
         epochs = np.array(records[0].history["epoch"])
         longest = max(longest, int(epochs[-1]))
         width = 1.8 + 1.2 * (len(runs.strategies) - 1 - i)  # forms may coincide: the later ones lie on wider lines
-        _band(axes, epochs, losses, theme.lines[i % len(theme.lines)], MARKERS[i % len(MARKERS)], name, width)
+        band(axes, epochs, losses, theme.lines[i % len(theme.lines)], MARKERS[i % len(MARKERS)], name, width)
     diagnostics = runs.records[0].diagnostics
     axes.axhline(diagnostics["floor"], color=theme.ink, linewidth=1.2, label="floor ½ tr Σ")
     axes.axhline(diagnostics["target"], color=theme.ink, linewidth=1.0, linestyle=":", label="target")
@@ -71,23 +70,6 @@ def theory_curves(runs: HistoryRuns, theme: Theme) -> Figure:
     axes.set_ylim(lowest / 3, highest * 30)
     _label(axes, "steps", "expected loss above the floor", theme)
     return figure
-
-
-def _band(
-    axes: Axes,
-    x: NDArray[np.int64],
-    curves: NDArray[np.float64],
-    colour: str,
-    marker: str,
-    label: str,
-    width: float,
-) -> None:
-    """Draw the geometric mean of curves (one a row), a band between the least and the largest."""
-    positive = np.maximum(curves, np.finfo(np.float64).tiny)
-    mean = np.exp(np.log(positive).mean(axis=0))
-    axes.plot(x, mean, color=colour, marker=marker, markersize=width + 2.5, linewidth=width, label=label, zorder=3)
-    if len(curves) > 1:
-        axes.fill_between(x, positive.min(axis=0), positive.max(axis=0), color=colour, alpha=0.18, linewidth=0)
 
 
 def _label(axes: Axes, across: str, up: str, theme: Theme) -> None:

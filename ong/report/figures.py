@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from ong.metrics import average_accuracy, average_accuracy_so_far
@@ -24,7 +24,7 @@ from ong.report.columns import MISSING
 from ong.report.intervals import Estimate, t_interval
 from ong.report.runs import Runs
 
-__all__ = ["DARK", "LIGHT", "Theme", "accuracy_curves", "heat_map", "new_axes", "render", "tidy"]
+__all__ = ["DARK", "LIGHT", "Theme", "accuracy_curves", "band", "heat_map", "new_axes", "plain_ticks", "render", "tidy"]
 
 MOST_TASKS_WITH_VALUES = 12
 
@@ -170,6 +170,35 @@ def new_axes(size: tuple[float, float], theme: Theme) -> tuple[Figure, Axes]:
     axes = figure.add_subplot(facecolor=theme.paper)
     axes.tick_params(colors=theme.ink, labelsize=9)
     return figure, axes
+
+
+def plain_ticks(axes: Axes) -> None:
+    """Label logarithmic axes with plain numbers, at several of each decade where there are few."""
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            low, high = sorted(axis.get_view_interval())
+            decades = np.log10(high / low) if low > 0 else 9.0
+            few = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+            axis.set_major_locator(LogLocator(subs=few))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_locator(NullLocator())
+
+
+def band(
+    axes: Axes,
+    x: NDArray[np.float64] | NDArray[np.int64],
+    curves: NDArray[np.float64],
+    colour: str,
+    marker: str,
+    label: str,
+    width: float = 1.8,
+) -> None:
+    """Draw the geometric mean of curves (one a row), a band between the least and the largest."""
+    positive = np.maximum(curves, np.finfo(np.float64).tiny)
+    mean = np.exp(np.log(positive).mean(axis=0))
+    axes.plot(x, mean, color=colour, marker=marker, markersize=width + 2.5, linewidth=width, label=label, zorder=3)
+    if len(curves) > 1:
+        axes.fill_between(x, positive.min(axis=0), positive.max(axis=0), color=colour, alpha=0.18, linewidth=0)
 
 
 def _legend(axes: Axes, runs: Runs, theme: Theme) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from ong.report.figures import MARKERS, Theme, new_axes, tidy
+from ong.report.figures import MARKERS, Theme, new_axes, plain_ticks, tidy
 from ong.report.runs import HistoryRuns
 
 __all__ = ["agreement", "through_training"]
@@ -49,7 +48,7 @@ def agreement(runs: HistoryRuns, theme: Theme) -> Figure:
         axes.set_ylim(ends[0], ends[1])
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _plain_ticks(axes)
+    plain_ticks(axes)
     tidy(axes, theme)
     axes.grid(axis="x", color=theme.faint, linewidth=0.8)
     axes.set_xlabel("predicted relative std (closed form)", color=theme.ink)
@@ -83,7 +82,7 @@ def through_training(runs: HistoryRuns, strategy: str, theme: Theme) -> Figure:
             bound[~(bound > LEAST)] = np.nan
             axes.plot(epochs, bound, color=colour, linewidth=1.1, linestyle=(0, (4, 3)))
         axes.set_yscale("log")
-        _plain_ticks(axes)
+        plain_ticks(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes, theme)
         axes.set_title(f"layer {number}", color=theme.ink, fontsize=11, loc="left")
@@ -96,14 +95,3 @@ def through_training(runs: HistoryRuns, strategy: str, theme: Theme) -> Figure:
     handles.append(Line2D([], [], color=theme.ink, linestyle=(0, (4, 3)), linewidth=1.1, label="bound"))
     figure.legend(handles=handles, loc="outside right center", frameon=False, labelcolor=theme.ink, fontsize=9.5)
     return figure
-
-
-def _plain_ticks(axes: Axes) -> None:
-    """Label logarithmic axes at 1, 2 and 5 of each decade, as plain numbers."""
-    for axis in (axes.xaxis, axes.yaxis):
-        if axis.get_scale() == "log":
-            low, high = sorted(axis.get_view_interval())
-            decades = np.log10(high / low) if low > 0 else 9.0
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_locator(NullLocator())

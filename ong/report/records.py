@@ -34,7 +34,7 @@ __all__ = [
 SCHEMA = 1
 """The version of ``record.json`` that this module reads."""
 
-KINDS = ("continual", "deep-linear", "fisher")
+KINDS = ("continual", "autoencoder", "deep-linear", "fisher")
 """The kinds of benchmark that have a report; all but the first keep a history instead of an accuracy matrix."""
 
 
@@ -46,11 +46,15 @@ Number = Annotated[float | None, BeforeValidator(_nan_is_none)]
 
 
 class Timing(BaseModel):
-    """Seconds of a run: by task for training, by row of the matrix for evaluation, and from start to end."""
+    """Seconds of a run: by task or epoch for training, by row of the matrix for evaluation, and from start to end.
+
+    ``cpu_seconds`` are the processor's for training, where a kind measures them: less disturbed by other programs.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     train_seconds: list[Number] = []
+    cpu_seconds: list[Number] = []
     evaluate_seconds: list[Number] = []
     total_seconds: Number = None
 

@@ -31,6 +31,11 @@ FISHER = tuple(
     for part in ("--set", setting)
 )  # fmt: skip
 
+AUTO = (
+    "--dataset", "digits", "--jobs", "1", "--set", "net=[64,16,4,16,64]", "--set", "training.epochs=2",
+    "--set", "batch_size=200",
+)  # fmt: skip
+
 
 @pytest.fixture
 def ong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
@@ -51,7 +56,7 @@ def ong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 def test_list_groups_recipes_by_kind(ong: Command) -> None:
     code, out, _ = ong("list")
     assert code == 0
-    for kind in ("continual", "deep-linear", "fisher"):
+    for kind in ("continual", "autoencoder", "deep-linear", "fisher"):
         assert f"{kind}: benchmarks" in out
         assert f"{kind}: strategies" in out
     of_kind = out.partition("deep-linear: strategies")[2].partition("fisher: benchmarks")[0]
@@ -89,6 +94,44 @@ def test_fisher_variance_from_run_to_report(ong: Command, tmp_path: Path) -> Non
     text = (tmp_path / "runs/report.md").read_text()
     for fact in ("Which estimator wins where", "How many draws", "EKFAC to a wanted error", "Bounds"):
         assert fact in text
+
+
+def test_autoencoder_from_run_to_report(ong: Command, tmp_path: Path) -> None:
+    code, out, err = ong("run", "mnist-autoencoder", "sgd", "ngd", *AUTO, "--set", "likelihood=bernoulli")
+    assert (code, err) == (0, "")
+    assert re.search(r"ngd +1 ", out)
+    record = json.loads((tmp_path / "runs/mnist-autoencoder/ngd/seed-0/record.json").read_text())
+    assert record["history"]["epoch"] == [0, 1, 2]
+    code, out, _ = ong("show", "runs/mnist-autoencoder/ngd/seed-0")
+    assert code == 0
+    assert "damping" in out
+    check_report(ong, tmp_path, {"loss-epochs", "loss-seconds", "reconstructions", "damping"})
+    text = (tmp_path / "runs/report.md").read_text()
+    for fact in (
+        "To the loss of sgd",
+        "| Train error |",
+        "figures/reconstructions.png",
+        "α/20 with α of .04, .06 and .08",
+    ):
+        assert fact in text, fact
+
+
+def test_a_report_of_nets_that_never_trained_is_written(ong: Command, tmp_path: Path) -> None:
+    assert ong("run", "mnist-autoencoder", "sgd", "ngd", *AUTO, "--set", "training.epochs=0")[0] == 0
+    check_report(ong, tmp_path, {"loss-epochs", "reconstructions", "damping"})
+    assert "Not learning yet" in (tmp_path / "runs/report.md").read_text()
+
+
+def test_tuning_an_autoencoder_lowers_the_training_loss(ong: Command, tmp_path: Path) -> None:
+    recipe = 'summary = "s"\nsource = "s"\nbatch_size = 200\n[optimizer]\nuse = "torch.optim:SGD"\nlr = 1e9\n'
+    (tmp_path / "mine.toml").write_text(
+        recipe + '[search]\n"optimizer.lr" = { choices = [1e9, 0.01] }\n"batch_size" = { choices = [200] }\n'
+    )
+    code, out, _ = ong("tune", "mnist-autoencoder", "mine.toml", "--trials", "4", "--write", *AUTO[:-2])
+    assert code == 0
+    assert '"batch_size" = 200\n' in out
+    assert "train_loss nan  optimizer.lr=1e+09" in out
+    assert '"optimizer.lr" = 0.01' in (tmp_path / "mine.toml").read_text().split("[on.mnist-autoencoder]")[1]
 
 
 def check_report(ong: Command, folder: Path, figures: set[str]) -> None:
@@ -161,6 +204,10 @@ def fisher(*settings: str) -> tuple[str, ...]:
     return ("run", "fisher-variance-digits", "tanh", *(part for setting in settings for part in ("--set", setting)))
 
 
+def auto(*settings: str) -> tuple[str, ...]:
+    return ("run", "mnist-autoencoder", "ngd", *AUTO, *(part for setting in settings for part in ("--set", setting)))
+
+
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "setting": (linear("setting=net4"), "unknown deep linear setting 'net4'; did you mean 'net"),
     "too few dims": (linear("dims=[4]"), "describe no layer; give at least"),
@@ -179,7 +226,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "too large a net": (("run", "deep-linear", "newton"), "the Hessian of 6400 weights is not formed"),
     "a data set": (("run", "deep-linear", "sgd", "--dataset", "digits"), "has no data set"),
     "another kind's strategy": (("run", "deep-linear", "naive"), "unknown deep-linear strategy 'naive'; known: newton"),
-    "tuning": (("tune", "deep-linear", "sgd"), "ong tune maximises the ACC of continual benchmarks"),
+    "tuning": (("tune", "deep-linear", "sgd"), "ong tune searches for kinds continual, autoencoder"),
     "activation": (fisher("activation=tahn"), "unknown activation 'tahn'; did you mean 'tanh'?"),
     "family": (fisher("family=poisson"), "'family': Input should be 'categorical' or 'gaussian'"),
     "hidden width": (fisher("hidden=[0]"), "'hidden.0'"),
@@ -187,6 +234,19 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "too many inputs": (fisher("measure.inputs=99999"), "measure.inputs = 99999, but 'digits' has 1442 training images"),
     "relative error": (fisher("measure.relative_errors=[0.0]"), "'measure.relative_errors.0'"),
     "no such data": (("run", "fisher-variance", "tanh", "--dataset", "digit"), "did you mean 'digits'?"),
+    "net": (auto("net=clasic"), "unknown autoencoder 'clasic'; did you mean 'classic'?"),
+    "a net for other images": (auto("net=paper"), "has 784 inputs, but images of 'digits' have 64 pixels; give widths that fit, such as --set net=[64,400,"),
+    "widths that are no autoencoder": (auto("net=[64,8,32]"), "as many outputs as inputs"),
+    "a likelihood of classes": (auto("likelihood=categorical"), "'likelihood': Input should be 'gaussian' or 'bernoulli'"),
+    "a batch beyond the images": (auto("batch_size=5000"), "between 1 and 1442 training examples; got 5000"),
+    "a batch of none": (auto("batch_size=0"), "'batch_size'"),
+    "negative epochs": (auto("training.epochs=-1"), "'training.epochs'"),
+    "an optimizer's option": (auto("optimizer.momentun=0.5"), "unknown option of optimizer NaturalGradient 'momentun'; did you mean 'momentum'?"),
+    "an optimizer's value": (auto("optimizer.lr=-1"), "lr must be a positive number"),
+    "a damping of 0": (auto("optimizer.damping=0"), "damping must be a positive number"),
+    "the likelihood in two places": (auto("optimizer.likelihood=bernoulli"), "optimizer.likelihood is the benchmark's"),
+    "no optimizer": (auto("optimizer.use=torch.nn:Linear"), "is not a subclass of torch.optim"),
+    "an autoencoder strategy's name": (("run", "mnist-autoencoder", "ngd-fst"), "did you mean 'ngd-fast'?"),
     "kind": (("run", "kind.toml"), "unknown kind of benchmark 'deep-liner'; did you mean 'deep-linear'?"),
     "no kind": (("run", "none.toml"), "'kind' is missing"),
     "no net": (("run", "empty.toml"), "give a setting (net1, net2, net3) or dims"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ong.errors import UnknownNameError, UserError
 
-__all__ = ["AutoencoderData", "Images", "prepare", "reconstructions"]
+__all__ = ["AutoencoderData", "Images", "mean_image_loss", "prepare", "reconstructions"]
 
 _CHUNK = 2000  # examples a forward pass of an evaluation
 
@@ -117,3 +117,16 @@ def reconstructions(model: nn.Module, data: AutoencoderData, count: int = 10) ->
         made = data.images(model(rows))
     shown = (rows * data.scale + data.mean).clamp(0, 1).reshape(-1, *data.size)
     return shown, made
+
+
+def mean_image_loss(data: AutoencoderData) -> float:
+    """Return the test loss of a net that puts out the mean training image whatever it sees: not learning yet.
+
+    Gaussian: ½‖x‖² of centred images. Bernoulli: cross-entropy at p = (Σx + ½)/(N + 1) a pixel, which is never 0 or 1.
+    """
+    if data.likelihood == "gaussian":
+        return 0.5 * float(data.test.square().sum(1).mean())
+    p = (data.train.sum(0) + 0.5) / (len(data.train) + 1)
+    return float(nn.functional.binary_cross_entropy(p.expand_as(data.test), data.test, reduction="sum")) / len(
+        data.test
+    )

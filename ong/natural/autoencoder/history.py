@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["DivergedError", "EpochRecord", "reached"]
+__all__ = ["DivergedError", "EpochRecord"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class EpochRecord:
         test_error: likewise.
         seconds: wall-clock seconds of training so far, evaluation excluded.
         cpu_seconds: processor seconds of the same, less disturbed by other programs.
-        damping: λ of the next step; None for strategies without.
-        rejected: steps undone so far; 0 for strategies that undo none.
+        damping: λ of the next step; None for optimizers without.
+        rejected: steps undone so far; 0 for optimizers that undo none.
     """
 
     epoch: int
@@ -51,22 +51,3 @@ class DivergedError(RuntimeError):
         super().__init__(
             f"{what} (step {step}, epoch {epoch}); {max(len(self.history) - 1, 0)} finished epochs are kept"
         )
-
-
-def reached(history: Sequence[EpochRecord], loss: float) -> tuple[float, float] | None:
-    """Return the epochs and the processor seconds at which the training loss first was at most ``loss``.
-
-    Between two epochs the loss counts as a straight line. None when it was never reached.
-    """
-    before = history[0]
-    if before.train_loss <= loss:
-        return 0.0, 0.0
-    for record in history[1:]:
-        if record.train_loss <= loss:
-            share = (before.train_loss - loss) / (before.train_loss - record.train_loss)
-            return (
-                before.epoch + share * (record.epoch - before.epoch),
-                before.cpu_seconds + share * (record.cpu_seconds - before.cpu_seconds),
-            )
-        before = record
-    return None

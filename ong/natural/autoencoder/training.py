@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ong.errors import UserError
 from ong.natural.autoencoder.data import AutoencoderData
 from ong.natural.autoencoder.history import DivergedError, EpochRecord
-from ong.natural.autoencoder.strategies import Strategy, strategy_of
 from ong.natural.online import NaturalGradient, NonFiniteStepError, likelihood_of
 
-__all__ = ["Trainer", "train"]
+__all__ = ["Trainer"]
 
 
 class Trainer:
@@ -26,33 +26,37 @@ class Trainer:
     Attributes:
         model: the network, trained in place.
         data: what it learns.
-        strategy: how.
-        optimizer: the strategy's.
+        optimizer: how.
+        batch_size: examples a step.
         history: a record for every finished epoch, the state before training first.
     """
 
-    def __init__(self, model: nn.Module, data: AutoencoderData, strategy: str | Strategy, *, seed: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, data: AutoencoderData, optimizer: Optimizer, *, batch_size: int, seed: int = 0
+    ) -> None:
         """Prepare a run; nothing is computed yet.
 
         Args:
             model: maps ``[n, pixels]`` to ``[n, pixels]``, on the data's device.
             data: see :func:`ong.natural.autoencoder.prepare`.
-            strategy: a name of :data:`STRATEGIES`, or a strategy.
-            seed: of the order of the examples and of the natural gradient's cotangents.
+            optimizer: over the model's parameters; :class:`ong.NaturalGradient` of the data's likelihood, or any
+                that steps along ``.grad``.
+            batch_size: examples a step; the last step of an epoch takes what is left.
+            seed: of the order of the examples.
 
         Raises:
-            UserError: an unknown strategy, or more examples a step than there are.
+            UserError: more examples a step than there are, or images outside the likelihood's support.
         """
+        if not 1 <= batch_size <= len(data.train):
+            raise UserError(f"batch_size must lie between 1 and {len(data.train)} training examples; got {batch_size}")
         self.model = model
         self.data = data
-        self.strategy = strategy_of(strategy)
-        if self.strategy.batch_size > len(data.train):
-            raise UserError(
-                f"batch_size must lie between 1 and {len(data.train)} training examples; got {self.strategy.batch_size}"
-            )
-        self.optimizer = self.strategy.optimizer(model, data.likelihood, seed)
+        self.optimizer = optimizer
+        self.batch_size = batch_size
         self.history: list[EpochRecord] = []
         self._likelihood = likelihood_of(data.likelihood)
+        for rows in (data.train, data.test):
+            self._likelihood.check(rows, rows)
         self._order = torch.Generator().manual_seed(seed)
         self._steps = 0
         self._rejected = 0
@@ -103,14 +107,13 @@ class Trainer:
     def _train_epoch(self) -> None:
         rows = self.data.train
         order = torch.randperm(len(rows), generator=self._order).to(rows.device)
-        size = self.strategy.batch_size
-        for start in range(0, len(rows), size):
+        for start in range(0, len(rows), self.batch_size):
             try:
-                loss = self._step(rows[order[start : start + size]])
+                loss = self._step(rows[order[start : start + self.batch_size]])
             except NonFiniteStepError as error:
                 raise self._diverged(str(error)) from error
             if not math.isfinite(loss):
-                raise self._diverged(f"{self.strategy.name} diverged: the loss is {loss}; lower its lr")
+                raise self._diverged(f"the loss is {loss:g}; lower lr")
             self._steps += 1
 
     def _step(self, batch: Tensor) -> float:
@@ -128,13 +131,13 @@ class Trainer:
 
     def _append(self, record: EpochRecord) -> None:
         if not (math.isfinite(record.train_loss) and math.isfinite(record.test_loss)):
-            raise self._diverged(f"{self.strategy.name} diverged: a loss is not finite; lower its lr")
+            raise self._diverged("the loss is not finite after the epoch; lower lr")
         self.history.append(record)
 
     def _record(self, seconds: float, cpu_seconds: float) -> EpochRecord:
         train_loss, train_error = self.data.errors(self.model, self.data.train)
         test_loss, test_error = self.data.errors(self.model, self.data.test)
-        damping = self.optimizer.param_groups[0]["damping"] if self._is_natural else None
+        natural = isinstance(self.optimizer, NaturalGradient)
         return EpochRecord(
             epoch=len(self.history),
             train_loss=train_loss,
@@ -143,42 +146,9 @@ class Trainer:
             test_error=test_error,
             seconds=seconds,
             cpu_seconds=cpu_seconds,
-            damping=damping,
+            damping=self.optimizer.param_groups[0]["damping"] if natural else None,
             rejected=self._rejected,
         )
 
-    @property
-    def _is_natural(self) -> bool:
-        return isinstance(self.optimizer, NaturalGradient)
-
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(what, step=self._steps, epoch=len(self.history), history=self.history)
-
-
-def train(
-    model: nn.Module,
-    data: AutoencoderData,
-    strategy: str | Strategy,
-    epochs: int,
-    *,
-    seed: int = 0,
-    state: Mapping[str, Any] | None = None,
-) -> Iterator[EpochRecord]:
-    """Train a model in place and yield a record before training and after every epoch.
-
-    Args:
-        model: the network.
-        data: what it learns.
-        strategy: a name of :data:`STRATEGIES`, or a strategy.
-        epochs: how many to have finished in the end.
-        seed: of the order of the examples and of the natural gradient's cotangents.
-        state: of :meth:`Trainer.state_dict`, to go on from; epochs finished then are not yielded again.
-
-    Raises:
-        UserError: see :class:`Trainer`.
-        DivergedError: NaN or infinity, with the history so far.
-    """
-    trainer = Trainer(model, data, strategy, seed=seed)
-    if state is not None:
-        trainer.load_state_dict(state)
-    yield from trainer.epochs(epochs)

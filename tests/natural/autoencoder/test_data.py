@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ong.errors import UnknownNameError, UserError
-from ong.natural.autoencoder import AutoencoderData, prepare, reconstructions
+from ong.natural.autoencoder import AutoencoderData, mean_image_loss, prepare, reconstructions
 
 
 class Zero(nn.Module):
@@ -56,3 +56,13 @@ def test_images_without_contrast_and_other_likelihoods_are_refused() -> None:
         prepare(SimpleNamespace(train_images=flat, test_images=flat))
     with pytest.raises(UnknownNameError, match="did you mean 'bernoulli'"):
         prepare(SimpleNamespace(train_images=flat, test_images=flat), "bernouli")
+
+
+def test_the_mean_image_is_the_best_constant_output(gaussian: AutoencoderData, bernoulli: AutoencoderData) -> None:
+    assert mean_image_loss(gaussian) == pytest.approx(gaussian.errors(Zero(), gaussian.test)[0], rel=1e-6)
+    p = bernoulli.train.mean(0).double().clamp(1e-3, 1 - 1e-3)  # smoothing moves it by less than 1/241
+    x = bernoulli.test.double()
+    expected = float(-(x * p.log() + (1 - x) * (1 - p).log()).sum(1).mean())
+    assert mean_image_loss(bernoulli) == pytest.approx(expected, rel=1e-3)
+    flat = mean_image_loss(bernoulli)
+    assert flat < bernoulli.errors(Zero(), bernoulli.test)[0]
