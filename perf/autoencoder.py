@@ -1,227 +1,142 @@
-"""Seconds and epochs that the strategies need on the paper's autoencoder, measured side by side.
+"""Epochs and seconds that optimizers need on the paper's autoencoder, Fashion-MNIST, measured side by side.
 
-    python perf/autoencoder.py tune      # every strategy's trials, on a seed that `measure` does not use
-    python perf/autoencoder.py measure   # alternating epochs of the contenders, one process, one thread
-
-`measure` writes OUT.json and OUT.md. Processor seconds are compared, as the machine may be shared; wall-clock
-seconds are given beside them.
+Every rival runs with several settings and the one with the lowest loss in the end is its best; the natural gradients
+run as their recipes say. Epochs of all contenders alternate in one process on one thread, and processor seconds are
+compared. SOAP needs ``pip install pytorch-optimizer`` and is left out, with a line that says so, without it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import time
 from collections.abc import Iterator
-from pathlib import Path
+from importlib.util import find_spec
+from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
+from measure import RESULTS, publish
 
 from ong.experiments.autoencoder.build import load_data, make_trainer
 from ong.experiments.autoencoder.schema import AutoencoderBenchmark, AutoencoderStrategy
-from ong.experiments.recipes import list_recipes, load_benchmark, load_strategy, override
-from ong.natural.autoencoder import AutoencoderData, DivergedError, EpochRecord, Trainer
+from ong.experiments.recipes import load_benchmark, load_strategy, override
+from ong.natural.autoencoder import EpochRecord, Trainer
 from ong.report.crossings import at, crossing
 
-TUNING_SEED = 1000
-
-TRIALS: dict[str, list[dict[str, float]]] = {
-    "sgd": [{"optimizer.lr": alpha / 20} for alpha in (0.04, 0.06, 0.08)],  # the paper's grid
-    "sgd-momentum": [
-        {"optimizer.lr": 1e-4},
-        {"optimizer.lr": 2e-4},
-        {"optimizer.lr": 4e-4},
-        {"optimizer.lr": 4e-4, "batch_size": 50},
-        {"optimizer.lr": 8e-4, "batch_size": 50},
-        {"optimizer.lr": 1e-3, "batch_size": 100},
-    ],
-    "adam": [
-        {"optimizer.lr": 1e-3},
-        {"optimizer.lr": 5e-4},
-        {"optimizer.lr": 5e-4, "batch_size": 50},
-        {"optimizer.lr": 1e-3, "batch_size": 50},
-        {"optimizer.lr": 5e-4, "batch_size": 20},
-        {"optimizer.lr": 2e-3, "batch_size": 200},
-    ],
-    "soap": [
-        {"optimizer.lr": 3e-3},
-        {"optimizer.lr": 1e-3},
-        {"optimizer.lr": 3e-3, "batch_size": 1000},
-        {"optimizer.lr": 6e-3, "batch_size": 1000},
-        {"optimizer.lr": 1e-3, "batch_size": 250},
-        {"optimizer.lr": 3e-3, "batch_size": 250},
-    ],
-    "ngd-fast": [
-        {"optimizer.lr": 0.25},
-        {"optimizer.lr": 0.35},
-        {"optimizer.lr": 0.3, "optimizer.momentum": 0.4},
-        {"optimizer.lr": 0.25, "optimizer.factors_every": 5, "optimizer.refresh_every": 5, "optimizer.average": 0.9},
-        {"optimizer.lr": 0.25, "optimizer.factors_every": 4, "optimizer.refresh_every": 8, "optimizer.average": 0.9},
-        {
-            "optimizer.lr": 0.15,
-            "batch_size": 250,
-            "optimizer.factors_every": 6,
-            "optimizer.refresh_every": 12,
-            "optimizer.adapt_every": 6,
-        },
-    ],
+SEED = 0
+# name: recipe, changes, epochs
+CONTENDERS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "sgd, α .04": ("sgd", {"optimizer.lr": 0.04 / 20}, 10),  # the paper's grid
+    "sgd, α .06": ("sgd", {"optimizer.lr": 0.06 / 20}, 10),
+    "sgd, α .08": ("sgd", {"optimizer.lr": 0.08 / 20}, 10),
+    "adam, 1e-3, batch 100": ("adam", {"optimizer.lr": 1e-3, "batch_size": 100}, 10),
+    "adam, 5e-4, batch 100": ("adam", {"optimizer.lr": 5e-4, "batch_size": 100}, 10),
+    "adam, 5e-4, batch 50": ("adam", {"optimizer.lr": 5e-4, "batch_size": 50}, 10),
+    "adam, 2e-3, batch 200": ("adam", {"optimizer.lr": 2e-3, "batch_size": 200}, 10),
+    "soap, 3e-3, batch 500": ("soap", {"optimizer.lr": 3e-3, "batch_size": 500}, 5),
+    "soap, 3e-3, batch 1000": ("soap", {"optimizer.lr": 3e-3, "batch_size": 1000}, 5),
+    "ngd": ("ngd", {}, 8),
+    "ngd-ekfac": ("ngd-ekfac", {}, 3),
+    "ngd-fast": ("ngd-fast", {}, 5),
 }
-
-EPOCHS = {
-    "sgd": 10,
-    "sgd-momentum": 10,
-    "adam": 10,
-    "adam (1e-3, batch 100)": 10,
-    "soap": 6,
-    "ngd": 8,
-    "ngd-ekfac": 3,
-    "ngd-fast": 5,
-}
+RIVALS = ("sgd", "adam", "soap")
 
 
-def recipe(name: str, **changes: float) -> AutoencoderStrategy:
-    strategy = load_strategy(name, "autoencoder")
+def strategy_of(name: str) -> AutoencoderStrategy:
+    recipe, changes, _ = CONTENDERS[name]
+    strategy = load_strategy(recipe, "autoencoder")
     assert isinstance(strategy, AutoencoderStrategy)
     return override(strategy, changes)
 
 
-def tune(benchmark: AutoencoderBenchmark, data: AutoencoderData, names: list[str], epochs: int) -> None:
-    for name in names:
-        for changes in TRIALS[name]:
-            trainer = make_trainer(benchmark, recipe(name, **changes), data, TUNING_SEED)
-            try:
-                history = list(trainer.epochs(epochs))
-                losses = [round(record.train_loss, 2) for record in history[1:]]
-                print(name, changes, losses, f"{history[-1].cpu_seconds / epochs:.2f} s/epoch", flush=True)
-            except DivergedError as error:
-                print(name, changes, error, flush=True)
-
-
-def contenders() -> dict[str, AutoencoderStrategy]:
-    known = list_recipes("strategies/autoencoder")
-    chosen = {name: recipe(name) for name in EPOCHS if name in known}
-    chosen["adam (1e-3, batch 100)"] = recipe("adam", **{"optimizer.lr": 1e-3, "batch_size": 100})
-    return {name: chosen[name] for name in EPOCHS}
-
-
-def alternate(trainers: dict[str, Trainer], rounds: int) -> None:
+def alternate(trainers: dict[str, Trainer]) -> None:
     """Advance the trainers epoch by epoch, each spread evenly over the rounds."""
-    running: dict[str, Iterator[EpochRecord]] = {name: t.epochs(EPOCHS[name]) for name, t in trainers.items()}
+    running: dict[str, Iterator[EpochRecord]] = {name: t.epochs(CONTENDERS[name][2]) for name, t in trainers.items()}
+    rounds = max(CONTENDERS[name][2] for name in trainers)
     for records in running.values():
         next(records)
     for number in range(1, rounds + 1):
         for name, records in running.items():
-            due = math.floor(number * EPOCHS[name] / rounds)
-            while len(trainers[name].history) <= due:
+            while len(trainers[name].history) <= math.floor(number * CONTENDERS[name][2] / rounds):
                 record = next(records)
-                print(
-                    f"{name:24s} {record.epoch:3d} {record.train_loss:8.2f} {record.cpu_seconds:7.1f} s",
-                    flush=True,
-                )
+                print(f"{name:24s} {record.epoch:3d} {record.train_loss:8.2f} {record.cpu_seconds:7.1f} s", flush=True)
 
 
-def reached(history: list[EpochRecord], loss: float) -> tuple[float, float] | None:
-    """Epochs and processor seconds at which the training loss first was at most ``loss``."""
-    epochs = crossing([record.train_loss for record in history], loss)
-    return None if epochs is None else (epochs, at(epochs, [record.cpu_seconds for record in history]))
-
-
-def compared(trainers: dict[str, Trainer]) -> dict[str, dict[str, float | None]]:
-    """Epochs and processor seconds to two targets, as shares of what the target's owner needs."""
-    result: dict[str, dict[str, float | None]] = {}
-    owners = [name for name in ("sgd", "adam", "adam (1e-3, batch 100)", "soap") if name in trainers]
-    for owner in owners:
-        last = trainers[owner].history[-1]
+def races(trainers: dict[str, Trainer]) -> list[dict[str, Any]]:
+    """Epochs and seconds to each rival's best last loss, as shares of the rival's own."""
+    found = []
+    for rival in RIVALS:
+        of_rival = [name for name in trainers if CONTENDERS[name][0] == rival]
+        if not of_rival:
+            continue
+        best = min(of_rival, key=lambda name: trainers[name].history[-1].train_loss)
+        last = trainers[best].history[-1]
         for name, trainer in trainers.items():
-            found = reached(trainer.history, last.train_loss)
-            result[f"{name} to {owner}'s {last.train_loss:.2f} (epoch {last.epoch})"] = {
-                "epochs": None if found is None else found[0],
-                "cpu_seconds": None if found is None else found[1],
-                "share_of_epochs": None if found is None else found[0] / last.epoch,
-                "share_of_seconds": None if found is None else found[1] / last.cpu_seconds,
-            }
-    return result
+            epochs = crossing([record.train_loss for record in trainer.history], last.train_loss)
+            if epochs is not None and name != best:
+                seconds = at(epochs, [record.cpu_seconds for record in trainer.history])
+                found.append(
+                    {"runner": name, "rival": best, "loss": last.train_loss, "rival_epochs": last.epoch}
+                    | {"epochs": epochs, "seconds": seconds}
+                    | {"share_of_epochs": epochs / last.epoch, "share_of_seconds": seconds / last.cpu_seconds}
+                )
+    return found
 
 
-def table(
-    trainers: dict[str, Trainer],
-    strategies: dict[str, AutoencoderStrategy],
-    shares: dict[str, dict[str, float | None]],
-) -> str:
+def table(trainers: dict[str, Trainer], found: list[dict[str, Any]]) -> str:
     marks = (1, 2, 3, 4, 5, 7, 10)
     lines = [
-        "Training loss (½ squared error an image) after epochs; processor (wall-clock) seconds an epoch.",
+        "Paper's net, fashion-mnist, seed 0. Training loss (½ squared error an image) after epochs.",
         "",
-        "| strategy | options | " + " | ".join(map(str, marks)) + " | test, last | s/epoch |",
-        "|---|---|" + "---|" * (len(marks) + 2),
+        "| contender | " + " | ".join(map(str, marks)) + " | test, last | processor s an epoch |",
+        "|---|" + "---|" * (len(marks) + 2),
     ]
     for name, trainer in trainers.items():
-        history, options = trainer.history, strategies[name].optimizer.options
+        history = trainer.history
         cells = [f"{history[m].train_loss:.1f}" if m < len(history) else "" for m in marks]
-        last = history[-1]
-        told = ", ".join(f"{key} {value}" for key, value in options.items())
-        seconds = f"{last.cpu_seconds / last.epoch:.1f} ({last.seconds / last.epoch:.1f})"
-        cells = [
-            name,
-            f"batch {trainer.batch_size}, {told}",
-            *cells,
-            f"{last.test_loss:.1f}",
-            seconds,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "| to reach | epochs | s | share of epochs | share of seconds |", "|---|---|---|---|---|"]
-    for name, values in shares.items():
-        told = " | ".join("not reached" if v is None else f"{v:.2f}" for v in values.values())
-        lines.append(f"| {name} | {told} |")
-    return "\n".join(lines) + "\n"
+        each = f"{history[-1].cpu_seconds / history[-1].epoch:.1f}"
+        lines.append(f"| {' | '.join([name, *cells, f'{history[-1].test_loss:.1f}', each])} |")
+    lines += [
+        "",
+        "| contender | to the last loss of | epochs | s | share of epochs | share of s |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['runner']} | {r['rival']}: {r['loss']:.2f} after {r['rival_epochs']} | {r['epochs']:.2f} | {r['seconds']:.1f} "
+        f"| {r['share_of_epochs']:.2f} | {r['share_of_seconds']:.2f} |"
+        for r in found
+    ]
+    return "\n".join(lines)
+
+
+def plot(trainers: dict[str, Trainer]) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    for name, trainer in trainers.items():
+        line = "-" if name.startswith("ngd") else "--"
+        losses = [record.train_loss for record in trainer.history[1:]]
+        axes[0].plot([record.epoch for record in trainer.history[1:]], losses, line, label=name)
+        axes[1].plot([record.cpu_seconds for record in trainer.history[1:]], losses, line)
+    axes[0].set(xlabel="epochs", ylabel="training loss, ½ squared error an image", yscale="log")
+    axes[1].set(xlabel="processor seconds")
+    figure.legend(loc="outside right center", fontsize="small")
+    figure.savefig(RESULTS / "autoencoder.png", dpi=130)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("tune", "measure"))
-    parser.add_argument("--dataset", default="fashion-mnist")
-    parser.add_argument("--strategies", nargs="*", help="all with trials, or all contenders, by default")
-    parser.add_argument("--epochs", type=int, default=3, help="of a trial")
-    parser.add_argument("--seed", type=int, default=0, help="of the measured runs")
-    parser.add_argument("--out", type=Path, default=Path("runs/perf-autoencoder"))
-    arguments = parser.parse_args()
     torch.set_num_threads(1)
     benchmark = load_benchmark("mnist-autoencoder")
     assert isinstance(benchmark, AutoencoderBenchmark)
-    benchmark = override(benchmark, {"dataset": arguments.dataset})
+    benchmark = override(benchmark, {"dataset": "fashion-mnist"})
     data = load_data(benchmark)
-    if arguments.what == "tune":
-        tune(benchmark, data, arguments.strategies or list(TRIALS), arguments.epochs)
-        return
-    strategies = {
-        name: strategy
-        for name, strategy in contenders().items()
-        if arguments.strategies is None or name in arguments.strategies
-    }
-    trainers = {name: make_trainer(benchmark, strategy, data, arguments.seed) for name, strategy in strategies.items()}
-    alternate(trainers, max(EPOCHS[name] for name in trainers))
-    shares = compared(trainers)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-        "dataset": arguments.dataset,
-        "seed": arguments.seed,
-        "torch": torch.__version__,
-        "measured": time.strftime("%Y-%m-%d"),
-        "runs": {
-            name: {
-                "batch_size": t.batch_size,
-                "options": strategies[name].optimizer.options,
-                "history": [vars(record) for record in t.history],
-            }
-            for name, t in trainers.items()
-        },
-        "shares": shares,
-    }
-    arguments.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    text = table(trainers, strategies, shares)
-    arguments.out.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
+    names = list(CONTENDERS)
+    if find_spec("pytorch_optimizer") is None:
+        print("soap is left out: pip install pytorch-optimizer")
+        names = [name for name in names if CONTENDERS[name][0] != "soap"]
+    trainers = {name: make_trainer(benchmark, strategy_of(name), data, SEED) for name in names}
+    alternate(trainers)
+    found = races(trainers)
+    histories = {name: [vars(record) for record in t.history] for name, t in trainers.items()}
+    publish("autoencoder", {"seed": SEED, "histories": histories, "races": found}, table(trainers, found))
+    plot(trainers)
 
 
 if __name__ == "__main__":
