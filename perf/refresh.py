@@ -1,0 +1,83 @@
+"""One refresh of a current task's EKFAC and one solve with it: ours against curvlinops and nngeometry.
+
+The same net, 1,000 digits, the Monte Carlo Fisher with one draw each (`empirical` for nngeometry, which has no faster
+one). Peers that are not installed are left out, with a line that says so.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from data_path import net
+from measure import alternate, medians, publish
+from torch import nn
+
+import ong
+from ong.curvature import EKFAC, find_blocks
+
+REPEATS, EXAMPLES, DAMPING = 7, 1000, 0.1
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    model = net()
+    flat, layers = model[0], nn.Sequential(*list(model)[1:])
+    x, y = ong.permuted_mnist(tasks=1).train_stream[0].dataset._flat_data._datasets[0].tensors
+    x, y = flat(x[:EXAMPLES]), y[:EXAMPLES]
+    batches = [[x[i : i + 250], y[i : i + 250]] for i in range(0, EXAMPLES, 250)]
+    blocks = find_blocks(layers)
+    gradient = {name: torch.randn(block.shape) for name, block in blocks.items()}
+
+    def ours(fisher: Any) -> Callable[[], Any]:
+        def run() -> Any:
+            ekfac = EKFAC()
+            ekfac.add(layers, batches, fisher=fisher, blocks=blocks)
+            return ekfac.apply(gradient, damping=DAMPING)
+
+        return run
+
+    def curvlinops() -> Any:
+        from curvlinops import EKFACLinearOperator, KFACInverseLinearOperator
+
+        parameters = list(layers.parameters())
+        operator = EKFACLinearOperator(
+            layers, nn.CrossEntropyLoss(), parameters, [(x, y) for x, y in batches], fisher_type="mc", mc_samples=1,
+            check_deterministic=False, separate_weight_and_bias=False,
+        )  # fmt: skip
+        inverse = KFACInverseLinearOperator(operator, damping=DAMPING)
+        return inverse @ [torch.randn_like(p) for p in parameters]
+
+    def nngeometry() -> Any:
+        from nngeometry.layercollection import LayerCollection
+        from nngeometry.metrics import FIM
+        from nngeometry.object import PMatEKFAC
+        from nngeometry.object.vector import random_pvector
+        from torch.utils.data import DataLoader, TensorDataset
+
+        loader = DataLoader(TensorDataset(x, y), batch_size=250)
+        fisher = FIM(layers, loader, PMatEKFAC, variant="classif_logits")
+        fisher.update_diag(loader)
+        return fisher.solve(random_pvector(LayerCollection.from_model(layers)), regul=DAMPING)
+
+    contenders: dict[str, Callable[[], Any]] = {"ong, mc": ours("mc"), "ong, rademacher": ours("rademacher")}
+    for name, contender in (("curvlinops", curvlinops), ("nngeometry", nngeometry)):
+        if find_spec(name) is None:
+            print(f"{name} is not installed and left out")
+            continue
+        contender()
+        contenders[name] = contender
+    ours("mc")()
+    seconds = medians(alternate(contenders, REPEATS))
+    first = next(iter(seconds.values()))
+    rows = ["| refresh and first solve, 784-100-100-10, 1,000 examples | ms | by ong, mc |", "|---|---|---|"]
+    rows += [f"| {name} | {value * 1e3:.0f} | {value / first:.2f} |" for name, value in seconds.items()]
+    publish("refresh", {"seconds": seconds}, "\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
