@@ -49,20 +49,19 @@ def main() -> None:
             layers, nn.CrossEntropyLoss(), parameters, [(x, y) for x, y in batches], fisher_type="mc", mc_samples=1,
             check_deterministic=False, separate_weight_and_bias=False,
         )  # fmt: skip
-        inverse = KFACInverseLinearOperator(operator, damping=DAMPING)
+        inverse = KFACInverseLinearOperator(operator, damping=DAMPING, use_exact_damping=True)
         return inverse @ [torch.randn_like(p) for p in parameters]
 
     def nngeometry() -> Any:
-        from nngeometry.layercollection import LayerCollection
         from nngeometry.metrics import FIM
         from nngeometry.object import PMatEKFAC
-        from nngeometry.object.vector import random_pvector
+        from nngeometry.object.vector import PVector
         from torch.utils.data import DataLoader, TensorDataset
 
         loader = DataLoader(TensorDataset(x, y), batch_size=250)
         fisher = FIM(layers, loader, PMatEKFAC, variant="classif_logits")
         fisher.update_diag(loader)
-        return fisher.solve(random_pvector(LayerCollection.from_model(layers)), regul=DAMPING)
+        return fisher.solve(PVector.from_model(layers), regul=DAMPING)
 
     contenders: dict[str, Callable[[], Any]] = {"ong, mc": ours("mc"), "ong, rademacher": ours("rademacher")}
     for name, contender in (("curvlinops", curvlinops), ("nngeometry", nngeometry)):
