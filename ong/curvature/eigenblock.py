@@ -151,7 +151,8 @@ def _eigenvectors(symmetric: Tensor) -> Tensor:
     if symmetric.device.type != "cpu":
         return torch.linalg.eigh(symmetric).eigenvectors
     vectors: np.ndarray = scipy.linalg.eigh(symmetric.numpy(), driver="evd")[1]
-    return torch.from_numpy(vectors).contiguous()
+    basis: Tensor = torch.from_numpy(vectors).contiguous()
+    return basis
 
 
 def _extended(basis: Tensor, more: int) -> Tensor:
