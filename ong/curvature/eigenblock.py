@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import scipy.linalg
 import torch
 import torch.nn.functional as F
@@ -150,7 +149,7 @@ def _eigenvectors(symmetric: Tensor) -> Tensor:
     """Return orthonormal eigenvectors in columns; on a CPU by scipy's LAPACK, at less than half of torch's time."""
     if symmetric.device.type != "cpu":
         return torch.linalg.eigh(symmetric).eigenvectors
-    vectors: np.ndarray = scipy.linalg.eigh(symmetric.numpy(), driver="evd")[1]
+    vectors = scipy.linalg.eigh(symmetric.numpy(), driver="evd")[1]
     basis: Tensor = torch.from_numpy(vectors).contiguous()
     return basis
 
