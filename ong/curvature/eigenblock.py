@@ -148,9 +148,9 @@ class EigenBlock:
 def _eigenvectors(symmetric: Tensor) -> Tensor:
     """Return orthonormal eigenvectors in columns; on a CPU by scipy's LAPACK, at less than half of torch's time."""
     if symmetric.device.type != "cpu":
-        return torch.linalg.eigh(symmetric).eigenvectors
-    vectors = scipy.linalg.eigh(symmetric.numpy(), driver="evd")[1]
-    basis: Tensor = torch.from_numpy(vectors).contiguous()
+        basis: Tensor = torch.linalg.eigh(symmetric).eigenvectors
+    else:
+        basis = torch.from_numpy(scipy.linalg.eigh(symmetric.numpy(), driver="evd")[1]).contiguous()
     return basis
 
 
