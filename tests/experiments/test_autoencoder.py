@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kills import KillAfter, Killed, timeless
 
 from ong.errors import UserError
 from ong.experiments.autoencoder.run import AutoencoderRun
@@ -25,28 +26,9 @@ from ong.streams import load_dataset
 QUICK: dict[str, Any] = {"dataset": "digits", "net": [64, 16, 4, 16, 64], "training.epochs": 3}
 
 
-class Killed(BaseException):
-    """Stands for a kill."""
-
-
-class KillAfter(Silent):
-    def __init__(self, epochs: int) -> None:
-        self.left = epochs
-
-    def start_task(self, steps: int) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Killed
-
-
 def job(strategy: str, out: Path, **changes: Any) -> Job:
     (found,) = plan("mnist-autoencoder", [strategy], [0], QUICK | changes, out=out)
     return found
-
-
-def timeless(record: dict[str, Any] | None) -> dict[str, Any]:
-    assert record is not None
-    return {key: value for key, value in record.items() if key not in ("timing", "schema")}
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kills import KillAfter, Killed, timeless
 
 from ong.experiments.deep_linear import run as run_module
 from ong.experiments.plan import plan
-from ong.experiments.progress import Silent
 from ong.experiments.sweep import Job, perform
 
 QUICK: dict[str, Any] = {
@@ -25,20 +25,6 @@ QUICK: dict[str, Any] = {
 }
 
 
-class Killed(BaseException):
-    """Stands for a kill."""
-
-
-class KillAfter(Silent):
-    def __init__(self, epochs: int) -> None:
-        self.left = epochs
-
-    def start_task(self, steps: int) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Killed
-
-
 def job(strategy: str, out: Path, benchmark: str = "deep-linear", **changes: Any) -> Job:
     (found,) = plan(benchmark, [strategy], [0], QUICK | changes, out=out)
     return found
@@ -48,11 +34,6 @@ def record_of(strategy: str, out: Path, **changes: Any) -> dict[str, Any]:
     outcome = perform(job(strategy, out, **changes))
     assert outcome.record is not None, outcome.failure
     return outcome.record
-
-
-def timeless(record: dict[str, Any] | None) -> dict[str, Any]:
-    assert record is not None
-    return {key: value for key, value in record.items() if key != "timing"}
 
 
 @pytest.mark.parametrize("strategy", ["ngd-paper", "ngd-min-norm", "ngd-any-width"])

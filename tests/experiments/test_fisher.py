@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kills import KillAfter, Killed, timeless
 
 from ong.experiments.plan import plan
-from ong.experiments.progress import Silent
 from ong.experiments.sweep import Job, perform
 
 QUICK: dict[str, Any] = {
@@ -21,28 +21,9 @@ QUICK: dict[str, Any] = {
 }
 
 
-class Killed(BaseException):
-    """Stands for a kill."""
-
-
-class KillAfter(Silent):
-    def __init__(self, epochs: int) -> None:
-        self.left = epochs
-
-    def start_task(self, steps: int) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Killed
-
-
 def job(strategy: str, out: Path, **changes: Any) -> Job:
     (found,) = plan("fisher-variance-digits", [strategy], [0], QUICK | changes, out=out)
     return found
-
-
-def timeless(record: dict[str, Any] | None) -> dict[str, Any]:
-    assert record is not None
-    return {key: value for key, value in record.items() if key != "timing"}
 
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "softplus", "relu"])

@@ -177,6 +177,37 @@ def test_a_zero_direction_is_harmless() -> None:
     torch.testing.assert_close(solver.solve(torch.tensor([4.0, 1.0])), torch.tensor([2.0, 0.0]))
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e-1, 1e-2, 1e-4, 0.0], ids=lambda x: f"spread={x:g}")
+def test_the_inverse_and_the_condition_are_numpys_with_the_same_cut(spread: float) -> None:
+    """Well conditioned Grams are inverted by Cholesky, others by eigenvalues: both are the cut pseudo-inverse."""
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(1, 30, generator=generator, dtype=torch.float64)
+    unit = torch.nn.functional.normalize(
+        common + spread * torch.randn(6, 30, generator=generator, dtype=torch.float64), dim=1
+    )
+    lengths = torch.tensor([1.0, 2.0, 5.0, 0.1, 1.0, 3.0], dtype=torch.float64)
+    solver = GramSolver(lengths[:, None] * (unit @ unit.T) * lengths)
+    values = np.linalg.eigvalsh((unit @ unit.T).numpy())
+    kept = values[values > 1e-6 * values[-1]]
+    expected = np.linalg.pinv((unit @ unit.T).numpy(), rcond=1e-6, hermitian=True) / np.outer(lengths, lengths)
+    # float64's 1e-16 times a condition of up to 1e6
+    np.testing.assert_allclose(solver.inverse.numpy(), expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())
+    assert solver.rank == len(kept)
+    assert solver.condition == pytest.approx(kept[-1] / kept[0], rel=1e-7)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-2])
+def test_float32_is_solved_in_float32_only_where_the_condition_allows_it(spread: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(1, 30, generator=generator, dtype=torch.float64)
+    directions = common + spread * torch.randn(6, 30, generator=generator, dtype=torch.float64)
+    solver = GramSolver(directions @ directions.T)
+    right = torch.randn(6, generator=generator)
+    assert (solver._single is not None) == (spread == 1.0)
+    exact = torch.linalg.solve(directions @ directions.T, right.double())
+    assert (solver.solve(right) - exact).norm() < 1e-6 * exact.norm()  # float32's 1e-7, and little of the condition
+
+
 def test_captured_is_the_share_in_the_span() -> None:
     _, blocks, memory, dense = filled("mlp")
     v = random_vector(blocks)
