@@ -13,8 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import matplotlib.pyplot as plt
-import torch
-from measure import RESULTS, publish
+from measure import RESULTS, one_thread, publish
 
 from ong.experiments.autoencoder.build import load_data, make_trainer
 from ong.experiments.autoencoder.schema import AutoencoderBenchmark, AutoencoderStrategy
@@ -122,7 +121,7 @@ def plot(trainers: dict[str, Trainer]) -> None:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    one_thread()
     benchmark = load_benchmark("mnist-autoencoder")
     assert isinstance(benchmark, AutoencoderBenchmark)
     benchmark = override(benchmark, {"dataset": "fashion-mnist"})

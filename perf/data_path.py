@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from avalanche.benchmarks.classic import PermutedMNIST
 from avalanche.training.supervised import Naive
-from measure import alternate, medians, publish
+from measure import alternate, medians, one_thread, publish
 from torch import nn
 
 import ong
@@ -70,7 +70,7 @@ def plain_epoch(x: torch.Tensor, y: torch.Tensor, batch: int) -> None:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    one_thread()
     warnings.simplefilter("ignore")
     figures: dict[str, Any] = {}
     rows = [

@@ -12,7 +12,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from measure import RESULTS, alternate, medians, publish
+from measure import RESULTS, alternate, medians, one_thread, publish
 from torch import nn
 
 from ong.curvature import EKFAC, Block, Metric, find_blocks
@@ -111,7 +111,7 @@ def plot(curves: Mapping[str, Mapping[Any, Mapping[str, float]]]) -> None:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    one_thread()
     net = [784, 100, 100, 10]
     curves: dict[str, dict[Any, dict[str, float]]] = {
         "directions": {count: measured(mlp(net), count) for count in (100, 300, 1000, 3000, 10_000)},

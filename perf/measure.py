@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 RESULTS = Path(__file__).parents[1] / "results" / "performance"
+
+
+def one_thread() -> None:
+    """Let torch, numpy and scipy use one thread each for the rest of the process."""
+    torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def alternate(contenders: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from data_path import net
-from measure import alternate, medians, publish
+from measure import alternate, medians, one_thread, publish
 
 from ong.curvature import Vector, find_blocks
 from ong.projection import DirectionMemory, EuclideanProjection, collect_directions
@@ -13,7 +13,7 @@ M, CALLS, REPEATS = 2000, 5, 5
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    one_thread()
     model = net()
     blocks = find_blocks(model)
     generator = torch.Generator().manual_seed(0)

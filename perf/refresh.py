@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from data_path import net
-from measure import alternate, medians, publish
+from measure import alternate, medians, one_thread, publish
 from torch import nn
 
 import ong
@@ -23,7 +23,7 @@ REPEATS, EXAMPLES, DAMPING = 7, 1000, 0.1
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    one_thread()
     warnings.simplefilter("ignore")
     model = net()
     flat, layers = model[0], nn.Sequential(*list(model)[1:])

@@ -12,11 +12,10 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.training.supervised import Naive
 from data_path import learner
-from measure import publish
+from measure import one_thread, publish
 
 import ong
 from ong.plugins import OGD, ONG
@@ -69,7 +68,7 @@ def one(plugins: Plugins, batch: int, stream: Any) -> tuple[float, float]:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    one_thread()
     warnings.simplefilter("ignore")
     stream = ong.permuted_mnist(tasks=2).train_stream
     for experience in stream:

@@ -10,7 +10,7 @@ import torch
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
 from data_path import net, stock_stream
-from measure import alternate, medians, publish
+from measure import alternate, medians, one_thread, publish
 from torch import nn
 
 from ong.experiments.plan import plan
@@ -45,7 +45,7 @@ def fresh(work: object) -> None:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    one_thread()
     warnings.simplefilter("ignore")
     seconds = medians(
         alternate(

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ong.errors import UserError
@@ -152,7 +153,8 @@ def perform(job: Job, progress: Progress | None = None) -> Outcome:
     if job.force:
         job.folder.clear()
     try:
-        return Outcome(job, run.run(job.folder, progress))
+        with threadpool_limits(1):  # numpy's and scipy's threads, which torch does not rule
+            return Outcome(job, run.run(job.folder, progress))
     except UserError:
         raise
     except StoppedError as error:
