@@ -218,7 +218,7 @@ def tune_command(
         listener=tell,
     )
     name = learned.name
-    console.print(f"\n\\[on.{name}]  # {merit} {found[0].score:.4f} on tuning seeds {seeds}")
+    console.print(f"\n\\[on.{name}]  # {merit} {found[0].score:.4f} on tuning seeds {", ".join(map(str, seed_list))}")
     for key, value in found[0].values.items():
         shown = f"{value:.2g}" if isinstance(value, float) else json.dumps(value)
         console.print(f'"{key}" = {shown}', highlight=False)
