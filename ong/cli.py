@@ -218,7 +218,8 @@ def tune_command(
         listener=tell,
     )
     name = learned.name
-    console.print(f"\n\\[on.{name}]  # {merit} {found[0].score:.4f} on tuning seeds {", ".join(map(str, seed_list))}")
+    named = ", ".join(map(str, seed_list))
+    console.print(f"\n\\[on.{name}]  # {merit} {found[0].score:.4f} on tuning seeds {named}")
     for key, value in found[0].values.items():
         shown = f"{value:.2g}" if isinstance(value, float) else json.dumps(value)
         console.print(f'"{key}" = {shown}', highlight=False)
