@@ -35,7 +35,7 @@ CONTENDERS: dict[str, tuple[str, dict[str, Any], int]] = {
     "soap, 3e-3, batch 1000": ("soap", {"optimizer.lr": 3e-3, "batch_size": 1000}, 5),
     "ngd": ("ngd", {}, 8),
     "ngd-ekfac": ("ngd-ekfac", {}, 3),
-    "ngd-fast": ("ngd-fast", {}, 5),
+    "ngd-fast": ("ngd-fast", {}, 8),
 }
 RIVALS = ("sgd", "adam", "soap")
 
