@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -40,12 +41,12 @@ class Block:
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
-    @property
+    @cached_property
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, in the order of the matrix's columns."""
         return [p for p in (self.weight, self.bias) if p is not None]
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Rows of the matrix: output units, or 1 for normalisation layers, which scale coordinate by coordinate."""
         weight = getattr(self.module, "weight", None)
@@ -53,7 +54,7 @@ class Block:
             return 1
         return len(weight)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int]:
         """``(rows, columns)``."""
         return self.rows, sum(p.numel() for p in self.parameters) // self.rows
@@ -70,6 +71,12 @@ class Block:
             width = tensor.numel() // self.rows
             tensor.copy_(matrix[:, start : start + width].reshape(tensor.shape))
             start += width
+
+    def split(self, matrix: Tensor) -> list[Tensor]:
+        """Return a ``[rows, columns]`` matrix as tensors of the parameters' shapes, each on its own in memory."""
+        widths = [p.numel() // self.rows for p in self.parameters]
+        parts = zip(torch.split(matrix, widths, dim=1), self.parameters, strict=True)
+        return [part.reshape(p.shape).contiguous() for part, p in parts]
 
     def values(self, *, held: bool = False) -> Tensor:
         """The parameters as a matrix, in the original coordinates or those they are held in at the moment."""

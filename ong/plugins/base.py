@@ -128,12 +128,15 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Replace the gradient by the update."""
         if not self._idle:
-            gradient = {name: block.gradient(held=True) for name, block in self._blocks.items()}
             with torch.no_grad():
-                update = self._update(gradient, strategy)
-            for name, part in (update or {}).items():
-                self._blocks[name].write_gradient(part)
+                self._rewrite(strategy)
         self._step += 1
+
+    def _rewrite(self, strategy: Any) -> None:
+        """Put the update into the ``.grad`` fields."""
+        gradient = {name: block.gradient(held=True) for name, block in self._blocks.items()}
+        for name, part in (self._update(gradient, strategy) or {}).items():
+            self._blocks[name].write_gradient(part)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Consolidate a task that was not seen before; momentum does not outlive its task."""

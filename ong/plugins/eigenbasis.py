@@ -17,7 +17,7 @@ from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
 
-from ong.curvature import Batch, Block, Metric, evaluating
+from ong.curvature import Batch, Block, BlockMetric, Metric, evaluating
 from ong.streams import InMemoryLoader, TensorLoader
 
 __all__ = ["Eigenbasis", "why_not"]
@@ -43,6 +43,53 @@ def why_not(strategy: Any, plugin: Any) -> str | None:
         if any(getattr(type(other), name).__module__ != "avalanche.core" for name in between_steps):
             return f"{type(other).__name__} works on the original coordinates"
     return None
+
+
+class _Bases:
+    """U_A and U_S of a layer, cut up as its passes want them."""
+
+    def __init__(self, metric: BlockMetric, biased: bool) -> None:
+        basis = metric.inputs_basis
+        self.width = len(basis) - biased
+        self.biased = biased
+        self.inputs, self.last = basis[: self.width], basis[-1]
+        self.back, self.back_last = self.inputs[:, : self.width].T.contiguous(), self.inputs[:, -1].contiguous()
+        self.outputs, self.outputs_back = metric.outputs_basis, metric.outputs_basis.T.contiguous()
+
+
+class _HeldLinear(torch.autograd.Function):
+    """z = U_S [W̃ b̃] U_Aᵀ[x; 1] for rows x: one node of the graph where autograd would lay down seven."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, rotated: Tensor | None, weight: Tensor, bias: Tensor | None, bases: _Bases
+    ) -> Tensor:
+        """Take ``[N, in]`` inputs, or ``[N, columns]`` rotated ones with them; return ``[N, out]``."""
+        if rotated is None:
+            rotated = torch.addmm(bases.last, x, bases.inputs) if bases.biased else x @ bases.inputs
+        by_weight = rotated[:, : bases.width]
+        ctx.bases = bases
+        ctx.save_for_backward(rotated, weight, bias)
+        inner = by_weight @ weight.T
+        if bias is not None:
+            inner.addcmul_(rotated[:, bases.width :], bias)
+        return inner @ bases.outputs_back
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rotated, weight, bias = ctx.saved_tensors
+        bases: _Bases = ctx.bases
+        inner = gradient @ bases.outputs
+        inputs = by_weight = by_bias = None
+        if ctx.needs_input_grad[0]:
+            inputs = (inner @ weight) @ bases.back
+            if bias is not None:
+                inputs = inputs.addcmul((inner @ bias)[:, None], bases.back_last)
+        if ctx.needs_input_grad[2]:
+            by_weight = inner.T @ rotated[:, : bases.width]
+        if ctx.needs_input_grad[3]:
+            by_bias = inner.T @ rotated[:, bases.width]
+        return inputs, None, by_weight, by_bias, None
 
 
 class Eigenbasis:
@@ -112,21 +159,15 @@ class Eigenbasis:
                 block.scatter(turn(block.matrix(tensors)), tensors)
 
     def _forward_of(self, name: str) -> Callable[[nn.Linear, Tensor], Tensor]:
-        block, metric = self._blocks[name], self._metric.blocks[name]
-        basis_in, basis_out = metric.inputs_basis, metric.outputs_basis.T
-        biased, first = block.bias is not None, name == self._first
+        biased, first = self._blocks[name].bias is not None, name == self._first
+        bases = _Bases(self._metric.blocks[name], biased)
 
         def forward(module: nn.Linear, x: Tensor) -> Tensor:
-            if first and self._ready is not None:
-                rotated = self._ready
-            elif biased:
-                rotated = nn.functional.linear(x, basis_in[:-1].T, basis_in[-1])
-            else:
-                rotated = x @ basis_in
-            if not biased:
-                out = rotated @ module.weight.T @ basis_out
-                return out if module.bias is None else out + module.bias  # a frozen bias is not rotated
-            return (rotated[..., :-1] @ module.weight.T + rotated[..., -1:] * module.bias) @ basis_out
+            flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+            rotated = self._ready if first else None
+            z: Tensor = _HeldLinear.apply(flat, rotated, module.weight, module.bias if biased else None, bases)
+            z = z if x.ndim == 2 else z.reshape(*x.shape[:-1], -1)
+            return z if biased or module.bias is None else z + module.bias  # a frozen bias is as it was
 
         return forward
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ong.curvature import EKFAC, FisherType, Metric, Unsupported, Vector, check_fisher
+from ong.curvature import EKFAC, Block, FisherType, Metric, Unsupported, Vector, check_fisher
 from ong.errors import UnknownNameError
 from ong.plugins.base import draw_examples, forward_of
 from ong.plugins.directions import DirectionPlugin
@@ -142,6 +142,8 @@ class ONG(DirectionPlugin):
         self._anchor: dict[str, Tensor] = {}
         self._anchor_held: dict[str, Tensor] = {}  # the anchor in the eigenbasis of the task in training
         self._metric: Metric | None = None
+        self._scales: list[tuple[Tensor, Tensor]] = []  # held parameters and their M⁻¹, where updates take no more
+        self._unheld: dict[str, Block] = {}
         self._rotation: Eigenbasis | None = None
 
     def _prepare(self, strategy: Any) -> None:
@@ -198,6 +200,11 @@ class ONG(DirectionPlugin):
                 rotation.close()
                 self.plain_because = "the model's code reads the weights of its layers itself"
         held = self._held
+        self._unheld = {name: block for name, block in self._blocks.items() if name not in held}
+        if not self.pull and (self.projection == "none" or not len(self.memory)):
+            for name in held:
+                parts = self._blocks[name].split(self._metric.blocks[name].scale)
+                self._scales += zip(self._blocks[name].parameters, parts, strict=True)
         if len(self.memory) and self.projection == "metric":
             self._projection = MetricProjection(self.memory, self._metric, held)
         elif len(self.memory) and self.projection == "euclidean" and held:
@@ -212,7 +219,7 @@ class ONG(DirectionPlugin):
         if self._rotation is not None:
             self._rotation.close()
             self._rotation = None
-            self._anchor_held = {}
+            self._anchor_held, self._scales = {}, []
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Refresh the current task's EKFAC when it is due, and go into the eigenbasis."""
@@ -239,6 +246,18 @@ class ONG(DirectionPlugin):
         if self._boundaries.ends(strategy.experience):
             self._leave()
         super().after_training_exp(strategy, **kwargs)
+
+    def _rewrite(self, strategy: Any) -> None:
+        if not self._scales:
+            super()._rewrite(strategy)
+            return
+        assert self._metric is not None
+        for parameter, scale in self._scales:  # in the eigenbasis the whole update is an elementwise scale
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
+        rest = {name: block.gradient() for name, block in self._unheld.items() if block.has_gradient}
+        for name, part in self._metric.precondition(rest).items():
+            self._unheld[name].write_gradient(part)
 
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
         if self._metric is None:

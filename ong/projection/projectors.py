@@ -86,16 +86,16 @@ class MetricProjection:
     def __call__(self, vector: Mapping[str, Tensor]) -> Vector:
         """Return the update."""
         blocks = {name: block for name, block in self.metric.blocks.items() if name in vector}
-        rotated = {
-            name: vector[name] if name in self.held else block.rotate(vector[name]) for name, block in blocks.items()
+        update = {
+            name: block.scale * (vector[name] if name in self.held else block.rotate(vector[name]))
+            for name, block in blocks.items()
         }
-        update = {name: block.scale * rotated[name] for name, block in blocks.items()}
         moving = frozenset(self.memory.rows.keys() & blocks.keys())
         if moving:
             solver, memory = self._solver(moving), self._restricted[moving]
             shadow = memory.combine(solver.solve(memory.dot(update)))
             for name, part in shadow.items():
-                update[name] = blocks[name].scale * (rotated[name] - part)
+                update[name].addcmul_(blocks[name].scale, part, value=-1)
         return {
             name: update[name] if name in self.held else block.rotate_back(update[name])
             for name, block in blocks.items()

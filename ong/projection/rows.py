@@ -95,12 +95,11 @@ class FactoredRows:
 
     def dot(self, matrix: Tensor) -> Tensor:
         """Return ⟨G_m, V⟩ = Σ_t δ_mtᵀ V a_mt: one matrix product, then a row sum."""
-        single = matrix.ndim == 2
-        v = matrix[None] if single else matrix
         a, d = self.inputs.flatten(0, 1), self.outputs.flatten(0, 1)
-        moved = (a @ v.flatten(0, 1).T).reshape(len(a), len(v), -1)  # [M·T, B, rows]
-        sums = torch.einsum("kbr,kr->bk", moved, d).reshape(len(v), len(self), -1).sum(2)
-        return sums[0] if single else sums
+        if matrix.ndim == 2:
+            return (a @ matrix.T).mul_(d).sum(1).reshape(len(self), -1).sum(1)
+        moved = (a @ matrix.flatten(0, 1).T).reshape(len(a), len(matrix), -1)  # [M·T, B, rows]
+        return torch.einsum("kbr,kr->bk", moved, d).reshape(len(matrix), len(self), -1).sum(2)
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Return Σ_m c_m G_m = Dᵀ diag(c) A."""
