@@ -58,6 +58,7 @@ CONTENDERS: dict[str, Plugins] = {
     "ong-prior, M = 1000": prior("metric", 1000),
     "ogd, M = 1000": lambda: [OGD(directions_per_task=1000)],
     "ngd, refresh every 50": current(50),
+    "ngd, running": lambda: [ONG(metric="current", projection="none", fisher="empirical", running=True)],
 }
 
 

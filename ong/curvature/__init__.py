@@ -4,12 +4,13 @@ from ong.curvature.blocks import Block, Unsupported, Vector, evaluating, find_bl
 from ong.curvature.diagonal import diagonal_fisher
 from ong.curvature.eigenblock import EigenBlock
 from ong.curvature.ekfac import EKFAC, Batch, Forward
-from ong.curvature.factors import Factors, record
+from ong.curvature.factors import Factors, PassTape, record
 from ong.curvature.fisher import FISHER_TYPES, FisherType, check_fisher, cotangents
 from ong.curvature.inputs import affine_blocks, input_covariances
 from ong.curvature.layers import LayerFactors, UnsupportedLayerError, layer_factors
 from ong.curvature.metric import BlockMetric, Metric
 from ong.curvature.penalties import DiagonalPenalty, EKFACPenalty
+from ong.curvature.running import RunningEKFAC
 
 __all__ = [
     "EKFAC",
@@ -25,6 +26,8 @@ __all__ = [
     "Forward",
     "LayerFactors",
     "Metric",
+    "PassTape",
+    "RunningEKFAC",
     "Unsupported",
     "UnsupportedLayerError",
     "Vector",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import scipy.linalg
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ong.curvature.eigenpairs import eigenpairs
 from ong.curvature.factors import Factors
 
 __all__ = ["Covariances", "EigenBlock", "covariances", "gradient_squares", "rotated_squares"]
@@ -115,7 +115,7 @@ class EigenBlock:
         """
         inputs_cov = decay * self.inputs_cov + added.inputs
         outputs_cov = decay * self.outputs_cov + added.outputs
-        inputs_basis, outputs_basis = _eigenvectors(inputs_cov), _eigenvectors(outputs_cov)
+        inputs_basis, outputs_basis = eigenpairs(inputs_cov)[1], eigenpairs(outputs_cov)[1]
         eigenvalues = torch.zeros_like(self.eigenvalues)
         if self.eigenvalues.any():
             overlap_in = (inputs_basis.T @ self.inputs_basis).square()
@@ -143,15 +143,6 @@ class EigenBlock:
         d_a = torch.einsum("ij,ik,kj->j", self.inputs_basis, self.inputs_cov, self.inputs_basis)
         d_s = torch.einsum("ij,ik,kj->j", self.outputs_basis, self.outputs_cov, self.outputs_basis)
         return self.positions * torch.outer(d_s, d_a)
-
-
-def _eigenvectors(symmetric: Tensor) -> Tensor:
-    """Return orthonormal eigenvectors in columns; on a CPU by scipy's LAPACK, at less than half of torch's time."""
-    if symmetric.device.type != "cpu":
-        basis: Tensor = torch.linalg.eigh(symmetric).eigenvectors
-    else:
-        basis = torch.from_numpy(scipy.linalg.eigh(symmetric.numpy(), driver="evd")[1]).contiguous()
-    return basis
 
 
 def _extended(basis: Tensor, more: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from ong.curvature.blocks import Block
 from ong.curvature.layers import layer_factors
 
-__all__ = ["Factors", "Tape", "record"]
+__all__ = ["Factors", "PassTape", "Tape", "record"]
 
 
 @dataclass(frozen=True)
@@ -111,3 +111,54 @@ def record(blocks: Mapping[str, Block]) -> Iterator[Tape]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+class PassTape:
+    """What a training step's own forward and backward tell of each layer, without a pass more.
+
+    Between :meth:`open` and :meth:`close` forwards are taken note of; the backward that follows leaves the cotangents.
+    """
+
+    def __init__(self, blocks: Mapping[str, Block]) -> None:
+        """Watch the layers of a model's blocks."""
+        self._blocks = blocks
+        self._uses: dict[str, list[list[Tensor]]] = {}  # inputs, and after the backward their cotangents
+        self._handles: list[Any] = []
+
+    def open(self) -> None:
+        """Forget what was seen, and take note of forwards from now on."""
+        self.close()
+        self._uses = {}
+        for name, block in self._blocks.items():
+            self._handles.append(block.module.register_forward_hook(self._keep(name), with_kwargs=True))
+
+    def close(self) -> None:
+        """Take no note of further forwards."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _keep(self, name: str) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if isinstance(output, Tensor) and output.requires_grad:
+                use = [(args[0] if args else next(iter(kwargs.values()))).detach()]
+                self._uses.setdefault(name, []).append(use)
+                output.register_hook(lambda g: use.append(g.detach()) if len(use) == 1 else None)  # type: ignore[no-untyped-call]
+
+        return hook
+
+    def factors(self, examples: int, scale: float = 1.0) -> dict[str, Factors]:
+        """Return the factors of the loss's gradients, example by example, of the layers the backward reached.
+
+        Args:
+            examples: N, of the batch.
+            scale: what the cotangents are multiplied with; N where the loss is a mean over the examples.
+        """
+        result: dict[str, Factors] = {}
+        for name, uses in self._uses.items():
+            parts = [_assemble(self._blocks[name], use[0], use[1] * scale, examples) for use in uses if len(use) == 2]
+            if parts:
+                inputs = torch.cat([part.inputs for part in parts], 1) if len(parts) > 1 else parts[0].inputs
+                outputs = torch.cat([part.outputs for part in parts], 1) if len(parts) > 1 else parts[0].outputs
+                result[name] = Factors(inputs, outputs)
+        return result

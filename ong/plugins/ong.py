@@ -8,7 +8,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ong.curvature import EKFAC, Block, FisherType, Metric, Unsupported, Vector, check_fisher
+from ong.curvature import (
+    EKFAC,
+    Block,
+    FisherType,
+    Metric,
+    PassTape,
+    RunningEKFAC,
+    Unsupported,
+    Vector,
+    check_fisher,
+    cotangents,
+    evaluating,
+    record,
+)
 from ong.errors import UnknownNameError
 from ong.plugins.base import draw_examples, forward_of
 from ong.plugins.directions import DirectionPlugin
@@ -71,6 +84,7 @@ class ONG(DirectionPlugin):
         max_directions: int | None = None,
         max_bytes: int | None = None,
         refresh_every: int = 50,
+        running: bool = False,
         pull: float = 0.0,
         eigenbasis: bool = True,
         unsupported: Unsupported = "error",
@@ -92,6 +106,10 @@ class ONG(DirectionPlugin):
             max_directions: most directions kept; past it the most independent ones stay.
             max_bytes: most bytes of directions kept, likewise (neither their Gram nor the EKFAC counted).
             refresh_every: steps between refreshes of the current task's EKFAC.
+            running: take the current task's EKFAC from training's own passes, see :class:`ong.curvature.RunningEKFAC`:
+                the empirical Fisher of the last ``fisher_examples`` examples, leading eigenpairs every
+                ``refresh_every`` steps from those before, eigenvalues every step. Layers that mix the examples of a
+                batch (``BatchNorm`` in training) cannot be part of it.
             pull: γ ≥ 0; g + γ F(θ − μ) takes the place of g, μ the weights after the last task (``prior`` only).
             eigenbasis: hold the weights of ``Linear`` layers in the metric's eigenbasis while a task is trained: the
                 same up to round-off, and faster. Done only where nothing else works on the weights in between, see
@@ -129,13 +147,18 @@ class ONG(DirectionPlugin):
                 raise ValueError(f"{what} must be at least 1, got {count}")
         if pull < 0 or (pull and metric != "prior"):
             raise ValueError(f"pull must be at least 0 and needs metric='prior', got {pull} with metric='{metric}'")
+        if running and (metric != "current" or fisher != "empirical" or projection == "metric"):
+            raise ValueError(
+                "running=True is an empirical Fisher of the current task: it needs metric='current', "
+                f"fisher='empirical' and no projection in the metric, got '{metric}', '{fisher}', '{projection}'"
+            )
         if memory == "natural" and projection == "metric":
             raise ValueError("memory='natural' goes with projection='euclidean': its rows are tangent vectors already")
         self.metric, self.projection, self.fisher = metric, projection, fisher
         self.natural = memory == "natural"
         self.damping, self.pull = damping, pull
         self.fisher_examples, self.fisher_samples = fisher_examples, fisher_samples
-        self.refresh_every = refresh_every
+        self.refresh_every, self.running = refresh_every, running
         self.eigenbasis = eigenbasis
         self.plain_because: str | None = None
         self.ekfac = EKFAC()
@@ -145,6 +168,9 @@ class ONG(DirectionPlugin):
         self._scales: list[tuple[Tensor, Tensor]] = []  # held parameters and their M⁻¹, where updates take no more
         self._unheld: dict[str, Block] = {}
         self._rotation: Eigenbasis | None = None
+        self._running: RunningEKFAC | None = None
+        self._running_state: dict[str, Any] | None = None
+        self._tape: PassTape | None = None
 
     def _prepare(self, strategy: Any) -> None:
         super()._prepare(strategy)
@@ -152,7 +178,13 @@ class ONG(DirectionPlugin):
         if self.projection == "euclidean" and len(self.memory):
             self._projection = EuclideanProjection(self.memory)
         self.plain_because = self._why_plain(strategy)
-        if self.ekfac.blocks and (self.metric == "prior" or self._step):
+        if self.running:
+            self._running = RunningEKFAC(self._blocks, damping=self.damping, window=self.fisher_examples)
+            self._tape = PassTape(self._blocks)
+            if self._step and self._running_state is not None:
+                self._running.load_state_dict(self._running_state)
+            self._running_state = None
+        elif self.ekfac.blocks and (self.metric == "prior" or self._step):
             self._use(self.ekfac, strategy)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -164,6 +196,8 @@ class ONG(DirectionPlugin):
     def _why_plain(self, strategy: Any) -> str | None:
         if not self.eigenbasis:
             return "eigenbasis=False"
+        if self.running:
+            return "the bases of a running EKFAC are not complete"
         if self.natural:
             return "natural directions live in the eigenbases of other tasks"
         return why_not(strategy, self)
@@ -223,7 +257,10 @@ class ONG(DirectionPlugin):
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Refresh the current task's EKFAC when it is due, and go into the eigenbasis."""
-        if self.metric == "current" and self._step % self.refresh_every == 0:
+        if self._running is not None:
+            if self._step % self.refresh_every == 0:
+                self._refresh(self._running, strategy)
+        elif self.metric == "current" and self._step % self.refresh_every == 0:
             self._leave()
             self.ekfac = self._fit(strategy)
             self._use(self.ekfac, strategy)
@@ -231,8 +268,25 @@ class ONG(DirectionPlugin):
             self._rotation.enter()
             self._rotation.offer(strategy.mbatch)
 
+    def _refresh(self, running: RunningEKFAC, strategy: Any) -> None:
+        if not self._step:  # nothing of this task has been seen yet
+            for batch in draw_examples(strategy, self.fisher_examples, self._generator):
+                with evaluating(strategy.model):
+                    with record(self._blocks) as tape:
+                        logits = forward_of(strategy, batch)
+                    (cotangents_of_batch,) = cotangents(logits, "empirical", targets=batch[1])
+                    running.observe(tape.factors(logits, cotangents_of_batch))
+        running.refresh()
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """Take note of the strategy's own forward, where the EKFAC comes out of it."""
+        if self._tape is not None:
+            self._tape.open()
+
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
-        """Rotated inputs serve the strategy's own forward only."""
+        """Rotated inputs serve the strategy's own forward only, and no other is taken note of."""
+        if self._tape is not None:
+            self._tape.close()
         if self._rotation is not None:
             self._rotation.offer(None)
 
@@ -260,14 +314,19 @@ class ONG(DirectionPlugin):
             self._unheld[name].write_gradient(part)
 
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
-        if self._metric is None:
+        if self._running is not None and self._tape is not None:
+            examples = len(strategy.mb_x)
+            summed = getattr(strategy._criterion, "reduction", "mean") == "sum"
+            self._running.observe(self._tape.factors(examples, 1.0 if summed else examples))
+        metric = self._metric if self._running is None else self._running
+        if metric is None:
             return None
-        if self.pull:
-            gradient = self._pulled(gradient, self._metric)
+        if self.pull and isinstance(metric, Metric):
+            gradient = self._pulled(gradient, metric)
         gradient = self._moving(gradient)
         if isinstance(self._projection, MetricProjection):
             return self._projection(gradient)
-        natural = self._metric.precondition(gradient, self._held)
+        natural = metric.precondition(gradient, self._held)
         return self._projection(natural) if self._projection is not None else natural
 
     def _moved(self) -> Vector:
@@ -326,6 +385,7 @@ class ONG(DirectionPlugin):
         return super().state_dict() | {
             "ekfac": self.ekfac.state_dict() if kept else {},
             "anchor": dict(self._anchor),
+            "running": self._running.state_dict() if self._running is not None and self._step else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -334,6 +394,7 @@ class ONG(DirectionPlugin):
         self.ekfac = EKFAC()
         self.ekfac.load_state_dict(state["ekfac"])
         self._anchor = dict(state["anchor"])
+        self._running_state = state["running"]
 
 
 def _padded(anchor: Tensor | None, values: Tensor) -> Tensor:

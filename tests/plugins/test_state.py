@@ -14,16 +14,21 @@ from harness import learner, tasks, weights
 from measured import PRESETS
 from nets import mlp
 
-from ong.plugins import FOPNG, GPM, NCL, OWM, Diagnostics
+from ong.plugins import FOPNG, GPM, NCL, ONG, OWM, Diagnostics
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*before_update runs after")
 
+RUNNING: dict[str, Any] = {"damping": 0.05, "refresh_every": 3, "fisher_examples": 10}
 PLUGINS: dict[str, Any] = {
     **{name: lambda make=make: make(directions_per_task=5) for name, make in PRESETS.items()},
     "ong-prior with a pull": lambda: PRESETS["ong-prior"](directions_per_task=5, pull=0.5, fisher="rademacher"),
     "ogd, bounded": lambda: PRESETS["ogd"](directions_per_task=5, max_directions=7),
     "ong, bounded": lambda: PRESETS["ong"](directions_per_task=5, max_directions=7),
     "ogd+": lambda: PRESETS["ogd"](directions_per_task=5, recompute=True),
+    "ngd, running": lambda: ONG(metric="current", projection="none", fisher="empirical", running=True, **RUNNING),
+    "ong-v1, running": lambda: ONG(
+        metric="current", projection="euclidean", fisher="empirical", running=True, directions_per_task=5, **RUNNING
+    ),
     "ncl": lambda: NCL(fisher="mc"),
     "owm": OWM,
     "gpm": GPM,
