@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from scipy.linalg import get_blas_funcs
 from torch import Tensor
 
-from ong.curvature.eigenpairs import eigenpairs
+from ong.curvature.eigenpairs import eigenbasis
 from ong.curvature.factors import Factors
 
 __all__ = ["Covariances", "EigenBlock", "covariances", "gradient_squares", "rotated_squares"]
@@ -46,7 +47,7 @@ def covariances(factors: Iterable[dict[str, Factors]], examples: int) -> dict[st
     for parts in factors:
         for name, part in parts.items():
             a, d = part.inputs.flatten(0, 1), part.outputs.flatten(0, 1)
-            inputs, outputs = (a.T @ a).double(), (d.T @ d).double()
+            inputs, outputs = _upper_moment(a).double(), _upper_moment(d).double()
             if name in sums:
                 old = sums[name]
                 sums[name] = (old[0] + inputs, old[1] + outputs, old[2] + len(a), old[3] + len(part.inputs))
@@ -56,9 +57,20 @@ def covariances(factors: Iterable[dict[str, Factors]], examples: int) -> dict[st
     for name, (inputs, outputs, rows, seen) in sums.items():
         if not (inputs.isfinite().all() and outputs.isfinite().all()):
             raise ValueError(f"the factors of layer '{name}' are not finite: the weights or the inputs have diverged")
+        inputs, outputs = inputs + inputs.triu(1).T, outputs + outputs.triu(1).T
         positions = rows / seen  # seen counts every example once a cotangent set
         result[name] = Covariances(inputs / rows, outputs / (examples * positions), positions)
     return result
+
+
+def _upper_moment(rows: Tensor) -> Tensor:
+    """Return XᵀX on and above its diagonal, multiplied in X's dtype; by the BLAS routine for it on a CPU."""
+    if rows.device.type != "cpu" or len(rows) < 2:
+        return (rows.T @ rows).triu()
+    transposed = rows.detach().contiguous().numpy().T
+    (syrk,) = get_blas_funcs(("syrk",), (transposed,))
+    upper: Tensor = torch.from_numpy(syrk(1.0, transposed, lower=True).T)  # Fortran's lower half, zero elsewhere
+    return upper
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,7 @@ class EigenBlock:
         """
         inputs_cov = decay * self.inputs_cov + added.inputs
         outputs_cov = decay * self.outputs_cov + added.outputs
-        inputs_basis, outputs_basis = eigenpairs(inputs_cov)[1], eigenpairs(outputs_cov)[1]
+        inputs_basis, outputs_basis = eigenbasis(inputs_cov), eigenbasis(outputs_cov)
         eigenvalues = torch.zeros_like(self.eigenvalues)
         if self.eigenvalues.any():
             overlap_in = (inputs_basis.T @ self.inputs_basis).square()
@@ -126,6 +138,10 @@ class EigenBlock:
     def plus(self, eigenvalues: Tensor) -> EigenBlock:
         """Return the block with further eigenvalues added."""
         return replace(self, eigenvalues=self.eigenvalues + eigenvalues)
+
+    def with_bases_like(self, tensor: Tensor) -> EigenBlock:
+        """Return the block with its bases in a tensor's dtype, for many rotations."""
+        return replace(self, inputs_basis=self.inputs_basis.to(tensor), outputs_basis=self.outputs_basis.to(tensor))
 
     def rotate(self, matrix: Tensor) -> Tensor:
         """Return U_Sᵀ V U_A of ``[..., rows, columns]``, in the matrix's dtype."""

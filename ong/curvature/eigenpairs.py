@@ -6,10 +6,12 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-__all__ = ["eigenpairs", "leading_eigenpairs"]
+__all__ = ["eigenbasis", "eigenpairs", "leading_eigenpairs"]
 
 _SPARE = 1.25  # times as many columns as were kept are iterated, so that those kept converge fast
 _FEWEST = 16
+_WORTH_SPLITTING = 128  # columns
+_ALIKE = 1e-5
 _COLD, _WARM = 3, 1  # iterations from random columns, and from an earlier basis
 
 
@@ -23,6 +25,42 @@ def eigenpairs(symmetric: Tensor) -> tuple[Tensor, Tensor]:
         return values, vectors
     found = scipy.linalg.eigh(symmetric.numpy(), driver="evd")
     return torch.from_numpy(found[0]), torch.from_numpy(found[1]).contiguous()
+
+
+def eigenbasis(covariance: Tensor) -> Tensor:
+    """Return orthonormal eigenvectors of a covariance in columns, by a smaller problem where columns are constant.
+
+    Dead pixels, dead units and the 1 of the bias are constant columns, multiples of one another: k of them have k − 1
+    eigenvectors of value 0 among themselves, and what is left has k − 1 columns less. Columns count as multiples of the
+    last one where their covariances say so to 1e-5 of the largest variance, ten times the rounding of float32 sums.
+    """
+    last = covariance[-1]
+    if len(covariance) < _WORTH_SPLITTING or not last[-1] > 0:
+        return eigenpairs(covariance)[1]
+    left = covariance - torch.outer(last, last / last[-1])  # of a multiple of the last column nothing is left
+    alike = left.abs().amax(0) <= _ALIKE * covariance.diagonal().max()
+    alike[-1] = True
+    together, others = alike.nonzero().squeeze(1), (~alike).nonzero().squeeze(1)
+    reflect = _to_last(last[together])  # its last column is the direction in which those columns vary together
+    across = reflect[:, -1] @ covariance[together]
+    rest = torch.cat([covariance[others][:, others], across[others][:, None]], 1)
+    small = torch.cat([rest, torch.cat([across[others], (across[together] @ reflect[:, -1])[None]])[None]])
+    vectors = eigenpairs(small)[1]
+    basis = torch.zeros_like(covariance)
+    zeros = len(together) - 1
+    basis[together, :zeros] = reflect[:, :-1]
+    basis[others, zeros:] = vectors[:-1]
+    basis[together, zeros:] = torch.outer(reflect[:, -1], vectors[-1])
+    return basis
+
+
+def _to_last(vector: Tensor) -> Tensor:
+    """Return an orthogonal symmetric matrix (a Householder reflection) whose last column is the vector's direction."""
+    unit = vector / vector.norm()
+    mirror = unit.clone()
+    mirror[-1] += 1 if unit[-1] >= 0 else -1
+    reflection = torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
+    return reflection - torch.outer(mirror, mirror) * (2 / mirror.square().sum())
 
 
 def leading_eigenpairs(rows: Tensor, threshold: float, start: Tensor | None = None) -> tuple[Tensor, Tensor]:

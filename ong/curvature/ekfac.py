@@ -24,6 +24,7 @@ Forward = Callable[[Batch], Tensor]
 MOST_SAMPLES = 10_000
 """The most draws an example that a wanted relative error may take."""
 _PLANNING_EXAMPLES = 64
+_KEPT = 2**26  # numbers in factors that are kept rather than computed twice
 
 
 @dataclass
@@ -95,7 +96,8 @@ class EKFAC:
 
         Args:
             model: the network.
-            batches: the data, gone through twice (bases, then eigenvalues) with the same random cotangents.
+            batches: the data; where the factors of all of it are too many to keep, it is gone through twice (bases,
+                then eigenvalues) with the same random cotangents.
             fisher: see :func:`ong.curvature.fisher.cotangents`.
             samples: draws an example of the random Fisher types.
             relative_error: choose ``samples`` so that ‖diag F̂ − diag F‖/‖diag F‖ of every layer has this
@@ -125,6 +127,8 @@ class EKFAC:
             generator = torch.Generator(batches[0][0].device).manual_seed(0)
         state = generator.get_state()
 
+        kept: list[dict[str, Factors]] | None = []
+
         def factors() -> Iterator[dict[str, Factors]]:
             generator.set_state(state)
             for batch in batches:
@@ -134,15 +138,27 @@ class EKFAC:
                 for u in cotangents(logits, fisher, targets=targets, samples=samples, generator=generator):
                     yield tape.factors(logits, u)
 
+        def keeping() -> Iterator[dict[str, Factors]]:
+            nonlocal kept
+            room = _KEPT
+            for parts in factors():
+                room -= sum(part.inputs.numel() + part.outputs.numel() for part in parts.values())
+                if kept is not None:
+                    kept = [*kept, parts] if room >= 0 else None
+                yield parts
+
         with evaluating(model):
             moved = {}
-            for name, added in covariances(factors(), examples).items():
+            for name, added in covariances(keeping(), examples).items():
                 rows, columns = blocks[name].shape
                 old = self.blocks.get(name) or EigenBlock.zero(rows, columns, added.inputs.device)
                 moved[name] = old.grown(rows, columns).moved(added, decay=decay)
-            for parts in factors():
+            turned: dict[str, EigenBlock] = {}  # the bases in the factors' dtype
+            for parts in factors() if kept is None else kept:
                 for name, part in parts.items():
-                    moved[name] = moved[name].plus(rotated_squares(part, moved[name]) / examples)
+                    if name not in turned:
+                        turned[name] = moved[name].with_bases_like(part.inputs)
+                    moved[name] = moved[name].plus(rotated_squares(part, turned[name]) / examples)
         for name, old in self.blocks.items():  # a layer that took no part in this data, such as another task's head
             if name not in moved and decay != 1.0:
                 moved[name] = old.plus((decay - 1.0) * old.eigenvalues)

@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 from ong.curvature import Batch, Block, Unsupported, Vector, find_blocks
 from ong.errors import UnknownNameError, UserError
 from ong.plugins.boundaries import Boundaries, identity_of, task_of
+from ong.streams.avalanche_tensors import in_memory_columns
 
 __all__ = ["GradientPlugin", "draw_examples", "forward_of"]
 
@@ -25,12 +26,14 @@ _BATCH = 256  # examples a forward when a task's examples are gone through
 def draw_examples(strategy: Any, count: int, generator: torch.Generator) -> list[Batch]:
     """Draw examples of the current experience without repetition, in batches of 256 on the model's device."""
     dataset = strategy.experience.dataset.eval()
-    chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
-    collate = getattr(dataset, "collate_fn", None) or default_collate
-    return [
-        [part.to(strategy.device) for part in collate([dataset[i] for i in chosen[start : start + _BATCH]])]
-        for start in range(0, len(chosen), _BATCH)
-    ]
+    chosen = torch.randperm(len(dataset), generator=generator)[:count]
+    columns = in_memory_columns(dataset)
+    if columns is not None:
+        batches = [[column[part] for column in columns] for part in chosen.split(_BATCH)]
+    else:
+        collate = getattr(dataset, "collate_fn", None) or default_collate
+        batches = [collate([dataset[i] for i in part.tolist()]) for part in chosen.split(_BATCH)]
+    return [[part.to(strategy.device) for part in batch] for batch in batches]
 
 
 def forward_of(strategy: Any, batch: Batch) -> Tensor:

@@ -153,6 +153,16 @@ def test_batches_do_not_change_the_result() -> None:
         torch.testing.assert_close(three.apply(v, damping=0.01)[name], part, rtol=1e-8, atol=1e-10)
 
 
+def test_going_through_the_data_twice_is_keeping_all_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    batches = [(x[start : start + 5], y[start : start + 5]) for start in range(0, 30, 5)]
+    kept = EKFAC.fit(model, batches, fisher="mc", samples=2)
+    monkeypatch.setattr("ong.curvature.ekfac._KEPT", 5 * (6 + 4 + 5 + 3))  # one batch of factors and no more
+    again = EKFAC.fit(model, batches, fisher="mc", samples=2)
+    for name, block in kept.blocks.items():
+        assert torch.equal(block.eigenvalues, again.blocks[name].eigenvalues)
+
+
 def test_merging_is_the_diagonal_of_the_old_fisher_in_the_new_basis_and_keeps_the_trace() -> None:
     model, (x, y) = mlp(5, 4, 3), data()
     x2, y2 = data(25, seed=7)
