@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,16 @@ __all__ = ["Block", "Unsupported", "Vector", "evaluating", "find_blocks", "inner
 Vector = dict[str, Tensor]
 Unsupported = Literal["error", "ignore"]
 _UNREGISTERED = layer_factors.dispatch(object)
+
+
+class Holder(Protocol):
+    """What a module carries as ``_ong_held`` while its parameters stand for others, see ``ong.plugins``."""
+
+    def values(self, matrix: Tensor) -> Tensor:
+        """Return the original weights, given those held."""
+
+    def gradient(self, matrix: Tensor) -> Tensor:
+        """Return the original gradient, given the one held."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,8 @@ class Block:
     def values(self, *, held: bool = False) -> Tensor:
         """The parameters as a matrix, in the original coordinates or those they are held in at the moment."""
         matrix = self.matrix(list(self.parameters))
-        return matrix if held else self._original(matrix)
+        holder = None if held else self._holder
+        return matrix if holder is None else holder.values(matrix)
 
     @property
     def has_gradient(self) -> bool:
@@ -95,7 +106,8 @@ class Block:
             held: in the coordinates the weights are held in at the moment, rather than the original ones.
         """
         matrix = self.matrix([p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters])
-        return matrix if held else self._original(matrix)
+        holder = None if held else self._holder
+        return matrix if holder is None else holder.gradient(matrix)
 
     def write_gradient(self, matrix: Tensor) -> None:
         """Put a matrix, in the coordinates the weights are held in, into the ``.grad`` fields.
@@ -104,10 +116,9 @@ class Block:
         """
         self.scatter(matrix, [p.grad if p.grad is not None else torch.empty_like(p) for p in self.parameters])
 
-    def _original(self, matrix: Tensor) -> Tensor:
-        """Undo the rotation of a layer that trains in an eigenbasis, see ``ong.plugins.eigenbasis``."""
-        rotation = getattr(self.module, "_ong_rotation", None)
-        return matrix if rotation is None else rotation.rotate_back(matrix)
+    @property
+    def _holder(self) -> Holder | None:
+        return getattr(self.module, "_ong_held", None)
 
 
 def find_blocks(model: nn.Module, unsupported: Unsupported = "error") -> dict[str, Block]:

@@ -60,7 +60,8 @@ def _to_last(vector: Tensor) -> Tensor:
     mirror = unit.clone()
     mirror[-1] += 1 if unit[-1] >= 0 else -1
     reflection = torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
-    return reflection - torch.outer(mirror, mirror) * (2 / mirror.square().sum())
+    result: Tensor = reflection - torch.outer(mirror, mirror) * (2 / mirror.square().sum())
+    return result
 
 
 def leading_eigenpairs(rows: Tensor, threshold: float, start: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -29,10 +29,10 @@ def draw_examples(strategy: Any, count: int, generator: torch.Generator) -> list
     chosen = torch.randperm(len(dataset), generator=generator)[:count]
     columns = in_memory_columns(dataset)
     if columns is not None:
-        batches = [[column[part] for column in columns] for part in chosen.split(_BATCH)]
+        batches = [[column[part] for column in columns] for part in torch.split(chosen, _BATCH)]
     else:
         collate = getattr(dataset, "collate_fn", None) or default_collate
-        batches = [collate([dataset[i] for i in part.tolist()]) for part in chosen.split(_BATCH)]
+        batches = [collate([dataset[i] for i in part.tolist()]) for part in torch.split(chosen, _BATCH)]
     return [[part.to(strategy.device) for part in batch] for batch in batches]
 
 

@@ -18,7 +18,8 @@ from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
 
 from ong.curvature import Batch, Block, BlockMetric, Metric, evaluating
-from ong.streams import InMemoryLoader, TensorLoader
+from ong.plugins.inputs import enriched, reader_of_inputs
+from ong.streams import InMemoryLoader
 
 __all__ = ["Eigenbasis", "why_not"]
 
@@ -43,6 +44,13 @@ def why_not(strategy: Any, plugin: Any) -> str | None:
         if any(getattr(type(other), name).__module__ != "avalanche.core" for name in between_steps):
             return f"{type(other).__name__} works on the original coordinates"
     return None
+
+
+class _Rotated:
+    """What :class:`ong.curvature.Block` asks to read a rotated layer in its original coordinates."""
+
+    def __init__(self, metric: BlockMetric) -> None:
+        self.values = self.gradient = metric.rotate_back
 
 
 class _Bases:
@@ -122,7 +130,7 @@ class Eigenbasis:
             for name in self.names:
                 self._turn(name, self._metric.blocks[name].rotate)
                 module = self._blocks[name].module
-                module._ong_rotation = self._metric.blocks[name]  # type: ignore[assignment]
+                module._ong_held = _Rotated(self._metric.blocks[name])  # type: ignore[assignment]
                 module.forward = MethodType(self._forward_of(name), module)
             self.entered = True
 
@@ -131,7 +139,7 @@ class Eigenbasis:
         if self.entered:
             for name in self.names:
                 module = self._blocks[name].module
-                del module._ong_rotation, module.forward
+                del module._ong_held, module.forward
                 self._turn(name, self._metric.blocks[name].rotate_back)
             self.entered = False
 
@@ -177,19 +185,9 @@ class Eigenbasis:
         They are not when its code reads a layer's weights itself. On the way the layer is found that gets the batch's
         inputs as they are, flattened.
         """
-        seen: list[tuple[str, Tensor]] = []
-        handles = [
-            self._blocks[name].module.register_forward_pre_hook(lambda _, args, name=name: seen.append((name, args[0])))
-            for name in self.names
-        ]
         with evaluating(model), torch.no_grad():
-            expected = forward(batch)
-            for handle in handles:
-                handle.remove()
-            flat = batch[0].flatten(1)
-            direct = [name for name, x in seen if x.shape == flat.shape and torch.equal(x, flat)]
-            calls = [name for name, _ in seen]
-            self._first = direct[0] if len(direct) == 1 and calls.count(direct[0]) == 1 else None
+            modules = {name: self._blocks[name].module for name in self.names}
+            expected, self._first = reader_of_inputs(modules, forward, batch)
             exact = self._held_tensors()
             copies = [tensor.clone() for tensor in exact]
             self.enter()
@@ -206,27 +204,16 @@ class Eigenbasis:
         The same loader comes back where no layer takes the inputs as they are, or the data do not lie in memory.
         """
         self._enriched = False
-        if self._first is None or type(loader) is not TensorLoader:
+        if self._first is None:
             return loader
-        inputs = loader.columns[0]
-        block, metric = self._blocks[self._first], self._metric.blocks[self._first]
-        if len(inputs) * block.shape[1] > _ROTATED_INPUTS:
-            return loader
-        basis = metric.inputs_basis
-        rotated = []
-        for start in range(0, len(inputs), 4096):
-            x = inputs[start : start + 4096].to(basis).flatten(1)
-            rotated.append(torch.addmm(basis[-1], x, basis[:-1]) if block.bias is not None else x @ basis)
-        columns = [*loader.columns[:-1], torch.cat(rotated), loader.columns[-1]]
-        richer = TensorLoader(
-            columns,
-            batch_size=loader.batch_size,
-            shuffle=loader.shuffle,
-            seed=loader.seed,
-            drop_last=loader.drop_last,
-        )
-        richer.epoch = loader.epoch
-        self._enriched = True
+        block, basis = self._blocks[self._first], self._metric.blocks[self._first].inputs_basis
+
+        def rotated(x: Tensor) -> Tensor:
+            x = x.to(basis)
+            return torch.addmm(basis[-1], x, basis[:-1]) if block.bias is not None else x @ basis
+
+        richer = enriched(loader, rotated, block.shape[1], _ROTATED_INPUTS)
+        self._enriched = richer is not loader
         return richer
 
     def offer(self, batch: Sequence[Tensor] | None) -> None:

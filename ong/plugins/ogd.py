@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ong.curvature import Unsupported, Vector
-from ong.plugins.base import draw_examples
+from ong.plugins.base import draw_examples, forward_of
 from ong.plugins.directions import DirectionPlugin
+from ong.plugins.eigenbasis import why_not
+from ong.plugins.shadow import Shadow
 from ong.projection import DirectionKind, DirectionMemory, EuclideanProjection
 
 __all__ = ["OGD"]
@@ -72,10 +75,66 @@ class OGD(DirectionPlugin):
         )
         self.recompute = recompute
         self.examples: list[list[Tensor]] = []
+        self._shadow: Shadow | None = None
 
     def _prepare(self, strategy: Any) -> None:
         super()._prepare(strategy)
         self._projection = EuclideanProjection(self.memory) if len(self.memory) else None
+        self._shadow = None
+        if self._projection is not None and why_not(strategy, self) is None:
+            batch = draw_examples(strategy, 8, torch.Generator().manual_seed(0))[0]
+            self._shadow = Shadow.of(
+                strategy, self._blocks, self.memory, lambda batch: forward_of(strategy, batch), batch
+            )
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Prepare the task, and what is worked out once from its inputs."""
+        super().before_training_exp(strategy, **kwargs)
+        if self._shadow is not None:
+            strategy.dataloader = self._shadow.enrich(strategy.dataloader)
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Let the layer that reads the inputs be held as :class:`ong.plugins.shadow.Shadow` does."""
+        if self._shadow is not None:
+            self._shadow.enter()
+            self._shadow.watch(strategy.mbatch)
+
+    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        """The strategy's own forward is over."""
+        if self._shadow is not None:
+            self._shadow.watch(None)
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Put the weights back for whoever looks between epochs."""
+        if self._shadow is not None:
+            self._shadow.leave()
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Keep the task's directions, taken at the original weights."""
+        if self._shadow is not None and self._boundaries.ends(strategy.experience):
+            self._shadow.close()
+            self._shadow = None
+        super().after_training_exp(strategy, **kwargs)
+
+    def _rewrite(self, strategy: Any) -> None:
+        shadow, projection = self._shadow, self._projection
+        if shadow is not None:
+            first = shadow.products()
+            still = any(not self._blocks[name].has_gradient for name in self.memory.rows if name in self._blocks)
+            if first is None or still or not self.memory.rows.keys() <= self._blocks.keys():
+                shadow.leave()  # G is restricted to what moves: two products with the memory, in the original weights
+            else:
+                assert projection is not None
+                assert projection.solver is not None
+                rows = {name: rows for name, rows in self.memory.rows.items() if name != shadow.name}
+                others = {name: self._blocks[name].gradient(held=True) for name in rows}
+                against = torch.stack([first, *(part.dot(others[name]) for name, part in rows.items())]).sum(0)
+                step = projection.solver.solve(against)
+                shadow.move(step)
+                for name, part in rows.items():
+                    self._blocks[name].write_gradient(others[name] - part.combine(step))
+                return
+        super()._rewrite(strategy)
 
     @property
     def _idle(self) -> bool:

@@ -80,7 +80,7 @@ class Looker(SupervisedPlugin):
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         inside = strategy.model(self.x).detach()
         copied = copy.deepcopy(strategy.model)
-        self.rotated += any(hasattr(m, "_ong_rotation") for m in strategy.model.modules())
+        self.rotated += any(hasattr(m, "_ong_held") for m in strategy.model.modules())
         fresh = nn.Sequential(nn.Flatten(), *mlp(6, 12, 8, 3))
         fresh.load_state_dict(strategy.model.state_dict())
         self.pairs.append((inside, fresh(self.x).detach(), copied(self.x).detach()))
@@ -98,7 +98,7 @@ def test_whoever_looks_in_between_sees_the_original_coordinates() -> None:
     for inside, loaded, copied in looker.pairs:
         torch.testing.assert_close(inside, loaded)
         torch.testing.assert_close(inside, copied)
-    assert not any(hasattr(module, "_ong_rotation") for module in model.modules())
+    assert not any(hasattr(module, "_ong_held") for module in model.modules())
     assert all("forward" not in vars(module) for module in model.modules())
 
 

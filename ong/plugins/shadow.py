@@ -1,0 +1,229 @@
+"""OGD steps in the coefficients of the stored directions, for the layer that reads the inputs.
+
+With a stored gradient δ_m a_mᵀ of that layer, a batch of inputs x_b and κ_mb = a_mᵀx_b, nothing in a step needs a
+vector of the layer's size but its own gradient:
+
+    (Gᵀg)_m = Σ_b κ_mb δ_mᵀδ_b + (the other layers),      (G C)x_b = Σ_m C_m κ_mb δ_m.
+
+So the layer keeps W_held, which plain SGD moves along g, and the coefficients C of what the projections took away:
+
+    W = W_held + Σ_m C_m δ_m a_mᵀ,      C ← C + lr·c,      c = (GᵀG)⁺Gᵀg.
+
+κ does not change within a task: where the data lie in memory it is worked out once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ong.curvature import Batch, Block, evaluating
+from ong.plugins.inputs import enriched, reader_of_inputs
+from ong.projection import DirectionMemory, FactoredRows
+
+__all__ = ["Shadow"]
+
+_KERNEL = 2**26  # numbers of a task's κ that are worth keeping
+
+
+class _Held:
+    """What the layer carries: its directions, and C. A copy of the module has a C of its own."""
+
+    def __init__(self, rows: FactoredRows) -> None:
+        self.inputs, self.outputs = rows.inputs[:, 0], rows.outputs[:, 0]
+        self.coefficients = self.inputs.new_zeros(len(self.inputs))
+        self.velocity = torch.zeros_like(self.coefficients)  # of SGD with momentum
+        self.step: Tensor | None = None  # c, from the moment it is known to the next batch
+
+    def __deepcopy__(self, memo: Any) -> _Held:
+        copied = _Held.__new__(_Held)
+        copied.__dict__ |= self.__dict__
+        copied.coefficients, copied.velocity = self.coefficients.clone(), self.velocity.clone()
+        return copied
+
+    def combine(self, coefficients: Tensor) -> Tensor:
+        """Return Σ_m c_m δ_m a_mᵀ."""
+        return (self.outputs * coefficients[:, None]).T @ self.inputs
+
+    def values(self, matrix: Tensor) -> Tensor:
+        """Return W."""
+        return matrix + self.combine(self.coefficients)
+
+    def gradient(self, matrix: Tensor) -> Tensor:
+        """Return the gradient, or once it is projected the update."""
+        return matrix if self.step is None else matrix - self.combine(self.step)
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """Return κᵀ ``[N, M]`` for inputs ``[N, in]``."""
+        width = x.shape[1]
+        products = x @ self.inputs[:, :width].T
+        return products + self.inputs[:, width] if self.inputs.shape[1] > width else products
+
+
+class Shadow:
+    """Holds one ``Linear`` layer as W_held and C while a task is trained.
+
+    As in :class:`ong.plugins.eigenbasis.Eigenbasis` the parameters stay the same objects, the network's function is
+    unchanged to round-off whoever calls it, ``state_dict`` of the model leaves first, and
+    :class:`ong.curvature.Block` reads W.
+
+    Attributes:
+        name: the layer.
+    """
+
+    def __init__(self, model: nn.Module, block: Block, rows: FactoredRows, optimizer: torch.optim.SGD) -> None:
+        """Take a layer's stored gradients, of one position each."""
+        self.name, self._block, self._optimizer = block.name, block, optimizer
+        self._held = _Held(rows)
+        self._entered = self._enriched = False
+        self._ready: Tensor | None = None
+        self._watching = False
+        self._seen: tuple[Tensor, list[Tensor]] | None = None  # κᵀ of the batch, and its cotangents
+        self._guard = model.register_state_dict_pre_hook(lambda *_: self.leave())  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def of(
+        cls,
+        strategy: Any,
+        blocks: Mapping[str, Block],
+        memory: DirectionMemory,
+        forward: Callable[[Batch], Tensor],
+        batch: Batch,
+    ) -> Shadow | None:
+        """Return the shadow of the layer that reads the inputs, or None where there is none that it is exact for."""
+        modules = {name: block.module for name, block in blocks.items() if _suits(block, memory)}
+        with evaluating(strategy.model), torch.no_grad():
+            _, name = reader_of_inputs(modules, forward, batch)
+        if name is None or not _plain_sgd(strategy.optimizer, blocks[name]):
+            return None
+        rows, (height, width) = memory.rows[name], blocks[name].shape
+        assert isinstance(rows, FactoredRows)
+        if strategy.train_mb_size * (width + 2 * height) > 2 * height * width:
+            return None  # so large a batch that two products with the memory are faster
+        shadow = cls(strategy.model, blocks[name], rows, strategy.optimizer)
+        if shadow._agrees(forward, strategy.model, batch):
+            return shadow
+        shadow.close()
+        return None
+
+    def _agrees(self, forward: Callable[[Batch], Tensor], model: nn.Module, batch: Batch) -> bool:
+        """Return whether W_held and C are as good as W; not where the model's code reads the weights itself."""
+        block, held = self._block, self._held
+        exact = block.values(held=True)
+        generator = torch.Generator().manual_seed(0)
+        held.coefficients += torch.randn(len(held.coefficients), generator=generator).to(held.coefficients)
+        scale = exact.norm() / held.combine(held.coefficients).norm().clamp_min(1e-30)
+        held.coefficients *= scale
+        with evaluating(model), torch.no_grad():
+            block.scatter(held.values(exact), list(block.parameters))
+            expected = forward(batch)
+            block.scatter(exact, list(block.parameters))
+            self.enter()
+            found = forward(batch)
+            held.coefficients.zero_()
+            self.leave()
+            block.scatter(exact, list(block.parameters))
+        return bool((found - expected).abs().max() <= 1e-3 * expected.abs().max().clamp_min(1))
+
+    def enter(self) -> None:
+        """Let the layer's forward add what C stands for."""
+        if not self._entered:
+            module = self._block.module
+            module._ong_held = self._held  # type: ignore[assignment]
+            module.forward = MethodType(self._forward(), module)
+            self._entered = True
+
+    def leave(self) -> None:
+        """Put W, and the momentum that belongs to it, into the parameters."""
+        if not self._entered:
+            return
+        module, block, held = self._block.module, self._block, self._held
+        with torch.no_grad():
+            block.scatter(block.values(), list(block.parameters))
+            states = [self._optimizer.state.get(parameter, {}) for parameter in block.parameters]
+            buffers = [state.get("momentum_buffer") for state in states]
+            if all(isinstance(buffer, Tensor) for buffer in buffers):
+                block.scatter(block.matrix(buffers) - held.combine(held.velocity), buffers)
+        held.coefficients.zero_()
+        held.velocity.zero_()
+        held.step = self._seen = None
+        del module._ong_held, module.forward
+        self._entered = False
+
+    def close(self) -> None:
+        """Leave for good."""
+        self.leave()
+        self._guard.remove()
+
+    def _forward(self) -> Callable[[nn.Linear, Tensor], Tensor]:
+        def forward(module: nn.Linear, x: Tensor) -> Tensor:
+            held: Any = module._ong_held
+            flat = x.reshape(-1, x.shape[-1])
+            own = self._watching and held is self._held and not x.requires_grad
+            kernel = self._ready if own and self._ready is not None else held.kernel(flat)
+            shift = (kernel * held.coefficients) @ held.outputs
+            z: Tensor = nn.functional.linear(flat, module.weight, module.bias) + shift
+            if own and z.requires_grad:
+                cotangents: list[Tensor] = []
+                z.register_hook(cotangents.append)  # type: ignore[no-untyped-call]
+                self._seen = kernel, cotangents
+            return z if x.ndim == 2 else z.reshape(*x.shape[:-1], -1)
+
+        return forward
+
+    def enrich(self, loader: Any) -> Any:
+        """Return a loader whose batches bring κ along, where the data lie in memory and it is not too large."""
+        like = self._held.inputs
+        richer = enriched(loader, lambda x: self._held.kernel(x.to(like)), len(like), _KERNEL)
+        self._enriched = richer is not loader
+        return richer
+
+    def watch(self, batch: Sequence[Tensor] | None) -> None:
+        """Take the next forward for the strategy's own, with κ out of an enriched batch; with None, no further one."""
+        self._watching = batch is not None
+        self._ready = batch[-2] if batch is not None and self._enriched else None
+        if batch is not None:
+            self._seen = self._held.step = None
+
+    def products(self) -> Tensor | None:
+        """Return the layer's part of Gᵀg, ``[M]``, from the batch's own factors; None where no step was watched."""
+        if self._seen is None or len(self._seen[1]) != 1:
+            return None
+        kernel, (cotangents,) = self._seen
+        return (cotangents @ self._held.outputs.T).mul_(kernel).sum(0)
+
+    def move(self, step: Tensor) -> None:
+        """Let C follow SGD: with c for the gradient, the same rate and momentum as the layer's."""
+        held = self._held
+        held.step = step
+        (group,) = [g for g in self._optimizer.param_groups if any(p is self._block.weight for p in g["params"])]
+        if group["momentum"]:
+            held.velocity.mul_(group["momentum"]).add_(step)
+            step = step + group["momentum"] * held.velocity if group["nesterov"] else held.velocity
+        held.coefficients.add_(step, alpha=float(group["lr"]))
+
+
+def _suits(block: Block, memory: DirectionMemory) -> bool:
+    rows = memory.rows.get(block.name)
+    return (
+        type(block.module) is nn.Linear
+        and block.weight is not None
+        and isinstance(rows, FactoredRows)
+        and rows.inputs.shape[1] == 1
+        and rows.inputs.dtype == block.weight.dtype
+    )
+
+
+def _plain_sgd(optimizer: Any, block: Block) -> bool:
+    """Return whether both parameters move by one rate along gradients that nothing is added to."""
+    homes = [g for g in optimizer.param_groups for p in g["params"] if any(p is own for own in block.parameters)]
+    group = homes[0] if homes else {}
+    return (
+        len(homes) == len(block.parameters)
+        and all(home is group for home in homes)
+        and not (group["weight_decay"] or group["dampening"] or group["maximize"])
+    )
