@@ -104,9 +104,7 @@ def main() -> None:
         numbers = [f"{ms[b][kind]:.1f} | {less[b][kind]:.1f}" for b in ms]
         during = kept[kind] + (working if kind == "factored" else 0)
         rows.append(f"| {title} | {' | '.join(numbers)} | {kept[kind] / 1e6:.1f} | {during / 1e6:.1f} |")
-    ratios = [
-        f"{ms[b]['dense'] / ms[b]['factored']:.1f} | {less[b]['dense'] / less[b]['factored']:.1f}" for b in ms
-    ]
+    ratios = [f"{ms[b]['dense'] / ms[b]['factored']:.1f} | {less[b]['dense'] / less[b]['factored']:.1f}" for b in ms]
     rows += [
         f"| dense / factored | {' | '.join(ratios)} | {kept['dense'] / kept['factored']:.0f} "
         f"| {kept['dense'] / (kept['factored'] + working):.1f} |",

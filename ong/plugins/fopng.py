@@ -117,12 +117,12 @@ class FOPNG(DirectionPlugin):
         self.ekfac = EKFAC()
         self._images: dict[str, NaturalRows] = {}
         self._metric: Metric | None = None
-        self._solver: GramSolver | None = None
+        self._solvers: dict[frozenset[str], GramSolver] = {}  # by the blocks that move
 
     def _prepare(self, strategy: Any) -> None:
         super()._prepare(strategy)
-        self._metric = self._solver = None
-        self._images = {}
+        self._metric = None
+        self._images, self._solvers = {}, {}
         if len(self.memory):
             past = Metric(self.ekfac, self._blocks, self.damping)
             for name, rows in self.memory.rotated(past).rows.items():
@@ -131,22 +131,32 @@ class FOPNG(DirectionPlugin):
                 self._images[name] = NaturalRows(rows, times_curvature)
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        """Take F_c at the present weights, and HᵀF_c⁻¹H with it."""
+        """Take F_c at the present weights."""
         if len(self.memory):
             self._metric = Metric(self._fit(strategy, EKFAC()), self._blocks, self.damping)
-            gram = gram_of_images(self._images, self._metric)  # λHᵀF_c⁻¹H
+            self._solvers = {}
+
+    def _solver(self, images: dict[str, NaturalRows], metric: Metric) -> GramSolver:
+        names = frozenset(images)
+        if names not in self._solvers:
+            gram = gram_of_images(images, metric)  # λHᵀF_c⁻¹H
             gram.diagonal().add_(self.damping * self.gram_damping)
-            self._solver = GramSolver(gram)
+            self._solvers[names] = GramSolver(gram)
+        return self._solvers[names]
 
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
-        if self._metric is None or self._solver is None:
+        if self._metric is None:
             return None
-        images = DirectionMemory(self._images)
+        gradient = self._moving(gradient)
+        moving = {name: rows for name, rows in self._images.items() if name in gradient}
+        if not moving:
+            return self._metric.precondition(gradient)
+        solver, images = self._solver(moving, self._metric), DirectionMemory(moving)
         metric = self._metric  # its M⁻¹ is λ(F_c+λ)⁻¹, which the published P feels and the corrected one does not
         if self.corrected:
-            shadow = images.combine(self._solver.solve(images.dot(metric.precondition(gradient))))
+            shadow = images.combine(solver.solve(images.dot(metric.precondition(gradient))))
         else:
-            shadow = images.combine(self.damping * self._solver.solve(images.dot(gradient)))
+            shadow = images.combine(self.damping * solver.solve(images.dot(gradient)))
         projected = {name: part - shadow[name] if name in shadow else part for name, part in gradient.items()}
         update = metric.precondition(projected)
         if self.trust_region:
@@ -177,6 +187,11 @@ class FOPNG(DirectionPlugin):
         tensors = [value for block in self.ekfac.blocks.values() for value in vars(block).values()]
         kept = (t for t in tensors if isinstance(t, Tensor))
         return self.memory.bytes + sum(t.numel() * t.element_size() for t in kept)
+
+    def statistics(self) -> dict[str, float]:
+        """Return numbers about the memory, and the rank and condition of HᵀF_c⁻¹H, damped, over what moved last."""
+        last = list(self._solvers.values())[-1:]
+        return super().statistics() | {k: v for s in last for k, v in (("rank", s.rank), ("condition", s.condition))}
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is kept from task to task."""

@@ -97,7 +97,7 @@ class FactoredRows:
         """Return ⟨G_m, V⟩ = Σ_t δ_mtᵀ V a_mt: one matrix product, then a row sum."""
         a, d = self.inputs.flatten(0, 1), self.outputs.flatten(0, 1)
         if matrix.ndim == 2:
-            return (matrix @ a.T).T.mul_(d).sum(1).reshape(len(self), -1).sum(1)
+            return (a @ matrix.T).mul_(d).sum(1).reshape(len(self), -1).sum(1)
         moved = (a @ matrix.flatten(0, 1).T).reshape(len(a), len(matrix), -1)  # [M·T, B, rows]
         return torch.einsum("kbr,kr->bk", moved, d).reshape(len(matrix), len(self), -1).sum(2)
 

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from avalanche.core import SupervisedPlugin
 from harness import Spy, learner, measured_steps, tasks, weights, with_and_without_a_break
 from nets import flat, mlp, unflat
 from torch import Tensor
 
-from ong.curvature import find_blocks
+from ong.curvature import Metric, find_blocks
 from ong.plugins import FOPNG
 from ong.plugins import fopng as module
 
-pytestmark = pytest.mark.filterwarnings("ignore:No loggers")
+pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*before_update runs after")
 DAMPING = 0.05
 
 
@@ -130,6 +131,48 @@ def test_every_corrected_step_descends(seed: int) -> None:
     plugin = FOPNG(corrected=True, damping=DAMPING, directions_per_task=6, seed=seed)
     for _, cosine in measured_steps(plugin, seed, 8):
         assert cosine >= -1e-9
+
+
+class WithoutHead(SupervisedPlugin):
+    """Takes the last layer out of every step of the third task, as another task's head would be."""
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        if strategy.clock.train_exp_counter == 2:
+            for parameter in strategy.model[-1].parameters():
+                parameter.grad = None
+
+
+def test_the_constraint_holds_over_the_layers_that_move() -> None:
+    after, plugin = Spy(), FOPNG(corrected=True, damping=DAMPING, directions_per_task=3)
+    model = mlp(5, 6, 3)
+    strategy = learner(model, WithoutHead(), plugin, after)
+    stream = tasks(3, width=5).train_stream
+    for experience in stream[:2]:
+        strategy.train(experience, eval_streams=[])
+    past = Metric(plugin.ekfac, find_blocks(model), DAMPING)
+    first = {name: rows for name, rows in plugin.memory.rows.items() if name == "0"}
+    images = [past.curvature({"0": first["0"].dense(torch.tensor([m]))[0]})["0"] for m in range(len(plugin.memory))]
+    after.seen.clear()
+    strategy.train(stream[2], eval_streams=[])
+    assert after.seen
+    for update in after.seen:
+        assert not update["2"].any()
+        for image in images:
+            assert (image * update["0"]).sum().abs() < 1e-6 * image.norm() * update["0"].norm()
+
+
+def test_rank_and_condition_are_told() -> None:
+    plugin = FOPNG(damping=DAMPING, directions_per_task=3)
+    strategy = learner(mlp(5, 6, 3), plugin)
+    stream = tasks(2, width=5).train_stream
+    strategy.train(stream[0], eval_streams=[])
+    assert "rank" not in plugin.statistics()
+    strategy.train(stream[1], eval_streams=[])
+    (solver,) = plugin._solvers.values()
+    told = plugin.statistics()
+    assert (told["rank"], told["condition"]) == (solver.rank, solver.condition)
+    assert told["rank"] == 3
+    assert told["condition"] >= 1
 
 
 def test_the_gram_does_not_depend_on_how_it_is_cut_into_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

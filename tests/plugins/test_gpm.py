@@ -14,7 +14,7 @@ from ong.curvature import inner, norm
 from ong.plugins import GPM
 from ong.plugins.gpm import extended_basis
 
-pytestmark = pytest.mark.filterwarnings("ignore:No loggers")
+pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*before_update runs after")
 
 
 def inputs(count: int, width: int, seed: int) -> Tensor:

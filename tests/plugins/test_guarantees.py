@@ -13,7 +13,7 @@ from nets import mlp
 
 from ong.plugins import OGD, ONG
 
-pytestmark = pytest.mark.filterwarnings("ignore:No loggers")
+pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*before_update runs after")
 
 PRESETS: dict[str, Any] = {
     "ogd": lambda **o: OGD(directions_per_task=6, **o),

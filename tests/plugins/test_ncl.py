@@ -13,7 +13,7 @@ from torch import Tensor
 from ong.curvature import EKFAC, find_blocks
 from ong.plugins import NCL, ONG
 
-pytestmark = pytest.mark.filterwarnings("ignore:No loggers")
+pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*before_update runs after")
 
 
 def dense(ekfac: EKFAC, blocks: Any) -> Tensor:

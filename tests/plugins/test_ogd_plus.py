@@ -13,7 +13,7 @@ from torch import Tensor
 from ong.curvature import find_blocks
 from ong.plugins import OGD
 
-pytestmark = pytest.mark.filterwarnings("ignore:No loggers")
+pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*before_update runs after")
 
 
 def examples_of(experience: Any) -> tuple[Tensor, Tensor]:

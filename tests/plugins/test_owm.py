@@ -22,7 +22,7 @@ from ong.curvature import (
 from ong.plugins import OWM
 from ong.plugins.owm import owm_projector
 
-pytestmark = pytest.mark.filterwarnings("ignore:No loggers")
+pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*before_update runs after")
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
