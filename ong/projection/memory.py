@@ -13,7 +13,7 @@ from ong.projection.rows import DenseRows, FactoredRows, Rows, StackedRows, rows
 
 __all__ = ["DirectionMemory"]
 
-_CHUNK = 2**25  # numbers of one intermediate while a Gram is built
+_CHUNK = 2**21  # numbers of one intermediate while a Gram is built: 8 MB, which caches hold
 
 
 class DirectionMemory:
