@@ -32,13 +32,14 @@ def eigenbasis(covariance: Tensor) -> Tensor:
 
     Dead pixels, dead units and the 1 of the bias are constant columns, multiples of one another: k of them have k − 1
     eigenvectors of value 0 among themselves, and what is left has k − 1 columns less. Columns count as multiples of the
-    last one where their covariances say so to 1e-5 of the largest variance, ten times the rounding of float32 sums.
+    last one where their covariances say so to 1e-5 of both columns' lengths, ten times the rounding of float32 sums.
     """
     last = covariance[-1]
     if len(covariance) < _WORTH_SPLITTING or not last[-1] > 0:
         return eigenpairs(covariance)[1]
     left = covariance - torch.outer(last, last / last[-1])  # of a multiple of the last column nothing is left
-    alike = left.abs().amax(0) <= _ALIKE * covariance.diagonal().max()
+    scale = covariance.diagonal().clamp_min(0).sqrt()
+    alike = (left.abs() <= _ALIKE * torch.outer(scale, scale)).all(0)
     alike[-1] = True
     together, others = alike.nonzero().squeeze(1), (~alike).nonzero().squeeze(1)
     reflect = _to_last(last[together])  # its last column is the direction in which those columns vary together

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ong.curvature.blocks import Block, Vector
@@ -16,6 +17,9 @@ from ong.curvature.eigenpairs import eigenpairs, leading_eigenpairs
 from ong.curvature.factors import Factors
 
 __all__ = ["RunningEKFAC"]
+
+_MOST_NUMBERS = 2**26  # of a window; past it the oldest batches go before their time
+_CHUNK = 2**23  # numbers of one [examples, …] intermediate
 
 
 @dataclass
@@ -93,7 +97,7 @@ class RunningEKFAC:
         self._leading: dict[str, _Leading] = {}
         self._gains: dict[str, Tensor] = {}
         self._recent: deque[dict[str, Factors]] = deque()
-        self._count = 0  # examples in it
+        self._count = self._numbers = 0  # examples in it, and numbers
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -104,8 +108,13 @@ class RunningEKFAC:
         """Take in a batch: the window moves on, and so do the eigenvalues in the present bases."""
         self._recent.append(factors)
         self._count += _examples(factors)
-        while self._count - _examples(self._recent[0]) >= self.window:
-            self._count -= _examples(self._recent.popleft())
+        self._numbers += _numbers(factors)
+        while self._count - _examples(self._recent[0]) >= self.window or (
+            self._numbers > _MOST_NUMBERS and len(self._recent) > 1
+        ):
+            oldest = self._recent.popleft()
+            self._count -= _examples(oldest)
+            self._numbers -= _numbers(oldest)
         for name, part in factors.items():
             if name in self._leading:
                 leading, share = self._leading[name], min(1.0, len(part.inputs) / self.window)
@@ -122,7 +131,7 @@ class RunningEKFAC:
             raise ValueError("a running EKFAC needs at least one observed batch")
         for name in {name: None for batch in self._recent for name in batch}:
             parts = [batch[name] for batch in self._recent if name in batch]
-            factors = Factors(torch.cat([p.inputs for p in parts]), torch.cat([p.outputs for p in parts]))
+            factors = Factors(_joined([p.inputs for p in parts]), _joined([p.outputs for p in parts]))
             self._leading[name] = self._fitted(factors, self._leading.get(name))
             self._gains[name] = self._leading[name].gain(self.damping)
 
@@ -168,7 +177,10 @@ class RunningEKFAC:
     def state_dict(self) -> dict[str, Any]:
         """Return the window, bases and eigenvalues."""
         return {
-            "leading": {n: {f.name: getattr(x, f.name) for f in fields(_Leading)} for n, x in self._leading.items()},
+            "leading": {
+                n: {f.name: getattr(x, f.name) for f in fields(_Leading)} | {"eigenvalues": x.eigenvalues.clone()}
+                for n, x in self._leading.items()
+            },
             "recent": [{name: (f.inputs, f.outputs) for name, f in batch.items()} for batch in self._recent],
         }
 
@@ -178,7 +190,7 @@ class RunningEKFAC:
         for leading in self._leading.values():
             leading.eigenvalues = leading.eigenvalues.clone()  # they go on in place
         self._recent = deque({name: Factors(*f) for name, f in batch.items()} for batch in state["recent"])
-        self._count = sum(map(_examples, self._recent))
+        self._count, self._numbers = sum(map(_examples, self._recent)), sum(map(_numbers, self._recent))
         self._gains = {name: leading.gain(self.damping) for name, leading in self._leading.items()}
 
 
@@ -186,9 +198,27 @@ def _examples(batch: Mapping[str, Factors]) -> int:
     return max((len(part.inputs) for part in batch.values()), default=0)
 
 
+def _numbers(batch: Mapping[str, Factors]) -> int:
+    return sum(part.inputs.numel() + part.outputs.numel() for part in batch.values())
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Put ``[n, T, …]`` below each other, with positions of zeros where batches have fewer than others."""
+    most = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, (0, 0, 0, most - part.shape[1])) for part in parts])
+
+
 def _squared_norms(factors: Factors) -> Tensor:
     """Return ‖G_n‖² for each example."""
     a, d = factors.inputs, factors.outputs
     if a.shape[1] == 1:
         return a[:, 0].square().sum(1) * d[:, 0].square().sum(1)
-    return ((a @ a.mT) * (d @ d.mT)).sum((1, 2))
+    positions, through_gram = a.shape[1], a.shape[1] ** 2 <= a.shape[2] * d.shape[2]
+    step = max(1, _CHUNK // (positions**2 if through_gram else a.shape[2] * d.shape[2]))
+    norms = []
+    for left, right in zip(a.split(step), d.split(step), strict=True):  # type: ignore[no-untyped-call]
+        if through_gram:
+            norms.append(((left @ left.mT) * (right @ right.mT)).sum((1, 2)))
+        else:
+            norms.append((right.mT @ left).square().sum((1, 2)))
+    return torch.cat(norms)

@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 from ong.curvature import Batch, Block, Unsupported, Vector, find_blocks
 from ong.errors import UnknownNameError, UserError
 from ong.plugins.boundaries import Boundaries, identity_of, task_of
+from ong.plugins.holding import release
 from ong.streams.avalanche_tensors import in_memory_columns
 
 __all__ = ["GradientPlugin", "draw_examples", "forward_of"]
@@ -116,6 +117,7 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
                 f"{type(self).__name__} keeps something from each finished task, and this online stream hides where "
                 "tasks end; pass access_task_boundaries=True to split_online_stream"
             )
+        release(strategy.model)  # from what an interrupted training may have left behind
         if not self._boundaries.begins(experience) and self._blocks:
             return
         self._find_blocks(strategy)

@@ -7,7 +7,7 @@ the whole task. Gradient descent, with momentum too, is the same in any orthonor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
 
@@ -16,9 +16,11 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ong.curvature import Batch, Block, BlockMetric, Metric, evaluating
-from ong.plugins.inputs import enriched, reader_of_inputs
+from ong.plugins.holding import Held, release
+from ong.plugins.inputs import WorkedOut, reader_of_inputs
 from ong.streams import InMemoryLoader
 
 __all__ = ["Eigenbasis", "why_not"]
@@ -46,11 +48,17 @@ def why_not(strategy: Any, plugin: Any) -> str | None:
     return None
 
 
-class _Rotated:
+class _Rotated(Held):
     """What :class:`ong.curvature.Block` asks to read a rotated layer in its original coordinates."""
 
-    def __init__(self, metric: BlockMetric) -> None:
-        self.values = self.gradient = metric.rotate_back
+    def __init__(self, owner: Eigenbasis, block: Block, metric: BlockMetric) -> None:
+        super().__init__(owner, block.bias is not None)
+        self._metric = metric
+
+    def values(self, matrix: Tensor) -> Tensor:
+        return self._metric.rotate_back(matrix)
+
+    gradient = values
 
 
 class _Bases:
@@ -84,6 +92,7 @@ class _HeldLinear(torch.autograd.Function):
         return inner @ bases.outputs_back
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rotated, weight, bias = ctx.saved_tensors
         bases: _Bases = ctx.bases
@@ -116,13 +125,16 @@ class Eigenbasis:
         """Choose the layers; nothing is rotated yet."""
         self._blocks, self._metric, self._optimizer = blocks, metric, optimizer
         self.names = frozenset(
-            name for name, block in blocks.items() if type(block.module) is nn.Linear and block.weight is not None
+            name
+            for name, block in blocks.items()
+            if type(block.module) is nn.Linear
+            and block.weight is not None
+            and block.weight.dtype == metric.blocks[name].scale.dtype  # not of bfloat16
         )
         self.entered = False
         self._first: str | None = None
-        self._ready: Tensor | None = None
-        self._enriched = False
-        self._guard = model.register_state_dict_pre_hook(lambda *_: self.leave())  # type: ignore[no-untyped-call]
+        self._inputs = WorkedOut()
+        self._guard = model.register_state_dict_pre_hook(release)  # type: ignore[no-untyped-call]
 
     def enter(self) -> None:
         """Rotate weights and momentum in."""
@@ -130,7 +142,7 @@ class Eigenbasis:
             for name in self.names:
                 self._turn(name, self._metric.blocks[name].rotate)
                 module = self._blocks[name].module
-                module._ong_held = _Rotated(self._metric.blocks[name])  # type: ignore[assignment]
+                module._ong_held = _Rotated(self, self._blocks[name], self._metric.blocks[name])  # type: ignore[assignment]
                 module.forward = MethodType(self._forward_of(name), module)
             self.entered = True
 
@@ -172,7 +184,7 @@ class Eigenbasis:
 
         def forward(module: nn.Linear, x: Tensor) -> Tensor:
             flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-            rotated = self._ready if first else None
+            rotated = self._inputs.of(x) if first else None
             z: Tensor = _HeldLinear.apply(flat, rotated, module.weight, module.bias if biased else None, bases)
             z = z if x.ndim == 2 else z.reshape(*x.shape[:-1], -1)
             return z if biased or module.bias is None else z + module.bias  # a frozen bias is as it was
@@ -198,24 +210,25 @@ class Eigenbasis:
         scale = expected.abs().max().clamp_min(1)
         return bool((found - expected).abs().max() <= 1e-3 * scale)
 
-    def rotate_inputs(self, loader: Any) -> Any:
-        """Return a loader whose batches bring the first layer's rotated inputs along, before the last column.
+    def rotate_inputs(self, strategy: Any) -> Any:
+        """Return a loader whose batches bring the first layer's rotated inputs along, see :class:`WorkedOut`.
 
-        The same loader comes back where no layer takes the inputs as they are, or the data do not lie in memory.
+        The strategy's own comes back where no layer takes the inputs as they are too.
         """
-        self._enriched = False
         if self._first is None:
-            return loader
+            return strategy.dataloader
         block, basis = self._blocks[self._first], self._metric.blocks[self._first].inputs_basis
 
         def rotated(x: Tensor) -> Tensor:
             x = x.to(basis)
             return torch.addmm(basis[-1], x, basis[:-1]) if block.bias is not None else x @ basis
 
-        richer = enriched(loader, rotated, block.shape[1], _ROTATED_INPUTS)
-        self._enriched = richer is not loader
-        return richer
+        return self._inputs.enrich(strategy, rotated, block.shape[1], _ROTATED_INPUTS)
 
-    def offer(self, batch: Sequence[Tensor] | None) -> None:
-        """Give the first layer its rotated inputs for the next forward, out of an enriched batch, or take them away."""
-        self._ready = batch[-2] if batch is not None and self._enriched else None
+    def offer(self, strategy: Any) -> None:
+        """Have the batch's rotated inputs ready for the next forward."""
+        self._inputs.offer(strategy)
+
+    def take_back(self) -> None:
+        """The strategy's own forward is over."""
+        self._inputs.take_back()

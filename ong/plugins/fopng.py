@@ -149,14 +149,12 @@ class FOPNG(DirectionPlugin):
             return None
         gradient = self._moving(gradient)
         moving = {name: rows for name, rows in self._images.items() if name in gradient}
-        if not moving:
-            return self._metric.precondition(gradient)
-        solver, images = self._solver(moving, self._metric), DirectionMemory(moving)
         metric = self._metric  # its M⁻¹ is λ(F_c+λ)⁻¹, which the published P feels and the corrected one does not
-        if self.corrected:
-            shadow = images.combine(solver.solve(images.dot(metric.precondition(gradient))))
-        else:
-            shadow = images.combine(self.damping * solver.solve(images.dot(gradient)))
+        shadow: Vector = {}
+        if moving:
+            solver, images = self._solver(moving, metric), DirectionMemory(moving)
+            right = images.dot(metric.precondition(gradient) if self.corrected else gradient)
+            shadow = images.combine(solver.solve(right) * (1.0 if self.corrected else self.damping))
         projected = {name: part - shadow[name] if name in shadow else part for name, part in gradient.items()}
         update = metric.precondition(projected)
         if self.trust_region:
@@ -189,7 +187,7 @@ class FOPNG(DirectionPlugin):
         return self.memory.bytes + sum(t.numel() * t.element_size() for t in kept)
 
     def statistics(self) -> dict[str, float]:
-        """Return numbers about the memory, and the rank and condition of HᵀF_c⁻¹H, damped, over what moved last."""
+        """Return numbers about the memory, and the rank and condition of the HᵀF_c⁻¹H, damped, worked out last."""
         last = list(self._solvers.values())[-1:]
         return super().statistics() | {k: v for s in last for k, v in (("rank", s.rank), ("condition", s.condition))}
 

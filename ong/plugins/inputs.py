@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from avalanche.training.templates.update_type.sgd_update import SGDUpdate
 from torch import Tensor, nn
 
 from ong.curvature import Batch
 from ong.streams import TensorLoader
 
-__all__ = ["enriched", "reader_of_inputs"]
+__all__ = ["WorkedOut", "reader_of_inputs"]
 
 
 def reader_of_inputs(
@@ -40,28 +41,60 @@ def reader_of_inputs(
     return outputs, direct[0] if len(direct) == 1 and calls.count(direct[0]) == 1 else None
 
 
-def enriched(loader: Any, work: Callable[[Tensor], Tensor], width: int, most: int) -> Any:
-    """Return a loader whose batches bring a further column along before the last, worked out once for all examples.
+class WorkedOut:
+    """What is worked out once a task from the inputs of all its examples, and handed to the layer batch by batch.
 
-    Args:
-        loader: the strategy's.
-        work: maps flattened inputs ``[n, …]`` to the column's rows ``[n, width]``.
-        width: of the column.
-        most: numbers the column may have.
-
-    Returns:
-        The same loader where the data do not lie in memory or the column would be too large.
+    It travels as a further column of the loader's batches, before the last. The layer gets it for the batch's own
+    inputs only: not for others (another forward, inputs with noise), and once.
     """
-    if type(loader) is not TensorLoader or loader.rows * width > most:
-        return loader
-    inputs = loader.columns[0]
-    column = torch.cat([work(inputs[start : start + 4096].flatten(1)) for start in range(0, len(inputs), 4096)])
-    richer = TensorLoader(
-        [*loader.columns[:-1], column, loader.columns[-1]],
-        batch_size=loader.batch_size,
-        shuffle=loader.shuffle,
-        seed=loader.seed,
-        drop_last=loader.drop_last,
-    )
-    richer.epoch = loader.epoch
-    return richer
+
+    def __init__(self) -> None:
+        self._loader: Any = None
+        self._inputs: Tensor | None = None
+        self._column: Tensor | None = None
+
+    def enrich(self, strategy: Any, work: Callable[[Tensor], Tensor], width: int, most: int) -> Any:
+        """Return a loader that brings the column along.
+
+        Args:
+            strategy: the strategy, with its loader.
+            work: maps flattened inputs ``[n, …]`` to the column's rows ``[n, width]``.
+            width: of the column.
+            most: numbers the column may have.
+
+        Returns:
+            The same loader where the data do not lie in memory, the column would be too large, or the strategy goes
+            through its batches in a way of its own.
+        """
+        loader, self._loader = strategy.dataloader, None
+        own_way = type(strategy).training_epoch is not SGDUpdate.training_epoch
+        if type(loader) is not TensorLoader or own_way or loader.rows * width > most:
+            return loader
+        inputs = loader.columns[0]
+        column = torch.cat([work(inputs[start : start + 4096].flatten(1)) for start in range(0, len(inputs), 4096)])
+        self._loader = TensorLoader(
+            [*loader.columns[:-1], column, loader.columns[-1]],
+            batch_size=loader.batch_size,
+            shuffle=loader.shuffle,
+            seed=loader.seed,
+            drop_last=loader.drop_last,
+        )
+        self._loader.epoch = loader.epoch
+        return self._loader
+
+    def offer(self, strategy: Any) -> None:
+        """Have the present batch's rows ready, where it comes from the enriched loader."""
+        self.take_back()
+        if self._loader is not None and strategy.dataloader is self._loader:
+            self._inputs, self._column = strategy.mbatch[0], strategy.mbatch[-2]
+
+    def take_back(self) -> None:
+        """Have nothing ready."""
+        self._inputs = self._column = None
+
+    def of(self, x: Tensor) -> Tensor | None:
+        """Return the rows of inputs, if those are the batch's as they are; the next time nothing."""
+        inputs, column = self._inputs, self._column
+        self.take_back()
+        same = inputs is not None and x.data_ptr() == inputs.data_ptr() and x.numel() == inputs.numel()
+        return column if same else None

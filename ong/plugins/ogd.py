@@ -80,6 +80,8 @@ class OGD(DirectionPlugin):
     def _prepare(self, strategy: Any) -> None:
         super()._prepare(strategy)
         self._projection = EuclideanProjection(self.memory) if len(self.memory) else None
+        if self._shadow is not None:  # of a task that was interrupted
+            self._shadow.close()
         self._shadow = None
         if self._projection is not None and why_not(strategy, self) is None:
             batch = draw_examples(strategy, 8, torch.Generator().manual_seed(0))[0]
@@ -91,18 +93,18 @@ class OGD(DirectionPlugin):
         """Prepare the task, and what is worked out once from its inputs."""
         super().before_training_exp(strategy, **kwargs)
         if self._shadow is not None:
-            strategy.dataloader = self._shadow.enrich(strategy.dataloader)
+            strategy.dataloader = self._shadow.enrich(strategy)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Let the layer that reads the inputs be held as :class:`ong.plugins.shadow.Shadow` does."""
         if self._shadow is not None:
             self._shadow.enter()
-            self._shadow.watch(strategy.mbatch)
+            self._shadow.watch(strategy)
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """The strategy's own forward is over."""
         if self._shadow is not None:
-            self._shadow.watch(None)
+            self._shadow.look_away()
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Put the weights back for whoever looks between epochs."""

@@ -174,7 +174,10 @@ class ONG(DirectionPlugin):
 
     def _prepare(self, strategy: Any) -> None:
         super()._prepare(strategy)
-        self._metric = self._rotation = self._projection = None
+        self._leave()  # a task that was interrupted
+        if self._tape is not None:
+            self._tape.close()
+        self._metric = self._projection = None
         if self.projection == "euclidean" and len(self.memory):
             self._projection = EuclideanProjection(self.memory)
         self.plain_because = self._why_plain(strategy)
@@ -191,7 +194,7 @@ class ONG(DirectionPlugin):
         """Prepare the task, and rotate the inputs of the experience where its metric stays."""
         super().before_training_exp(strategy, **kwargs)
         if self._rotation is not None and self.metric == "prior":
-            strategy.dataloader = self._rotation.rotate_inputs(strategy.dataloader)
+            strategy.dataloader = self._rotation.rotate_inputs(strategy)
 
     def _why_plain(self, strategy: Any) -> str | None:
         if not self.eigenbasis:
@@ -266,7 +269,7 @@ class ONG(DirectionPlugin):
             self._use(self.ekfac, strategy)
         if self._rotation is not None:
             self._rotation.enter()
-            self._rotation.offer(strategy.mbatch)
+            self._rotation.offer(strategy)
 
     def _refresh(self, running: RunningEKFAC, strategy: Any) -> None:
         if not self._step:  # nothing of this task has been seen yet
@@ -288,7 +291,7 @@ class ONG(DirectionPlugin):
         if self._tape is not None:
             self._tape.close()
         if self._rotation is not None:
-            self._rotation.offer(None)
+            self._rotation.take_back()
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Put the weights back for whoever looks between epochs."""
@@ -385,8 +388,13 @@ class ONG(DirectionPlugin):
         return super().state_dict() | {
             "ekfac": self.ekfac.state_dict() if kept else {},
             "anchor": dict(self._anchor),
-            "running": self._running.state_dict() if self._running is not None and self._step else None,
+            "running": self._running_kept(),
         }
+
+    def _running_kept(self) -> dict[str, Any] | None:
+        if self._resumed:  # loaded, and not yet trained on
+            return self._running_state
+        return self._running.state_dict() if self._running is not None and self._step else None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""

@@ -14,7 +14,7 @@ So the layer keeps W_held, which plain SGD moves along g, and the coefficients C
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
 
@@ -22,26 +22,29 @@ import torch
 from torch import Tensor, nn
 
 from ong.curvature import Batch, Block, evaluating
-from ong.plugins.inputs import enriched, reader_of_inputs
+from ong.plugins.holding import Held, release
+from ong.plugins.inputs import WorkedOut, reader_of_inputs
 from ong.projection import DirectionMemory, FactoredRows
 
 __all__ = ["Shadow"]
 
+_AGREEMENT = 1e-3  # relative distance of Gᵀg by factors and by the gradient, at a task's first step
 _KERNEL = 2**26  # numbers of a task's κ that are worth keeping
 
 
-class _Held:
+class _Coefficients(Held):
     """What the layer carries: its directions, and C. A copy of the module has a C of its own."""
 
-    def __init__(self, rows: FactoredRows) -> None:
+    def __init__(self, owner: Shadow, block: Block, rows: FactoredRows) -> None:
+        super().__init__(owner, block.bias is not None)
         self.inputs, self.outputs = rows.inputs[:, 0], rows.outputs[:, 0]
         self.coefficients = self.inputs.new_zeros(len(self.inputs))
         self.velocity = torch.zeros_like(self.coefficients)  # of SGD with momentum
         self.step: Tensor | None = None  # c, from the moment it is known to the next batch
 
-    def __deepcopy__(self, memo: Any) -> _Held:
-        copied = _Held.__new__(_Held)
-        copied.__dict__ |= self.__dict__
+    def __deepcopy__(self, memo: Any) -> Held:
+        copied = super().__deepcopy__(memo)
+        assert isinstance(copied, _Coefficients)
         copied.coefficients, copied.velocity = self.coefficients.clone(), self.velocity.clone()
         return copied
 
@@ -78,12 +81,12 @@ class Shadow:
     def __init__(self, model: nn.Module, block: Block, rows: FactoredRows, optimizer: torch.optim.SGD) -> None:
         """Take a layer's stored gradients, of one position each."""
         self.name, self._block, self._optimizer = block.name, block, optimizer
-        self._held = _Held(rows)
-        self._entered = self._enriched = False
-        self._ready: Tensor | None = None
-        self._watching = False
+        self._held = _Coefficients(self, block, rows)
+        self._entered = self._watching = self._checked = False
+        self._rows, self._inputs = rows, WorkedOut()
+        self._calls = 0  # of the layer in the strategy's own forward
         self._seen: tuple[Tensor, list[Tensor]] | None = None  # κᵀ of the batch, and its cotangents
-        self._guard = model.register_state_dict_pre_hook(lambda *_: self.leave())  # type: ignore[no-untyped-call]
+        self._guard = model.register_state_dict_pre_hook(release)  # type: ignore[no-untyped-call]
 
     @classmethod
     def of(
@@ -164,37 +167,53 @@ class Shadow:
             held: Any = module._ong_held
             flat = x.reshape(-1, x.shape[-1])
             own = self._watching and held is self._held and not x.requires_grad
-            kernel = self._ready if own and self._ready is not None else held.kernel(flat)
+            ready = self._inputs.of(x) if own else None
+            kernel = held.kernel(flat) if ready is None else ready
             shift = (kernel * held.coefficients) @ held.outputs
             z: Tensor = nn.functional.linear(flat, module.weight, module.bias) + shift
             if own and z.requires_grad:
                 cotangents: list[Tensor] = []
                 z.register_hook(cotangents.append)  # type: ignore[no-untyped-call]
                 self._seen = kernel, cotangents
+                self._calls += 1
             return z if x.ndim == 2 else z.reshape(*x.shape[:-1], -1)
 
         return forward
 
-    def enrich(self, loader: Any) -> Any:
-        """Return a loader whose batches bring κ along, where the data lie in memory and it is not too large."""
+    def enrich(self, strategy: Any) -> Any:
+        """Return a loader whose batches bring κ along, see :class:`ong.plugins.inputs.WorkedOut`."""
         like = self._held.inputs
-        richer = enriched(loader, lambda x: self._held.kernel(x.to(like)), len(like), _KERNEL)
-        self._enriched = richer is not loader
-        return richer
+        return self._inputs.enrich(strategy, lambda x: self._held.kernel(x.to(like)), len(like), _KERNEL)
 
-    def watch(self, batch: Sequence[Tensor] | None) -> None:
-        """Take the next forward for the strategy's own, with κ out of an enriched batch; with None, no further one."""
-        self._watching = batch is not None
-        self._ready = batch[-2] if batch is not None and self._enriched else None
-        if batch is not None:
-            self._seen = self._held.step = None
+    def watch(self, strategy: Any) -> None:
+        """Take the next forward for the strategy's own."""
+        self._watching, self._calls = True, 0
+        self._seen = self._held.step = None
+        self._inputs.offer(strategy)
+
+    def look_away(self) -> None:
+        """The strategy's own forward is over."""
+        self._watching = False
+        self._inputs.take_back()
 
     def products(self) -> Tensor | None:
-        """Return the layer's part of Gᵀg, ``[M]``, from the batch's own factors; None where no step was watched."""
-        if self._seen is None or len(self._seen[1]) != 1:
+        """Return the layer's part of Gᵀg, ``[M]``, from the batch's own factors.
+
+        None where they do not make up the gradient: the layer was called more or less than once, took no part, or (as
+        the first step of a task shows) something else adds to its gradient.
+        """
+        if self._calls != 1 or self._seen is None or any(p.grad is None for p in self._block.parameters):
             return None
-        kernel, (cotangents,) = self._seen
-        return (cotangents @ self._held.outputs.T).mul_(kernel).sum(0)
+        kernel, cotangents = self._seen
+        if len(cotangents) != 1:
+            return None
+        found = (cotangents[0] @ self._held.outputs.T).mul_(kernel).sum(0)
+        if not self._checked:
+            expected = self._rows.dot(self._block.gradient(held=True))
+            if not (found - expected).norm() <= _AGREEMENT * expected.norm():
+                return None
+            self._checked = True
+        return found
 
     def move(self, step: Tensor) -> None:
         """Let C follow SGD: with c for the gradient, the same rate and momentum as the layer's."""

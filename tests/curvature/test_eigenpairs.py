@@ -51,3 +51,12 @@ def test_a_column_that_hardly_varies_is_not_taken_for_a_constant() -> None:
     basis = eigenbasis(covariance)
     turned = basis.T @ covariance @ basis
     torch.testing.assert_close(turned, turned.diagonal().diag(), rtol=0, atol=1e-12)
+
+
+def test_one_large_column_makes_no_constants_of_the_others() -> None:
+    x = rows(80)
+    x[:, 0] = 1000 * torch.randn(200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    covariance = x.T @ x / len(x)
+    basis = eigenbasis(covariance)
+    turned = basis.T @ covariance @ basis
+    torch.testing.assert_close(turned, turned.diagonal().diag(), rtol=0, atol=1e-8)  # of 1e6

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ong.curvature import EKFAC, Factors, PassTape, RunningEKFAC, cotangents, find_blocks, record
 from ong.curvature.eigenpairs import leading_eigenpairs
+from ong.curvature.running import _squared_norms
 
 DAMPING = 0.05
 
@@ -170,3 +171,43 @@ def test_numbers_out_of_range_and_diverged_layers_are_refused() -> None:
     running.observe(factors_of(model, x / 0, y))
     with pytest.raises(ValueError, match="diverged"):
         running.refresh()
+
+
+def test_batches_with_different_numbers_of_positions_share_a_window() -> None:
+    blocks = find_blocks(nn.Sequential(nn.Linear(4, 3, bias=False, dtype=torch.float64)))
+    generator = torch.Generator().manual_seed(0)
+    sizes = (2, 5, 1)
+    batches = [
+        Factors(
+            torch.randn(6, t, 4, generator=generator, dtype=torch.float64),
+            torch.randn(6, t, 3, generator=generator, dtype=torch.float64),
+        )
+        for t in sizes
+    ]
+    running = RunningEKFAC(blocks, damping=DAMPING, window=18, tolerance=1e-12)
+    for batch in batches:
+        running.observe({"0": batch})
+    running.refresh()
+    gradients = torch.cat([torch.einsum("nto,nti->noi", b.outputs, b.inputs) for b in batches])
+    leading = running._leading["0"]
+    turned = leading.outputs_basis.T @ gradients @ leading.inputs_basis
+    torch.testing.assert_close(leading.eigenvalues, turned.square().mean(0))
+
+
+def test_a_window_of_large_factors_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (x, y) = mlp(6, 5, 3), data(64)
+    monkeypatch.setattr("ong.curvature.running._MOST_NUMBERS", 2 * 8 * (7 + 5 + 6 + 3))  # two batches of eight
+    running = RunningEKFAC(find_blocks(model), damping=DAMPING, window=40)
+    for start in range(0, 64, 8):
+        running.observe(factors_of(model, x[start : start + 8], y[start : start + 8]))
+    assert len(running._recent) == 2
+
+
+@pytest.mark.parametrize("chunk", [1, 2**23])
+def test_squared_norms_are_those_of_the_gradients(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ong.curvature.running._CHUNK", chunk)
+    for positions in (1, 2, 9):
+        a = torch.randn(5, positions, 4, dtype=torch.float64)
+        d = torch.randn(5, positions, 3, dtype=torch.float64)
+        expected = torch.einsum("nto,nti->noi", d, a).square().sum((1, 2))
+        torch.testing.assert_close(_squared_norms(Factors(a, d)), expected)

@@ -1,0 +1,59 @@
+"""Modules whose parameters stand for others while a task is trained, and how anyone gets the originals back."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ong.curvature import Block
+
+__all__ = ["Held", "Owner", "release"]
+
+
+class Owner(Protocol):
+    """Who holds layers: can put all of them back, with the momentum that belongs to them."""
+
+    def leave(self) -> None:
+        """Put the original weights back."""
+
+
+class Held:
+    """What a held module carries as ``_ong_held``; a copy of the module carries a copy, which nobody owns."""
+
+    def __init__(self, owner: Owner, biased: bool) -> None:
+        """Note who holds the module, and whether its bias is held too."""
+        self.owner: Owner | None = owner
+        self.biased = biased
+
+    def values(self, matrix: Tensor) -> Tensor:
+        """Return the original weights, given those held."""
+        raise NotImplementedError
+
+    def gradient(self, matrix: Tensor) -> Tensor:
+        """Return the original gradient, given the one held."""
+        raise NotImplementedError
+
+    def __deepcopy__(self, memo: Any) -> Held:
+        copied = copy.copy(self)
+        copied.owner = None
+        return copied
+
+
+def release(model: nn.Module, *_: Any) -> None:
+    """Put original weights into all held modules of a model; a pre-hook of ``state_dict`` too."""
+    for module in model.modules():
+        held = vars(module).get("_ong_held")
+        if held is None:
+            continue
+        if held.owner is not None:
+            held.owner.leave()
+            continue
+        # a copy, made while the original was held
+        own = dict(module.named_parameters(recurse=False))
+        block = Block("", module, own["weight"], own["bias"] if held.biased else None)
+        with torch.no_grad():
+            block.scatter(held.values(block.values(held=True)), list(block.parameters))
+        del module._ong_held, module.forward

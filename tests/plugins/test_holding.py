@@ -1,0 +1,242 @@
+"""Layers held in other coordinates while a task is trained: nobody is misled, whatever happens in between."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.training.plugins import ReplayPlugin
+from avalanche.training.supervised import Replay
+from harness import learner, tasks, weights
+from nets import mlp
+from torch import Tensor, nn
+
+from ong.plugins import OGD, ONG
+from ong.plugins.shadow import Shadow
+from ong.streams import InMemoryLoader
+
+pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*before_update runs after")
+
+WIDTH = 40
+PLUGINS: dict[str, Callable[[], Any]] = {
+    "ogd": lambda: OGD(directions_per_task=6),
+    "ong-prior": lambda: ONG(damping=0.05, directions_per_task=6),
+    "ong-prior, no directions": lambda: ONG(damping=0.05, projection="none"),
+}
+both = pytest.mark.parametrize("name", PLUGINS)
+
+
+def net(*first: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), *first, *mlp(WIDTH, 12, 8, 3))
+
+
+def make(name: str, held: bool) -> Any:
+    plugin = PLUGINS[name]()
+    if not held and isinstance(plugin, ONG):
+        plugin.eigenbasis = False
+    return plugin
+
+
+def compared(work: Callable[[bool], Tensor], name: str) -> tuple[Tensor, Tensor]:
+    """What work returns with layers held and without."""
+    results = []
+    for held in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            if not held:
+                patch.setattr(Shadow, "of", lambda *_: None)
+            torch.manual_seed(0)
+            results.append(work(held))
+    return results[0], results[1]
+
+
+class BrokenError(RuntimeError):
+    pass
+
+
+class Breaking(SupervisedPlugin):
+    """Stops training in the middle of an epoch, once."""
+
+    coordinate_free = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.armed = False
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        if self.armed and strategy.clock.train_exp_iterations == 3:
+            self.armed = False
+            raise BrokenError
+
+
+@both
+@pytest.mark.parametrize("new_plugin", [False, True])
+def test_training_that_broke_off_goes_on_from_the_weights_it_had(name: str, new_plugin: bool) -> None:
+    def work(held: bool) -> Tensor:
+        model, breaking, plugin = net(), Breaking(), make(name, held)
+        stream = tasks(3, width=WIDTH).train_stream
+        strategy = learner(model, InMemoryLoader(), breaking, plugin, batch=4)
+        strategy.train(stream[0], eval_streams=[])
+        breaking.armed = True
+        with pytest.raises(BrokenError):
+            strategy.train(stream[1], eval_streams=[])
+        if new_plugin:
+            state = plugin.state_dict() | {"step": 0}
+            plugin = make(name, held)
+            plugin.load_state_dict(state)
+            strategy = learner(model, InMemoryLoader(), plugin, batch=4)
+        for experience in (stream[1], stream[2]):
+            strategy.train(experience, eval_streams=[])
+            model.state_dict()
+        assert not any(hasattr(module, "_ong_held") for module in model.modules())
+        return weights(model)
+
+    held, plain = compared(work, name)
+    torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
+
+
+@both
+def test_noise_on_the_inputs_reaches_the_layer(name: str) -> None:
+    def work(held: bool) -> Tensor:
+        model = net(nn.Dropout(0.4))
+        strategy = learner(model, InMemoryLoader(), make(name, held), batch=4)
+        for experience in tasks(3, width=WIDTH).train_stream:
+            torch.manual_seed(1)
+            strategy.train(experience, eval_streams=[])
+        return weights(model)
+
+    held, plain = compared(work, name)
+    torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
+
+
+@both
+@pytest.mark.parametrize("strategy", ["appended", "first"])
+def test_replayed_batches_are_read_as_they_come(name: str, strategy: str) -> None:
+    def work(held: bool) -> Tensor:
+        model = net()
+        plugins = [InMemoryLoader(), make(name, held)]
+        options: dict[str, Any] = {"train_mb_size": 4, "train_epochs": 2}
+        if strategy == "appended":
+            sgd = torch.optim.SGD(model.parameters(), lr=0.05)
+            learned: Any = Replay(
+                model=model, optimizer=sgd, criterion=nn.CrossEntropyLoss(), mem_size=20, plugins=plugins, **options
+            )
+        else:
+            learned = learner(model, ReplayPlugin(mem_size=20), *plugins, batch=4, epochs=2)
+        for experience in tasks(3, width=WIDTH).train_stream:
+            torch.manual_seed(1)
+            learned.train(experience, eval_streams=[])
+        return weights(model)
+
+    held, plain = compared(work, name)
+    torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
+
+
+def test_a_penalty_inside_the_criterion_keeps_ogd_to_vectors() -> None:
+    moved: list[Tensor] = []
+
+    def work(held: bool) -> Tensor:
+        model = net()
+        strategy = learner(model, InMemoryLoader(), OGD(directions_per_task=6), batch=4)
+        strategy._criterion = lambda out, y: (
+            nn.functional.cross_entropy(out, y) + 0.1 * sum(p.square().sum() for p in model.parameters())
+        )
+        for experience in tasks(3, width=WIDTH).train_stream:
+            strategy.train(experience, eval_streams=[])
+        return weights(model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shadow, "move", lambda self, step: moved.append(step))
+        held, plain = compared(work, "ogd")
+    assert not moved
+    torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
+
+
+class Copying(SupervisedPlugin):
+    coordinate_free = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies: list[tuple[nn.Module, Tensor]] = []
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        copied = copy.deepcopy(strategy.model)
+        self.copies.append((copied, _read(strategy.model)))
+
+
+def _read(model: nn.Module) -> Tensor:
+    """The weights as ``state_dict`` of a copy of a copy tells them, the model itself untouched."""
+    copied = copy.deepcopy(copy.deepcopy(model))
+    return torch.cat([value.flatten() for value in copied.state_dict().values()])
+
+
+@both
+def test_a_copy_tells_the_original_weights_and_leaves_the_model_held(name: str) -> None:
+    copying = Copying()
+    model = net()
+    strategy = learner(model, InMemoryLoader(), copying, make(name, True), batch=4)
+    seen: list[bool] = []
+
+    class Checking(SupervisedPlugin):
+        coordinate_free = True
+
+        def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+            seen.append(any(hasattr(module, "_ong_held") for module in strategy.model.modules()))
+
+    strategy.plugins.append(Checking())
+    for experience in tasks(2, width=WIDTH).train_stream:
+        strategy.train(experience, eval_streams=[])
+    assert seen == [False] * 6 + [True] * 6
+    x = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for copied, told in copying.copies:
+        before = copied(x).detach()
+        state = copied.state_dict()
+        torch.testing.assert_close(torch.cat([value.flatten() for value in state.values()]), told)
+        fresh = net()
+        fresh.load_state_dict(state)
+        torch.testing.assert_close(fresh(x).detach(), before)
+        torch.testing.assert_close(copied(x).detach(), before)
+
+
+def test_a_layer_frozen_in_the_middle_of_a_task_stays() -> None:
+    class Freezing(SupervisedPlugin):
+        coordinate_free = True
+
+        def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+            if strategy.clock.train_exp_counter == 1 and strategy.clock.train_exp_epochs == 1:
+                strategy.model[1].requires_grad_(False)
+                self.weight = strategy.model[1].weight.detach().clone()
+
+    model, freezing = net(), Freezing()
+    strategy = learner(model, InMemoryLoader(), freezing, OGD(directions_per_task=6), batch=4, epochs=3)
+    for experience in tasks(2, width=WIDTH).train_stream:
+        strategy.train(experience, eval_streams=[])
+    assert torch.equal(model[1].weight, freezing.weight)
+
+
+def test_a_second_derivative_through_a_held_layer_is_refused() -> None:
+    class Twice(SupervisedPlugin):
+        coordinate_free = True
+
+        def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+            x = strategy.mb_x.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(strategy.model(x).sum(), x, create_graph=True)
+            slope.square().sum().backward()
+
+    strategy = learner(net(), InMemoryLoader(), ONG(damping=0.05, directions_per_task=6), batch=4)
+    stream = tasks(2, width=WIDTH).train_stream
+    strategy.train(stream[0], eval_streams=[])
+    strategy.plugins.insert(0, Twice())
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        strategy.train(stream[1], eval_streams=[])
+
+
+def test_bfloat16_layers_train_in_the_original_coordinates() -> None:
+    model = nn.Sequential(nn.Flatten(), *mlp(WIDTH, 12, 8, 3, dtype=torch.bfloat16))
+    strategy = learner(model, InMemoryLoader(), ONG(damping=0.05, directions_per_task=6), batch=4)
+    for experience in tasks(2, width=WIDTH, dtype=torch.bfloat16).train_stream:
+        strategy.train(experience, eval_streams=[])
+    assert all(p.dtype == torch.bfloat16 and p.isfinite().all() for p in model.parameters())
