@@ -20,6 +20,7 @@ _HOMES = {
     "OGD": "ong.plugins",
     "ONG": "ong.plugins",
     "OWM": "ong.plugins",
+    "RunningEKFAC": "ong.curvature",
     "AccuracyMatrix": "ong.metrics",
     "Diagnostics": "ong.plugins",
     "DirectionMemory": "ong.projection",

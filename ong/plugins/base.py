@@ -24,10 +24,18 @@ __all__ = ["GradientPlugin", "draw_examples", "forward_of"]
 _BATCH = 256  # examples a forward when a task's examples are gone through
 
 
-def draw_examples(strategy: Any, count: int, generator: torch.Generator) -> list[Batch]:
-    """Draw examples of the current experience without repetition, in batches of 256 on the model's device."""
+def draw_examples(strategy: Any, count: int, generator: torch.Generator, *, far: int = 0) -> list[Batch]:
+    """Draw examples of the current experience without repetition, in batches of 256 on the model's device.
+
+    Args:
+        strategy: the strategy.
+        count: how many, of a random order of all.
+        generator: of that order.
+        far: how many from the order's end follow them, which a larger ``count`` reaches last.
+    """
     dataset = strategy.experience.dataset.eval()
-    chosen = torch.randperm(len(dataset), generator=generator)[:count]
+    order = torch.randperm(len(dataset), generator=generator)
+    chosen = torch.cat([order[:count], order[max(count, len(order) - far) :]]) if far else order[:count]
     columns = in_memory_columns(dataset)
     if columns is not None:
         batches = [[column[part] for column in columns] for part in torch.split(chosen, _BATCH)]

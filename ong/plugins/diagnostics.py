@@ -26,7 +26,8 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
     * **leak** ‖Q_Gᵀv‖/‖v‖, Q_G an orthonormal basis of the true-logit gradients of examples of the finished tasks: the
       share of the step that moves their outputs at first order. The examples are those that OGD and ONG with the same
       seed store, so it is 0 for what projects off them.
-    * **leak_unseen**: the same for as many other training examples of those tasks.
+    * **leak_unseen**: the same for as many other training examples of those tasks, the last that would be stored if
+      more were.
     * **descent_cosine** gᵀv/(‖g‖‖v‖): below 0 the step ascends the loss.
     * **rank** and **condition** of the Gram that the strategy's own plugin projects with, where one does.
 
@@ -142,7 +143,7 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
             self._blocks = {}
 
     def _remember(self, strategy: Any) -> None:
-        batches = draw_examples(strategy, 2 * self.directions_per_task, self._generator)
+        batches = draw_examples(strategy, self.directions_per_task, self._generator, far=self.directions_per_task)
         columns = [torch.cat(parts) for parts in zip(*batches, strict=True)]
         first, last = slice(0, self.directions_per_task), slice(self.directions_per_task, None)
         for name, part in (("leak", first), ("leak_unseen", last)):

@@ -105,6 +105,16 @@ def test_a_tasks_measures_are_the_means_of_its_steps() -> None:
     assert diagnostics.measures["descent_cosine"][0] == pytest.approx(1)
 
 
+def test_the_unseen_examples_are_not_among_those_that_a_plugin_with_more_directions_stores() -> None:
+    diagnostics = Diagnostics(every=2, directions_per_task=4)
+    train(learner(diagnostics, OGD(directions_per_task=12)))
+    for task in (1, 2):
+        leak, unseen = diagnostics.measures["leak"][task], diagnostics.measures["leak_unseen"][task]
+        assert leak is not None
+        assert unseen is not None
+        assert leak < 1e-6 < 0.05 < unseen
+
+
 def test_rank_and_condition_are_those_of_the_unit_directions_projected_off() -> None:
     diagnostics, plugin = Diagnostics(every=3, directions_per_task=6), OGD(directions_per_task=6)
     strategy = learner(diagnostics, plugin)
