@@ -13,19 +13,15 @@ from ong.curvature import (
     Block,
     FisherType,
     Metric,
-    PassTape,
-    RunningEKFAC,
     Unsupported,
     Vector,
     check_fisher,
-    cotangents,
-    evaluating,
-    record,
 )
 from ong.errors import UnknownNameError
 from ong.plugins.base import draw_examples, forward_of
 from ong.plugins.directions import DirectionPlugin
 from ong.plugins.eigenbasis import Eigenbasis, why_not
+from ong.plugins.training_fisher import TrainingFisher
 from ong.projection import (
     DenseRows,
     DirectionKind,
@@ -168,22 +164,20 @@ class ONG(DirectionPlugin):
         self._scales: list[tuple[Tensor, Tensor]] = []  # held parameters and their M⁻¹, where updates take no more
         self._unheld: dict[str, Block] = {}
         self._rotation: Eigenbasis | None = None
-        self._running: RunningEKFAC | None = None
+        self._running: TrainingFisher | None = None
         self._running_state: dict[str, Any] | None = None
-        self._tape: PassTape | None = None
 
     def _prepare(self, strategy: Any) -> None:
         super()._prepare(strategy)
         self._leave()  # a task that was interrupted
-        if self._tape is not None:
-            self._tape.close()
+        if self._running is not None:
+            self._running.close()
         self._metric = self._projection = None
         if self.projection == "euclidean" and len(self.memory):
             self._projection = EuclideanProjection(self.memory)
         self.plain_because = self._why_plain(strategy)
         if self.running:
-            self._running = RunningEKFAC(self._blocks, damping=self.damping, window=self.fisher_examples)
-            self._tape = PassTape(self._blocks)
+            self._running = TrainingFisher(self._blocks, damping=self.damping, window=self.fisher_examples)
             if self._step and self._running_state is not None:
                 self._running.load_state_dict(self._running_state)
             self._running_state = None
@@ -261,8 +255,10 @@ class ONG(DirectionPlugin):
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Refresh the current task's EKFAC when it is due, and go into the eigenbasis."""
         if self._running is not None:
+            if not self._step:
+                self._running.fill(strategy, draw_examples(strategy, self.fisher_examples, self._generator))
             if self._step % self.refresh_every == 0:
-                self._refresh(self._running, strategy)
+                self._running.refresh()
         elif self.metric == "current" and self._step % self.refresh_every == 0:
             self._leave()
             self.ekfac = self._fit(strategy)
@@ -271,25 +267,15 @@ class ONG(DirectionPlugin):
             self._rotation.enter()
             self._rotation.offer(strategy)
 
-    def _refresh(self, running: RunningEKFAC, strategy: Any) -> None:
-        if not self._step:  # nothing of this task has been seen yet
-            for batch in draw_examples(strategy, self.fisher_examples, self._generator):
-                with evaluating(strategy.model):
-                    with record(self._blocks) as tape:
-                        logits = forward_of(strategy, batch)
-                    (cotangents_of_batch,) = cotangents(logits, "empirical", targets=batch[1])
-                    running.observe(tape.factors(logits, cotangents_of_batch))
-        running.refresh()
-
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Take note of the strategy's own forward, where the EKFAC comes out of it."""
-        if self._tape is not None:
-            self._tape.open()
+        if self._running is not None:
+            self._running.open()
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Rotated inputs serve the strategy's own forward only, and no other is taken note of."""
-        if self._tape is not None:
-            self._tape.close()
+        if self._running is not None:
+            self._running.close()
         if self._rotation is not None:
             self._rotation.take_back()
 
@@ -317,10 +303,8 @@ class ONG(DirectionPlugin):
             self._unheld[name].write_gradient(part)
 
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
-        if self._running is not None and self._tape is not None:
-            examples = len(strategy.mb_x)
-            summed = getattr(strategy._criterion, "reduction", "mean") == "sum"
-            self._running.observe(self._tape.factors(examples, 1.0 if summed else examples))
+        if self._running is not None:
+            self._running.read(strategy)
         metric = self._metric if self._running is None else self._running
         if metric is None:
             return None
