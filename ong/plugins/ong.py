@@ -23,19 +23,15 @@ from ong.plugins.directions import DirectionPlugin
 from ong.plugins.eigenbasis import Eigenbasis, why_not
 from ong.plugins.training_fisher import TrainingFisher
 from ong.projection import (
-    DenseRows,
     DirectionKind,
     EuclideanProjection,
-    FactoredRows,
     MetricProjection,
-    NaturalRows,
     Rows,
+    kept_dense,
+    natural_rows,
 )
 
 __all__ = ["ONG"]
-
-_ROTATION_COST = 16
-"""A stored dense number costs about as much time as this many multiplications of a rotation (memory against flops)."""
 
 
 class ONG(DirectionPlugin):
@@ -211,7 +207,7 @@ class ONG(DirectionPlugin):
             height, width = rows.shape
             bases = (height**2 + width**2 + 2 * height * width) * rows.like.element_size()
             dense = count * height * width * rows.like.element_size()
-            total += dense if _kept_dense(count, rows) else count * rows.bytes // len(rows) + bases
+            total += dense if kept_dense(count, rows) else count * rows.bytes // len(rows) + bases
         return total
 
     @property
@@ -352,7 +348,7 @@ class ONG(DirectionPlugin):
     def _consolidate(self, strategy: Any) -> None:
         if self.projection != "none":
             metric = Metric(self._fit(strategy), self._blocks, self.damping) if self.natural else None
-            self._remember(strategy, dict if metric is None else lambda rows: _natural(rows, metric))
+            self._remember(strategy, dict if metric is None else lambda rows: natural_rows(rows, metric))
         if self.metric == "prior":
             self._fit(strategy, into=self.ekfac)
             if self.pull:
@@ -396,19 +392,3 @@ def _padded(anchor: Tensor | None, values: Tensor) -> Tensor:
     padded = values.clone()
     padded[: anchor.shape[0], : anchor.shape[1]] = anchor
     return padded
-
-
-def _kept_dense(count: int, rows: Rows) -> bool:
-    """Return whether multiplying natural gradients out costs less than rotating each vector."""
-    return count * _ROTATION_COST < sum(rows.shape)
-
-
-def _natural(rows: Mapping[str, Rows], metric: Metric) -> dict[str, Rows]:
-    """Return the natural gradients of rows, multiplied out where that is cheaper."""
-    result: dict[str, Rows] = {}
-    for name, part in rows.items():
-        assert isinstance(part, FactoredRows | DenseRows)
-        natural = NaturalRows(part.rotated(metric.blocks[name]), metric.blocks[name])
-        everything = torch.arange(len(part), device=part.like.device)
-        result[name] = DenseRows(natural.dense(everything)) if _kept_dense(len(part), part) else natural
-    return result
