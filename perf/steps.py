@@ -1,7 +1,7 @@
 """What a training step costs: our plugins against Avalanche's Naive in the same in-memory loop, after one task.
 
-A step is the mean over an epoch but for its first, in which the plugin may still prepare (GᵀM⁻¹G); what a task costs
-besides is given beside it. One repeat builds everything anew.
+A step is the mean over an epoch but for its first, in which the plugin may still prepare (GᵀM⁻¹G). What a task costs
+besides is given beside it: its directions, its EKFAC, their preparation, what is worked out from all its inputs. One repeat builds everything anew.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Plugins = Callable[[], list[Any]]
 
 
 class StepTimer(SupervisedPlugin):  # type: ignore[misc]
-    """Seconds from the end of an epoch's first step to the end of the epoch."""
+    """Seconds from the end of an epoch's first step to the end of its last."""
 
     coordinate_free = True
     seconds = 0.0
@@ -34,12 +34,10 @@ class StepTimer(SupervisedPlugin):  # type: ignore[misc]
         self._start: float | None = None
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        now = time.perf_counter()
         if self._start is None:
-            self._start = time.perf_counter()
-
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        assert self._start is not None
-        self.seconds = time.perf_counter() - self._start
+            self._start = now
+        self.seconds = now - self._start
 
 
 def prior(projection: str = "none", directions: int = 100) -> Plugins:

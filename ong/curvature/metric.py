@@ -10,6 +10,7 @@ from torch import Tensor
 from ong.curvature.blocks import Block, Vector
 from ong.curvature.eigenblock import EigenBlock
 from ong.curvature.ekfac import EKFAC
+from ong.curvature.separable import separable
 
 __all__ = ["BlockMetric", "Metric"]
 
@@ -22,13 +23,15 @@ class BlockMetric:
         inputs_basis: U_A, ``[columns, columns]``.
         outputs_basis: U_S, ``[rows, rows]``.
         eigenvalues: Λ, ``[rows, columns]``.
-        scale: λ/(Λ+λ), ``[rows, columns]``, between 0 and 1.
+        scale: λ/(Λ+λ), ``[rows, columns]``, between 0 and 1; or PQᵀ near it.
+        terms: P ``[rows, R]`` and Q ``[columns, R]`` where the scale is PQᵀ.
     """
 
     inputs_basis: Tensor
     outputs_basis: Tensor
     eigenvalues: Tensor
     scale: Tensor
+    terms: tuple[Tensor, Tensor] | None = None
 
     def rotate(self, matrix: Tensor) -> Tensor:
         """Return U_Sᵀ V U_A."""
@@ -50,19 +53,24 @@ class Metric:
         damping: λ.
     """
 
-    def __init__(self, ekfac: EKFAC, blocks: Mapping[str, Block], damping: float) -> None:
+    def __init__(self, ekfac: EKFAC, blocks: Mapping[str, Block], damping: float, tolerance: float = 0.0) -> None:
         """Prepare M⁻¹ for the blocks of a model.
 
         Args:
             ekfac: F; blocks it has never seen count as F = 0, and grown layers as zero on what they gained.
             blocks: the model's blocks.
             damping: λ > 0.
+            tolerance: root mean square relative error that λ/(Λ+λ) may have of a layer where, for it, the matrix can
+                be a sum of few products, see :func:`ong.curvature.separable.separable`; at 0 it is exact. M is this
+                metric then, so whatever is projected in M is as exact as in any other.
 
         Raises:
-            ValueError: damping that is not positive.
+            ValueError: damping that is not positive, or a negative tolerance.
         """
         if not damping > 0:
             raise ValueError(f"damping must be positive, got {damping}")
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance must be at least 0, got {tolerance}")
         self.damping = damping
         self.blocks: dict[str, BlockMetric] = {}
         for name, block in blocks.items():
@@ -70,8 +78,15 @@ class Metric:
             known = ekfac.blocks.get(name) or EigenBlock.zero(*block.shape, like.device)
             eigen = known.grown(*block.shape)
             scale = damping / (eigen.eigenvalues + damping)
+            terms = separable(scale, tolerance)
+            if terms is not None:
+                scale = terms[0] @ terms[1].T
             self.blocks[name] = BlockMetric(
-                eigen.inputs_basis.to(like), eigen.outputs_basis.to(like), eigen.eigenvalues.to(like), scale.to(like)
+                eigen.inputs_basis.to(like),
+                eigen.outputs_basis.to(like),
+                eigen.eigenvalues.to(like),
+                scale.to(like),
+                terms,
             )
 
     def precondition(self, vector: Mapping[str, Tensor], held: Collection[str] = ()) -> Vector:

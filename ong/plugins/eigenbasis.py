@@ -19,15 +19,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ong.curvature import Batch, Block, BlockMetric, Metric, evaluating
+from ong.plugins.coefficients import Coefficients, plain_sgd
 from ong.plugins.holding import Held, release
 from ong.plugins.inputs import WorkedOut, reader_of_inputs
+from ong.projection import FactoredRows, Rows
 from ong.streams import InMemoryLoader
 
 __all__ = ["Eigenbasis", "why_not"]
 
 _PASSIVE = (EvaluationPlugin, Clock, PeriodicEval, InMemoryLoader)
 _LOOKS = ("training_epoch", "training_iteration", "forward", "backward", "update")
-_ROTATED_INPUTS = 2**28  # numbers of a task's rotated inputs that are worth keeping
+_WORKED_OUT = 2**28  # numbers worked out from a task's inputs that are worth keeping
+_AGREEMENT = 1e-3  # relative distance of GᵀM⁻¹g by factors and by the gradient, at a task's first step
 
 
 def why_not(strategy: Any, plugin: Any) -> str | None:
@@ -51,14 +54,28 @@ def why_not(strategy: Any, plugin: Any) -> str | None:
 class _Rotated(Held):
     """What :class:`ong.curvature.Block` asks to read a rotated layer in its original coordinates."""
 
-    def __init__(self, owner: Eigenbasis, block: Block, metric: BlockMetric) -> None:
+    def __init__(self, owner: Eigenbasis, block: Block, metric: BlockMetric, coefficients: Coefficients | None) -> None:
         super().__init__(owner, block.bias is not None)
         self._metric = metric
+        self.coefficients = coefficients
+
+    def __deepcopy__(self, memo: Any) -> Held:
+        copied = super().__deepcopy__(memo)
+        assert isinstance(copied, _Rotated)
+        copied.coefficients = None if self.coefficients is None else self.coefficients.copy()
+        return copied
 
     def values(self, matrix: Tensor) -> Tensor:
-        return self._metric.rotate_back(matrix)
+        """Return W."""
+        own = self.coefficients
+        return self._metric.rotate_back(matrix if own is None else matrix + own.combine(own.values))
 
-    gradient = values
+    def gradient(self, matrix: Tensor) -> Tensor:
+        """Return the gradient, or once it is projected the update."""
+        own = self.coefficients
+        if own is not None and own.step is not None:
+            matrix = matrix - own.combine(own.step)
+        return self._metric.rotate_back(matrix)
 
 
 class _Bases:
@@ -66,47 +83,81 @@ class _Bases:
 
     def __init__(self, metric: BlockMetric, biased: bool) -> None:
         basis = metric.inputs_basis
-        self.width = len(basis) - biased
+        self.columns = len(basis)
+        self.width = self.columns - biased
         self.biased = biased
         self.inputs, self.last = basis[: self.width], basis[-1]
         self.back, self.back_last = self.inputs[:, : self.width].T.contiguous(), self.inputs[:, -1].contiguous()
         self.outputs, self.outputs_back = metric.outputs_basis, metric.outputs_basis.T.contiguous()
 
+    def rotated(self, x: Tensor) -> Tensor:
+        """Return U_Aᵀ[x; 1] for rows x."""
+        return torch.addmm(self.last, x, self.inputs) if self.biased else torch.mm(x, self.inputs)
+
+
+class _Shift:
+    """What coefficients add to a layer's outputs for one batch, before those are rotated back."""
+
+    def __init__(self, coefficients: Coefficients, kernel: Tensor) -> None:
+        self.coefficients, self.kernel = coefficients, kernel
+        self.weighted = coefficients.weighted(kernel)
+        self.cotangents: list[Tensor] = []
+
+    def by_inputs(self, inner: Tensor) -> Tensor:
+        """Return the gradient by the rotated inputs, ``[N, columns]``."""
+        own = self.coefficients
+        return own.weighted(inner @ own.outputs.T) @ own.inputs
+
 
 class _HeldLinear(torch.autograd.Function):
-    """z = U_S [W̃ b̃] U_Aᵀ[x; 1] for rows x: one node of the graph where autograd would lay down seven."""
+    """z = U_S ([W̃ b̃] + Σ_m C_m G̃_m) U_Aᵀ[x; 1] for rows x: one node of the graph where autograd would lay down ten."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, rotated: Tensor | None, weight: Tensor, bias: Tensor | None, bases: _Bases
+        ctx: Any,
+        x: Tensor,
+        rotated: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        bases: _Bases,
+        shift: _Shift | None,
     ) -> Tensor:
         """Take ``[N, in]`` inputs, or ``[N, columns]`` rotated ones with them; return ``[N, out]``."""
         if rotated is None:
-            rotated = torch.addmm(bases.last, x, bases.inputs) if bases.biased else x @ bases.inputs
-        by_weight = rotated[:, : bases.width]
-        ctx.bases = bases
-        ctx.save_for_backward(rotated, weight, bias)
-        inner = by_weight @ weight.T
+            rotated = bases.rotated(x)
+        of_weight = rotated[:, : bases.width]
+        of_bias = rotated[:, -1]  # where there is a bias
+        ctx.bases, ctx.shift = bases, shift
+        ctx.save_for_backward(of_weight, of_bias, weight, bias)
+        inner = nn.functional.linear(of_weight, weight)
         if bias is not None:
-            inner.addcmul_(rotated[:, bases.width :], bias)
-        return inner @ bases.outputs_back
+            inner.addr_(of_bias, bias)
+        if shift is not None:
+            inner.addmm_(shift.weighted, shift.coefficients.outputs)
+        return torch.mm(inner, bases.outputs_back)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rotated, weight, bias = ctx.saved_tensors
+        of_weight, of_bias, weight, bias = ctx.saved_tensors
         bases: _Bases = ctx.bases
-        inner = gradient @ bases.outputs
+        needs_input, _, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
+        inner = torch.mm(gradient, bases.outputs)
         inputs = by_weight = by_bias = None
-        if ctx.needs_input_grad[0]:
-            inputs = (inner @ weight) @ bases.back
+        if needs_input:
+            inputs = torch.mm(torch.mm(inner, weight), bases.back)
             if bias is not None:
-                inputs = inputs.addcmul((inner @ bias)[:, None], bases.back_last)
-        if ctx.needs_input_grad[2]:
-            by_weight = inner.T @ rotated[:, : bases.width]
-        if ctx.needs_input_grad[3]:
-            by_bias = inner.T @ rotated[:, bases.width]
-        return inputs, None, by_weight, by_bias, None
+                inputs.addr_(torch.mv(inner, bias), bases.back_last)
+            if ctx.shift is not None:
+                inputs.addmm_(ctx.shift.by_inputs(inner), bases.inputs.T)
+        if ctx.shift is not None:
+            ctx.shift.cotangents.append(inner)
+        transposed = inner.T
+        if needs_weight:
+            by_weight = torch.mm(transposed, of_weight)
+        if needs_bias:
+            by_bias = torch.mv(transposed, of_bias)
+        return inputs, None, by_weight, by_bias, None, None
 
 
 class Eigenbasis:
@@ -116,14 +167,19 @@ class Eigenbasis:
     numbers, and the layers' ``forward`` rotates inputs and outputs, so that the network's function is unchanged to
     round-off. ``state_dict`` of the model leaves first; :class:`ong.curvature.Block` reads original coordinates.
 
+    In the layer that reads the batch's inputs, what projections in the metric take away may be held apart, in
+    :class:`ong.plugins.coefficients.Coefficients` of M⁻¹G: see :meth:`prepare`.
+
     Attributes:
         names: the layers that are rotated; the others train as they are.
+        first: the layer that gets the batch's inputs as they are, flattened; None where there is none.
         entered: whether the weights are rotated now.
     """
 
-    def __init__(self, model: nn.Module, blocks: Mapping[str, Block], metric: Metric, optimizer: Any) -> None:
-        """Choose the layers; nothing is rotated yet."""
-        self._blocks, self._metric, self._optimizer = blocks, metric, optimizer
+    def __init__(self, strategy: Any, blocks: Mapping[str, Block], metric: Metric) -> None:
+        """Take the layers that can be rotated; nothing is rotated yet, and :meth:`agrees` comes first."""
+        self._model, self._optimizer = strategy.model, strategy.optimizer
+        self._blocks, self._metric, self._batch = blocks, metric, strategy.train_mb_size
         self.names = frozenset(
             name
             for name, block in blocks.items()
@@ -132,23 +188,30 @@ class Eigenbasis:
             and block.weight.dtype == metric.blocks[name].scale.dtype  # not of bfloat16
         )
         self.entered = False
-        self._first: str | None = None
+        self.first: str | None = None
         self._inputs = WorkedOut()
-        self._guard = model.register_state_dict_pre_hook(release)  # type: ignore[no-untyped-call]
+        self._coefficients: Coefficients | None = None
+        self._rows: FactoredRows | None = None  # the first layer's directions, in the eigenbasis
+        self._scales: list[Tensor] = []  # M⁻¹ of the first layer, a tensor a parameter
+        self._checked = self._watching = False
+        self._shifts: list[_Shift] = []  # of the first layer's calls in the strategy's own forward
+        self._guard = self._model.register_state_dict_pre_hook(release)
 
     def enter(self) -> None:
         """Rotate weights and momentum in."""
         if not self.entered:
             for name in self.names:
-                self._turn(name, self._metric.blocks[name].rotate)
-                module = self._blocks[name].module
-                module._ong_held = _Rotated(self, self._blocks[name], self._metric.blocks[name])  # type: ignore[assignment]
-                module.forward = MethodType(self._forward_of(name), module)
+                block, metric = self._blocks[name], self._metric.blocks[name]
+                self._turn(name, metric.rotate)
+                coefficients = self._coefficients if name == self.first else None
+                block.module._ong_held = _Rotated(self, block, metric, coefficients)  # type: ignore[assignment]
+                block.module.forward = MethodType(self._forward_of(name), block.module)
             self.entered = True
 
     def leave(self) -> None:
         """Rotate weights and momentum back."""
         if self.entered:
+            self._fold()
             for name in self.names:
                 module = self._blocks[name].module
                 del module._ong_held, module.forward
@@ -159,6 +222,20 @@ class Eigenbasis:
         """Rotate back for good."""
         self.leave()
         self._guard.remove()
+
+    def _fold(self) -> None:
+        """Put what the coefficients stand for into the rotated weights and their momentum."""
+        own, self._shifts = self._coefficients, []
+        if own is None:
+            return
+        assert self.first is not None
+        values, *momentum = self._groups(self.first)
+        block = self._blocks[self.first]
+        with torch.no_grad():
+            block.scatter(block.matrix(values) + own.combine(own.values), values)
+            for buffers in momentum:
+                block.scatter(block.matrix(buffers) - own.combine(own.velocity), buffers)
+        own.clear()
 
     def _groups(self, name: str) -> list[list[Tensor]]:
         """Return what is rotated of a layer: its parameters, and their momentum where there is any."""
@@ -179,27 +256,45 @@ class Eigenbasis:
                 block.scatter(turn(block.matrix(tensors)), tensors)
 
     def _forward_of(self, name: str) -> Callable[[nn.Linear, Tensor], Tensor]:
-        biased, first = self._blocks[name].bias is not None, name == self._first
+        biased, first = self._blocks[name].bias is not None, name == self.first
         bases = _Bases(self._metric.blocks[name], biased)
 
         def forward(module: nn.Linear, x: Tensor) -> Tensor:
             flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-            rotated = self._inputs.of(x) if first else None
-            z: Tensor = _HeldLinear.apply(flat, rotated, module.weight, module.bias if biased else None, bases)
+            rotated, shift = self._of_inputs(module, x, flat, bases) if first else (None, None)
+            z: Tensor = _HeldLinear.apply(flat, rotated, module.weight, module.bias if biased else None, bases, shift)
             z = z if x.ndim == 2 else z.reshape(*x.shape[:-1], -1)
             return z if biased or module.bias is None else z + module.bias  # a frozen bias is as it was
 
         return forward
 
-    def agrees(self, forward: Callable[[Batch], Tensor], model: nn.Module, batch: Batch) -> bool:
+    def _of_inputs(
+        self, module: nn.Linear, x: Tensor, flat: Tensor, bases: _Bases
+    ) -> tuple[Tensor | None, _Shift | None]:
+        """Return the first layer's rotated inputs, where they are known, and what its coefficients add."""
+        held: Any = module._ong_held
+        own: Coefficients | None = held.coefficients
+        ready = self._inputs.of(x)
+        rotated, kernel = None, None
+        if ready is not None:
+            rotated, kernel = ready[:, : bases.columns], ready[:, bases.columns :]  # no columns where κ did not fit
+        if own is None:
+            return rotated, None
+        with torch.no_grad():
+            rotated = bases.rotated(flat) if rotated is None else rotated
+            shift = _Shift(own, kernel if kernel is not None and len(kernel.T) else own.kernel(rotated))
+        if self._watching and own is self._coefficients:
+            self._shifts.append(shift)
+        return rotated, shift
+
+    def agrees(self, forward: Callable[[Batch], Tensor], batch: Batch) -> bool:
         """Return whether the model's outputs are the same in both coordinates.
 
-        They are not when its code reads a layer's weights itself. On the way the layer is found that gets the batch's
-        inputs as they are, flattened.
+        They are not when its code reads a layer's weights itself. On the way the first layer is found.
         """
-        with evaluating(model), torch.no_grad():
+        with evaluating(self._model), torch.no_grad():
             modules = {name: self._blocks[name].module for name in self.names}
-            expected, self._first = reader_of_inputs(modules, forward, batch)
+            expected, self.first = reader_of_inputs(modules, forward, batch)
             exact = self._held_tensors()
             copies = [tensor.clone() for tensor in exact]
             self.enter()
@@ -210,25 +305,107 @@ class Eigenbasis:
         scale = expected.abs().max().clamp_min(1)
         return bool((found - expected).abs().max() <= 1e-3 * scale)
 
-    def rotate_inputs(self, strategy: Any) -> Any:
-        """Return a loader whose batches bring the first layer's rotated inputs along, see :class:`WorkedOut`.
+    def prepare(self, strategy: Any, directions: Mapping[str, Rows]) -> Any:
+        """Work out what the first layer needs of a task's inputs.
 
-        The strategy's own comes back where no layer takes the inputs as they are too.
+        With directions its projections are held in coefficients from now on, where that is exact (the metric's scale is
+        a sum of R products, so that M⁻¹G_m has R factors, and the optimizer is plain SGD) and costs less than two
+        products with the directions.
+
+        Args:
+            strategy: the strategy, with its loader.
+            directions: G in the eigenbasis, where updates are projections off them in the metric; or nothing.
+
+        Returns:
+            A loader whose batches bring along the layer's rotated inputs, and their κ, see
+            :class:`ong.plugins.inputs.WorkedOut`; the strategy's own where no layer takes the inputs as they are.
         """
-        if self._first is None:
+        if self.first is None:
             return strategy.dataloader
-        block, basis = self._blocks[self._first], self._metric.blocks[self._first].inputs_basis
+        metric, width = self._metric.blocks[self.first], self._blocks[self.first].shape[1]
+        rows = directions.get(self.first)
+        self._coefficients = None
+        if isinstance(rows, FactoredRows) and rows.inputs.shape[1] == 1 and metric.terms is not None:
+            own = Coefficients(rows.scaled(metric.terms))
+            once = self._inputs.fits(strategy, width + len(own), _WORKED_OUT)
+            if self._worth(len(own) // len(rows), strategy.train_epochs if once else 1):
+                self._coefficients, self._rows, self._checked = own, rows, False
+                self._scales = self._blocks[self.first].split(metric.scale)
+                width += len(own) if once else 0
+        bases = _Bases(metric, self._blocks[self.first].bias is not None)
 
-        def rotated(x: Tensor) -> Tensor:
-            x = x.to(basis)
-            return torch.addmm(basis[-1], x, basis[:-1]) if block.bias is not None else x @ basis
+        def work(x: Tensor) -> Tensor:
+            rotated = bases.rotated(x.to(bases.inputs))
+            own = self._coefficients
+            return rotated if own is None or width == bases.columns else torch.cat([rotated, own.kernel(rotated)], 1)
 
-        return self._inputs.enrich(strategy, rotated, block.shape[1], _ROTATED_INPUTS)
+        return self._inputs.enrich(strategy, work, width, _WORKED_OUT)
+
+    def _worth(self, terms: int, uses: int) -> bool:
+        """Return whether a step in coefficients multiplies less than two products with the directions."""
+        assert self.first is not None
+        block = self._blocks[self.first]
+        height, width = block.shape
+        cheaper: bool = self._batch * terms * (width / uses + 2 * height) < 2 * height * width
+        return cheaper and plain_sgd(self._optimizer, block.parameters)
 
     def offer(self, strategy: Any) -> None:
-        """Have the batch's rotated inputs ready for the next forward."""
+        """Have what was worked out for the batch ready, and take the next forward for the strategy's own."""
         self._inputs.offer(strategy)
+        if self._coefficients is not None:
+            self._watching, self._shifts = True, []
+            self._coefficients.step = None
 
     def take_back(self) -> None:
         """The strategy's own forward is over."""
+        self._watching = False
         self._inputs.take_back()
+
+    def products(self) -> Tensor | None:
+        """Return the first layer's part of GᵀM⁻¹g, ``[M]``, where its projections are held in coefficients.
+
+        None where they are not; and from now on they are not where the batch's own factors do not make up the gradient:
+        the layer was called more or less than once, took no part, or (as the first step shows) something else adds to
+        its gradient.
+        """
+        if self._coefficients is None:
+            return None
+        found = self._own_products(self._coefficients)
+        if found is None:
+            self.let_go()
+        return found
+
+    def _own_products(self, own: Coefficients) -> Tensor | None:
+        assert self.first is not None
+        assert self._rows is not None
+        block = self._blocks[self.first]
+        if len(self._shifts) != 1 or len(self._shifts[0].cotangents) != 1:
+            return None
+        if any(parameter.grad is None for parameter in block.parameters):
+            return None
+        found = own.products(self._shifts[0].kernel, self._shifts[0].cotangents[0])
+        if not self._checked:
+            expected = self._rows.dot(self._metric.blocks[self.first].scale * block.gradient(held=True))
+            if not (found - expected).norm() <= _AGREEMENT * expected.norm():
+                return None
+            self._checked = True
+        return found
+
+    def let_go(self) -> None:
+        """Hold nothing in coefficients any more."""
+        self._fold()
+        self._coefficients = None
+        if self.entered and self.first is not None:
+            held: Any = self._blocks[self.first].module._ong_held
+            held.coefficients = None
+
+    def move(self, step: Tensor) -> None:
+        """Put M⁻¹g into the first layer's gradient, and let the coefficients follow SGD with c."""
+        assert self.first is not None
+        assert self._coefficients is not None
+        block = self._blocks[self.first]
+        assert block.weight is not None
+        for parameter, scale in zip(block.parameters, self._scales, strict=True):
+            assert parameter.grad is not None
+            parameter.grad.mul_(scale)
+        self._coefficients.follow(step, self._optimizer, block.weight)

@@ -53,6 +53,19 @@ class WorkedOut:
         self._inputs: Tensor | None = None
         self._column: Tensor | None = None
 
+    @staticmethod
+    def fits(strategy: Any, width: int, most: int) -> bool:
+        """Return whether the column can be: the strategy takes its batches from memory, and in the usual way.
+
+        Args:
+            strategy: the strategy, with its loader.
+            width: of the column.
+            most: numbers the column may have.
+        """
+        loader = strategy.dataloader
+        own_way = type(strategy).training_epoch is not SGDUpdate.training_epoch
+        return type(loader) is TensorLoader and not own_way and loader.rows * width <= most
+
     def enrich(self, strategy: Any, work: Callable[[Tensor], Tensor], width: int, most: int) -> Any:
         """Return a loader that brings the column along.
 
@@ -63,12 +76,10 @@ class WorkedOut:
             most: numbers the column may have.
 
         Returns:
-            The same loader where the data do not lie in memory, the column would be too large, or the strategy goes
-            through its batches in a way of its own.
+            The same loader where the column does not fit, see :meth:`fits`.
         """
         loader, self._loader = strategy.dataloader, None
-        own_way = type(strategy).training_epoch is not SGDUpdate.training_epoch
-        if type(loader) is not TensorLoader or own_way or loader.rows * width > most:
+        if not self.fits(strategy, width, most):
             return loader
         inputs = loader.columns[0]
         column = torch.cat([work(inputs[start : start + 4096].flatten(1)) for start in range(0, len(inputs), 4096)])

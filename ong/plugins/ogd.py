@@ -126,15 +126,12 @@ class OGD(DirectionPlugin):
             if first is None or still or not self.memory.rows.keys() <= self._blocks.keys():
                 shadow.leave()  # G is restricted to what moves: two products with the memory, in the original weights
             else:
-                assert projection is not None
-                assert projection.solver is not None
-                rows = {name: rows for name, rows in self.memory.rows.items() if name != shadow.name}
-                others = {name: self._blocks[name].gradient(held=True) for name in rows}
-                against = torch.stack([first, *(part.dot(others[name]) for name, part in rows.items())]).sum(0)
-                step = projection.solver.solve(against)
+                assert isinstance(projection, EuclideanProjection)
+                others = {n: self._blocks[n].gradient(held=True) for n in self.memory.rows if n != shadow.name}
+                update, step = projection.beside(others, first)
                 shadow.move(step)
-                for name, part in rows.items():
-                    self._blocks[name].write_gradient(others[name] - part.combine(step))
+                for name, part in update.items():
+                    self._blocks[name].write_gradient(part)
                 return
         super()._rewrite(strategy)
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ong.curvature import (
     EKFAC,
-    Block,
     FisherType,
     Metric,
     Unsupported,
@@ -21,6 +20,7 @@ from ong.errors import UnknownNameError
 from ong.plugins.base import draw_examples, forward_of
 from ong.plugins.directions import DirectionPlugin
 from ong.plugins.eigenbasis import Eigenbasis, why_not
+from ong.plugins.preconditioning import Preconditioner
 from ong.plugins.training_fisher import TrainingFisher
 from ong.projection import (
     DirectionKind,
@@ -75,6 +75,7 @@ class ONG(DirectionPlugin):
         directions_per_task: int = 100,
         max_directions: int | None = None,
         max_bytes: int | None = None,
+        scale_tolerance: float = 0.05,
         refresh_every: int = 50,
         running: bool = False,
         pull: float = 0.0,
@@ -97,6 +98,10 @@ class ONG(DirectionPlugin):
             directions_per_task: examples of a finished task whose directions are stored.
             max_directions: most directions kept; past it the most independent ones stay.
             max_bytes: most bytes of directions kept, likewise (neither their Gram nor the EKFAC counted).
+            scale_tolerance: root mean square relative error that M⁻¹ may have, entry by entry in its eigenbasis, to be
+                a sum of few products there (``projection="metric"`` only); it is far below the noise of an EKFAC, the
+                projection is exact in the metric so obtained, and steps with many directions and their Gram cost a
+                fraction. 0 keeps λ(F+λ)⁻¹ as it is. See :class:`ong.curvature.Metric`.
             refresh_every: steps between refreshes of the current task's EKFAC.
             running: take the current task's EKFAC from training's own passes, see :class:`ong.curvature.RunningEKFAC`:
                 the empirical Fisher of the last ``fisher_examples`` examples, leading eigenpairs every
@@ -137,6 +142,8 @@ class ONG(DirectionPlugin):
         ):
             if count < 1:
                 raise ValueError(f"{what} must be at least 1, got {count}")
+        if not scale_tolerance >= 0:
+            raise ValueError(f"scale_tolerance must be at least 0, got {scale_tolerance}")
         if pull < 0 or (pull and metric != "prior"):
             raise ValueError(f"pull must be at least 0 and needs metric='prior', got {pull} with metric='{metric}'")
         if running and (metric != "current" or fisher != "empirical" or projection == "metric"):
@@ -149,6 +156,7 @@ class ONG(DirectionPlugin):
         self.metric, self.projection, self.fisher = metric, projection, fisher
         self.natural = memory == "natural"
         self.damping, self.pull = damping, pull
+        self.scale_tolerance = scale_tolerance
         self.fisher_examples, self.fisher_samples = fisher_examples, fisher_samples
         self.refresh_every, self.running = refresh_every, running
         self.eigenbasis = eigenbasis
@@ -157,8 +165,7 @@ class ONG(DirectionPlugin):
         self._anchor: dict[str, Tensor] = {}
         self._anchor_held: dict[str, Tensor] = {}  # the anchor in the eigenbasis of the task in training
         self._metric: Metric | None = None
-        self._scales: list[tuple[Tensor, Tensor]] = []  # held parameters and their M⁻¹, where updates take no more
-        self._unheld: dict[str, Block] = {}
+        self._preconditioner: Preconditioner | None = None  # where updates take no more
         self._rotation: Eigenbasis | None = None
         self._running: TrainingFisher | None = None
         self._running_state: dict[str, Any] | None = None
@@ -181,10 +188,12 @@ class ONG(DirectionPlugin):
             self._use(self.ekfac, strategy)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Prepare the task, and rotate the inputs of the experience where its metric stays."""
+        """Prepare the task, and what is worked out once from its inputs where its metric stays."""
         super().before_training_exp(strategy, **kwargs)
         if self._rotation is not None and self.metric == "prior":
-            strategy.dataloader = self._rotation.rotate_inputs(strategy)
+            plain = isinstance(self._projection, MetricProjection) and not self.pull
+            directions = self._projection.memory.rows if plain and self._projection is not None else {}
+            strategy.dataloader = self._rotation.prepare(strategy, directions)
 
     def _why_plain(self, strategy: Any) -> str | None:
         if not self.eigenbasis:
@@ -217,21 +226,19 @@ class ONG(DirectionPlugin):
     def _use(self, ekfac: EKFAC, strategy: Any) -> None:
         """Take a metric: rotate weights and directions into its eigenbasis, where that is allowed."""
         self._leave()
-        self._metric = Metric(ekfac, self._blocks, self.damping)
+        tolerance = self.scale_tolerance if self.projection == "metric" else 0.0
+        self._metric = Metric(ekfac, self._blocks, self.damping, tolerance)
         if self.plain_because is None:
-            rotation = Eigenbasis(strategy.model, self._blocks, self._metric, strategy.optimizer)
+            rotation = Eigenbasis(strategy, self._blocks, self._metric)
             batch = draw_examples(strategy, 8, torch.Generator().manual_seed(0))[0]
-            if rotation.agrees(lambda part: forward_of(strategy, part), strategy.model, batch):
+            if rotation.agrees(lambda part: forward_of(strategy, part), batch):
                 self._rotation = rotation
             else:
                 rotation.close()
                 self.plain_because = "the model's code reads the weights of its layers itself"
         held = self._held
-        self._unheld = {name: block for name, block in self._blocks.items() if name not in held}
         if not self.pull and (self.projection == "none" or not len(self.memory)):
-            for name in held:
-                parts = self._blocks[name].split(self._metric.blocks[name].scale)
-                self._scales += zip(self._blocks[name].parameters, parts, strict=True)
+            self._preconditioner = Preconditioner(self._blocks, self._metric, held)
         if len(self.memory) and self.projection == "metric":
             self._projection = MetricProjection(self.memory, self._metric, held)
         elif len(self.memory) and self.projection == "euclidean" and held:
@@ -245,8 +252,8 @@ class ONG(DirectionPlugin):
     def _leave(self) -> None:
         if self._rotation is not None:
             self._rotation.close()
-            self._rotation = None
-            self._anchor_held, self._scales = {}, []
+        self._rotation = self._preconditioner = None
+        self._anchor_held = {}
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Refresh the current task's EKFAC when it is due, and go into the eigenbasis."""
@@ -287,16 +294,29 @@ class ONG(DirectionPlugin):
         super().after_training_exp(strategy, **kwargs)
 
     def _rewrite(self, strategy: Any) -> None:
-        if not self._scales:
+        if self._preconditioner is not None:
+            self._preconditioner()
+        elif not self._step_in_coefficients():
             super()._rewrite(strategy)
-            return
-        assert self._metric is not None
-        for parameter, scale in self._scales:  # in the eigenbasis the whole update is an elementwise scale
-            if parameter.grad is not None:
-                parameter.grad.mul_(scale)
-        rest = {name: block.gradient() for name, block in self._unheld.items() if block.has_gradient}
-        for name, part in self._metric.precondition(rest).items():
-            self._unheld[name].write_gradient(part)
+
+    def _step_in_coefficients(self) -> bool:
+        """Take the step where the first layer's projections are held in coefficients; say whether it was taken."""
+        rotation, projection = self._rotation, self._projection
+        products = rotation.products() if rotation is not None else None
+        if products is None or rotation is None:
+            return False
+        assert isinstance(projection, MetricProjection)
+        assert rotation.first is not None
+        moving = {name for name, block in self._blocks.items() if block.has_gradient}
+        if not projection.memory.rows.keys() <= moving:
+            rotation.let_go()  # G is restricted to what moves
+            return False
+        others = {name: self._blocks[name].gradient(held=True) for name in moving - {rotation.first}}
+        update, step = projection.beside(others, products)
+        rotation.move(step)
+        for name, part in update.items():
+            self._blocks[name].write_gradient(part)
+        return True
 
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
         if self._running is not None:

@@ -1,15 +1,9 @@
 """OGD steps in the coefficients of the stored directions, for the layer that reads the inputs.
 
-With a stored gradient δ_m a_mᵀ of that layer, a batch of inputs x_b and κ_mb = a_mᵀx_b, nothing in a step needs a
-vector of the layer's size but its own gradient:
-
-    (Gᵀg)_m = Σ_b κ_mb δ_mᵀδ_b + (the other layers),      (G C)x_b = Σ_m C_m κ_mb δ_m.
-
-So the layer keeps W_held, which plain SGD moves along g, and the coefficients C of what the projections took away:
+The layer keeps W_held, which plain SGD moves along g, and the coefficients C of what the projections took away, see
+:mod:`ong.plugins.coefficients`:
 
     W = W_held + Σ_m C_m δ_m a_mᵀ,      C ← C + lr·c,      c = (GᵀG)⁺Gᵀg.
-
-κ does not change within a task: where the data lie in memory it is worked out once.
 """
 
 from __future__ import annotations
@@ -22,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ong.curvature import Batch, Block, evaluating
+from ong.plugins.coefficients import Coefficients, plain_sgd
 from ong.plugins.holding import Held, release
 from ong.plugins.inputs import WorkedOut, reader_of_inputs
 from ong.projection import DirectionMemory, FactoredRows
@@ -32,39 +27,27 @@ _AGREEMENT = 1e-3  # relative distance of Gᵀg by factors and by the gradient, 
 _KERNEL = 2**26  # numbers of a task's κ that are worth keeping
 
 
-class _Coefficients(Held):
-    """What the layer carries: its directions, and C. A copy of the module has a C of its own."""
+class _Held(Held):
+    """What the layer carries. A copy of the module has a C of its own."""
 
-    def __init__(self, owner: Shadow, block: Block, rows: FactoredRows) -> None:
+    def __init__(self, owner: Shadow, block: Block, coefficients: Coefficients) -> None:
         super().__init__(owner, block.bias is not None)
-        self.inputs, self.outputs = rows.inputs[:, 0], rows.outputs[:, 0]
-        self.coefficients = self.inputs.new_zeros(len(self.inputs))
-        self.velocity = torch.zeros_like(self.coefficients)  # of SGD with momentum
-        self.step: Tensor | None = None  # c, from the moment it is known to the next batch
+        self.coefficients = coefficients
 
     def __deepcopy__(self, memo: Any) -> Held:
         copied = super().__deepcopy__(memo)
-        assert isinstance(copied, _Coefficients)
-        copied.coefficients, copied.velocity = self.coefficients.clone(), self.velocity.clone()
+        assert isinstance(copied, _Held)
+        copied.coefficients = self.coefficients.copy()
         return copied
-
-    def combine(self, coefficients: Tensor) -> Tensor:
-        """Return Σ_m c_m δ_m a_mᵀ."""
-        return (self.outputs * coefficients[:, None]).T @ self.inputs
 
     def values(self, matrix: Tensor) -> Tensor:
         """Return W."""
-        return matrix + self.combine(self.coefficients)
+        return matrix + self.coefficients.combine(self.coefficients.values)
 
     def gradient(self, matrix: Tensor) -> Tensor:
         """Return the gradient, or once it is projected the update."""
-        return matrix if self.step is None else matrix - self.combine(self.step)
-
-    def kernel(self, x: Tensor) -> Tensor:
-        """Return κᵀ ``[N, M]`` for inputs ``[N, in]``."""
-        width = x.shape[1]
-        products = x @ self.inputs[:, :width].T
-        return products + self.inputs[:, width] if self.inputs.shape[1] > width else products
+        step = self.coefficients.step
+        return matrix if step is None else matrix - self.coefficients.combine(step)
 
 
 class Shadow:
@@ -81,7 +64,8 @@ class Shadow:
     def __init__(self, model: nn.Module, block: Block, rows: FactoredRows, optimizer: torch.optim.SGD) -> None:
         """Take a layer's stored gradients, of one position each."""
         self.name, self._block, self._optimizer = block.name, block, optimizer
-        self._held = _Coefficients(self, block, rows)
+        self._coefficients = Coefficients(rows)
+        self._held = _Held(self, block, self._coefficients)
         self._entered = self._watching = self._checked = False
         self._rows, self._inputs = rows, WorkedOut()
         self._calls = 0  # of the layer in the strategy's own forward
@@ -101,7 +85,7 @@ class Shadow:
         modules = {name: block.module for name, block in blocks.items() if _suits(block, memory)}
         with evaluating(strategy.model), torch.no_grad():
             _, name = reader_of_inputs(modules, forward, batch)
-        if name is None or not _plain_sgd(strategy.optimizer, blocks[name]):
+        if name is None or not plain_sgd(strategy.optimizer, blocks[name].parameters):
             return None
         rows, (height, width) = memory.rows[name], blocks[name].shape
         assert isinstance(rows, FactoredRows)
@@ -115,19 +99,18 @@ class Shadow:
 
     def _agrees(self, forward: Callable[[Batch], Tensor], model: nn.Module, batch: Batch) -> bool:
         """Return whether W_held and C are as good as W; not where the model's code reads the weights itself."""
-        block, held = self._block, self._held
+        block, own = self._block, self._coefficients
         exact = block.values(held=True)
         generator = torch.Generator().manual_seed(0)
-        held.coefficients += torch.randn(len(held.coefficients), generator=generator).to(held.coefficients)
-        scale = exact.norm() / held.combine(held.coefficients).norm().clamp_min(1e-30)
-        held.coefficients *= scale
+        own.values += torch.randn(len(own.values), generator=generator).to(own.values)
+        own.values *= exact.norm() / own.combine(own.values).norm().clamp_min(1e-30)
         with evaluating(model), torch.no_grad():
-            block.scatter(held.values(exact), list(block.parameters))
+            block.scatter(self._held.values(exact), list(block.parameters))
             expected = forward(batch)
             block.scatter(exact, list(block.parameters))
             self.enter()
             found = forward(batch)
-            held.coefficients.zero_()
+            own.clear()
             self.leave()
             block.scatter(exact, list(block.parameters))
         return bool((found - expected).abs().max() <= 1e-3 * expected.abs().max().clamp_min(1))
@@ -144,16 +127,15 @@ class Shadow:
         """Put W, and the momentum that belongs to it, into the parameters."""
         if not self._entered:
             return
-        module, block, held = self._block.module, self._block, self._held
+        module, block, own = self._block.module, self._block, self._coefficients
         with torch.no_grad():
             block.scatter(block.values(), list(block.parameters))
             states = [self._optimizer.state.get(parameter, {}) for parameter in block.parameters]
             buffers = [state.get("momentum_buffer") for state in states]
             if all(isinstance(buffer, Tensor) for buffer in buffers):
-                block.scatter(block.matrix(buffers) - held.combine(held.velocity), buffers)
-        held.coefficients.zero_()
-        held.velocity.zero_()
-        held.step = self._seen = None
+                block.scatter(block.matrix(buffers) - own.combine(own.velocity), buffers)
+        own.clear()
+        self._seen = None
         del module._ong_held, module.forward
         self._entered = False
 
@@ -168,8 +150,9 @@ class Shadow:
             flat = x.reshape(-1, x.shape[-1])
             own = self._watching and held is self._held and not x.requires_grad
             ready = self._inputs.of(x) if own else None
-            kernel = held.kernel(flat) if ready is None else ready
-            shift = (kernel * held.coefficients) @ held.outputs
+            coefficients = held.coefficients
+            kernel = coefficients.kernel(flat) if ready is None else ready
+            shift = coefficients.weighted(kernel) @ coefficients.outputs
             z: Tensor = nn.functional.linear(flat, module.weight, module.bias) + shift
             if own and z.requires_grad:
                 cotangents: list[Tensor] = []
@@ -182,13 +165,13 @@ class Shadow:
 
     def enrich(self, strategy: Any) -> Any:
         """Return a loader whose batches bring κ along, see :class:`ong.plugins.inputs.WorkedOut`."""
-        like = self._held.inputs
-        return self._inputs.enrich(strategy, lambda x: self._held.kernel(x.to(like)), len(like), _KERNEL)
+        own = self._coefficients
+        return self._inputs.enrich(strategy, lambda x: own.kernel(x.to(own.inputs)), len(own), _KERNEL)
 
     def watch(self, strategy: Any) -> None:
         """Take the next forward for the strategy's own."""
         self._watching, self._calls = True, 0
-        self._seen = self._held.step = None
+        self._seen = self._coefficients.step = None
         self._inputs.offer(strategy)
 
     def look_away(self) -> None:
@@ -207,7 +190,7 @@ class Shadow:
         kernel, cotangents = self._seen
         if len(cotangents) != 1:
             return None
-        found = (cotangents[0] @ self._held.outputs.T).mul_(kernel).sum(0)
+        found = self._coefficients.products(kernel, cotangents[0])
         if not self._checked:
             expected = self._rows.dot(self._block.gradient(held=True))
             if not (found - expected).norm() <= _AGREEMENT * expected.norm():
@@ -216,14 +199,9 @@ class Shadow:
         return found
 
     def move(self, step: Tensor) -> None:
-        """Let C follow SGD: with c for the gradient, the same rate and momentum as the layer's."""
-        held = self._held
-        held.step = step
-        (group,) = [g for g in self._optimizer.param_groups if any(p is self._block.weight for p in g["params"])]
-        if group["momentum"]:
-            held.velocity.mul_(group["momentum"]).add_(step)
-            step = step + group["momentum"] * held.velocity if group["nesterov"] else held.velocity
-        held.coefficients.add_(step, alpha=float(group["lr"]))
+        """Let C follow SGD, with c for the gradient."""
+        assert self._block.weight is not None
+        self._coefficients.follow(step, self._optimizer, self._block.weight)
 
 
 def _suits(block: Block, memory: DirectionMemory) -> bool:
@@ -234,15 +212,4 @@ def _suits(block: Block, memory: DirectionMemory) -> bool:
         and isinstance(rows, FactoredRows)
         and rows.inputs.shape[1] == 1
         and rows.inputs.dtype == block.weight.dtype
-    )
-
-
-def _plain_sgd(optimizer: Any, block: Block) -> bool:
-    """Return whether both parameters move by one rate along gradients that nothing is added to."""
-    homes = [g for g in optimizer.param_groups for p in g["params"] if any(p is own for own in block.parameters)]
-    group = homes[0] if homes else {}
-    return (
-        len(homes) == len(block.parameters)
-        and all(home is group for home in homes)
-        and not (group["weight_decay"] or group["dampening"] or group["maximize"])
     )

@@ -92,9 +92,10 @@ class DirectionMemory:
             chosen._gram = self._gram[kept][:, kept]
         return chosen
 
-    def dot(self, vector: Mapping[str, Tensor]) -> Tensor:
-        """Return Gᵀv, ``[M]``, for v a matrix a block."""
-        return torch.stack([rows.dot(vector[name]) for name, rows in self.rows.items()]).sum(0)
+    def dot(self, vector: Mapping[str, Tensor], others: Tensor | None = None) -> Tensor:
+        """Return Gᵀv, ``[M]``, for v a matrix a block; ``others`` is what blocks beside the memory's add to it."""
+        parts = [rows.dot(vector[name]) for name, rows in self.rows.items()]
+        return torch.stack(parts if others is None else [*parts, others]).sum(0)
 
     def combine(self, coefficients: Tensor) -> Vector:
         """Return G c for c ``[M]``; blocks that no direction touches are absent."""
@@ -122,11 +123,20 @@ class DirectionMemory:
         return self._gram
 
     def gram_in(self, metric: Metric) -> Tensor:
-        """Return GᵀM⁻¹G, ``[M, M]`` float64, for a memory that is :meth:`rotated` into the metric's eigenbasis."""
+        """Return GᵀM⁻¹G, ``[M, M]`` float64, for a memory that is :meth:`rotated` into the metric's eigenbasis.
+
+        Where the metric's scale is Σ_r p_r q_rᵀ it is Σ_r (A diag(q_r) Aᵀ)∘(D diag(p_r) Dᵀ); else the rows are
+        multiplied out.
+        """
         total = _like(self.rows).new_zeros(self.count, self.count, dtype=torch.float64)
         for name, rows in self.rows.items():
             assert isinstance(rows, FactoredRows | DenseRows)
-            scale = metric.blocks[name].scale
+            scale, terms = metric.blocks[name].scale, metric.blocks[name].terms
+            if terms is not None and isinstance(rows, FactoredRows) and rows.inputs.shape[1] == 1:
+                a, d = rows.inputs[:, 0].double(), rows.outputs[:, 0].double()
+                for p, q in zip(terms[0].T, terms[1].T, strict=True):
+                    total += ((a * q) @ a.T) * ((d * p) @ d.T)
+                continue
             for indices in _chunks(rows, 0):
                 start = int(indices[0])  # what lies before it is known by symmetry
                 total[indices, start:] += rows.tail(start).dot(scale * rows.dense(indices)).double()

@@ -34,10 +34,30 @@ class EuclideanProjection:
         """Return the projected vector."""
         if not self.memory.rows.keys() <= vector.keys():
             return self._off(vector)(vector)
+        return self._step(self.memory, vector)[0]
+
+    def beside(self, vector: Mapping[str, Tensor], products: Tensor) -> tuple[Vector, Tensor]:
+        """Project blocks of a vector whose other blocks are projected elsewhere.
+
+        Args:
+            vector: g over some blocks.
+            products: Gᵀg of all other blocks, ``[M]``.
+
+        Returns:
+            The projected blocks, and c = (GᵀG)⁺Gᵀg.
+        """
+        update, step = self._step(self.memory.restricted(vector), vector, products)
+        assert step is not None
+        return update, step
+
+    def _step(
+        self, memory: DirectionMemory, vector: Mapping[str, Tensor], products: Tensor | None = None
+    ) -> tuple[Vector, Tensor | None]:
         if self.solver is None:
-            return dict(vector)
-        shadow = self.memory.combine(self.solver.solve(self.memory.dot(vector)))
-        return {name: part - shadow[name] if name in shadow else part for name, part in vector.items()}
+            return dict(vector), None
+        step = self.solver.solve(memory.dot(vector, products))
+        shadow = memory.combine(step)
+        return {name: part - shadow[name] if name in shadow else part for name, part in vector.items()}, step
 
     def captured(self, vector: Mapping[str, Tensor]) -> float:
         """Return ‖Q_Gᵀv‖/‖v‖, the share of a vector that lies in span G (the leak of an update)."""
@@ -85,24 +105,47 @@ class MetricProjection:
 
     def __call__(self, vector: Mapping[str, Tensor]) -> Vector:
         """Return the update."""
+        return self._step(vector)[0]
+
+    def beside(self, vector: Mapping[str, Tensor], products: Tensor) -> tuple[Vector, Tensor]:
+        """Update blocks whose others are updated elsewhere.
+
+        Args:
+            vector: g over some blocks.
+            products: GᵀM⁻¹g of all other blocks, ``[M]``.
+
+        Returns:
+            The update of the blocks, and c = (GᵀM⁻¹G)⁺GᵀM⁻¹g.
+        """
+        update, step = self._step(vector, products)
+        assert step is not None
+        return update, step
+
+    def _step(self, vector: Mapping[str, Tensor], products: Tensor | None = None) -> tuple[Vector, Tensor | None]:
         blocks = {name: block for name, block in self.metric.blocks.items() if name in vector}
         update = {
             name: block.scale * (vector[name] if name in self.held else block.rotate(vector[name]))
             for name, block in blocks.items()
         }
         moving = frozenset(self.memory.rows.keys() & blocks.keys())
-        if moving:
-            solver, memory = self._solver(moving), self._restricted[moving]
-            shadow = memory.combine(solver.solve(memory.dot(update)))
-            for name, part in shadow.items():
+        step = None
+        if moving or products is not None:
+            memory = self._part(moving)
+            solver = self._solver(moving if products is None else frozenset(self.memory.rows))
+            step = solver.solve(memory.dot(update, products))
+            for name, part in memory.combine(step).items():
                 update[name].addcmul_(blocks[name].scale, part, value=-1)
         return {
             name: update[name] if name in self.held else block.rotate_back(update[name])
             for name, block in blocks.items()
-        }
+        }, step
+
+    def _part(self, names: frozenset[str]) -> DirectionMemory:
+        if names not in self._restricted:
+            self._restricted[names] = self.memory.restricted(names)
+        return self._restricted[names]
 
     def _solver(self, names: frozenset[str]) -> GramSolver:
         if names not in self._solvers:
-            self._restricted[names] = self.memory.restricted(names)
-            self._solvers[names] = GramSolver(self._restricted[names].gram_in(self.metric))
+            self._solvers[names] = GramSolver(self._part(names).gram_in(self.metric))
         return self._solvers[names]

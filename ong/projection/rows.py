@@ -124,6 +124,11 @@ class FactoredRows:
         """Return U_Sᵀ G_m U_A, still as factors."""
         return FactoredRows(self.inputs @ metric.inputs_basis, self.outputs @ metric.outputs_basis)
 
+    def scaled(self, terms: tuple[Tensor, Tensor]) -> FactoredRows:
+        """Return PQᵀ ∘ G_m, as factors of T · R positions: Σ_r (p_r∘δ)(q_r∘a)ᵀ."""
+        p, q = (factor.T[:, None].to(self.inputs) for factor in terms)  # [R, 1, rows], [R, 1, columns]
+        return FactoredRows((self.inputs[:, None] * q).flatten(1, 2), (self.outputs[:, None] * p).flatten(1, 2))
+
     def tail(self, start: int) -> FactoredRows:
         """Return the rows from ``start`` on."""
         return FactoredRows(self.inputs[start:], self.outputs[start:])

@@ -59,7 +59,7 @@ class Segments:
         rows = index if self.rows is None else self.rows[index]
         first = self.parts[0]
         if len(self.parts) == 1:
-            return first[rows.to(first.device)]
+            return first.index_select(0, rows.to(first.device))  # copies whole rows, where indexing takes numbers
         gathered = first.new_empty((len(rows), *first.shape[1:]))
         part_of_row = torch.bucketize(rows, self._ends, right=True)
         for number, part in enumerate(self.parts):
@@ -142,13 +142,12 @@ class TensorLoader:
         for start in range(0, stop, step):
             rows = slice(start, min(start + step, stop))
             index = rows if order is None else order[rows]
-            chunks = [column[_on_device(index, column)] for column in self.columns]
+            chunks = [_taken(column, index) for column in self.columns]
             for first in range(0, rows.stop - start, self.batch_size):
                 yield [chunk[first : first + self.batch_size] for chunk in chunks]
 
 
-def _on_device(index: slice | torch.Tensor, column: torch.Tensor | Segments) -> slice | torch.Tensor:
-    """Return the index where ``column`` can use it."""
+def _taken(column: torch.Tensor | Segments, index: slice | torch.Tensor) -> torch.Tensor:
     if isinstance(index, torch.Tensor) and isinstance(column, torch.Tensor):
-        return index.to(column.device)
-    return index
+        return column.index_select(0, index.to(column.device))
+    return column[index]

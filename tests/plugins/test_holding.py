@@ -16,6 +16,7 @@ from nets import mlp
 from torch import Tensor, nn
 
 from ong.plugins import OGD, ONG
+from ong.plugins.coefficients import Coefficients
 from ong.plugins.shadow import Shadow
 from ong.streams import InMemoryLoader
 
@@ -25,6 +26,7 @@ WIDTH = 40
 PLUGINS: dict[str, Callable[[], Any]] = {
     "ogd": lambda: OGD(directions_per_task=6),
     "ong-prior": lambda: ONG(damping=0.05, directions_per_task=6),
+    "ong-prior, in coefficients": lambda: ONG(damping=0.05, directions_per_task=6, scale_tolerance=1.0),
     "ong-prior, no directions": lambda: ONG(damping=0.05, projection="none"),
 }
 both = pytest.mark.parametrize("name", PLUGINS)
@@ -135,12 +137,13 @@ def test_replayed_batches_are_read_as_they_come(name: str, strategy: str) -> Non
     torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
 
 
-def test_a_penalty_inside_the_criterion_keeps_ogd_to_vectors() -> None:
+@pytest.mark.parametrize("name", ["ogd", "ong-prior, in coefficients"])
+def test_a_penalty_inside_the_criterion_keeps_it_to_vectors(name: str) -> None:
     moved: list[Tensor] = []
 
     def work(held: bool) -> Tensor:
         model = net()
-        strategy = learner(model, InMemoryLoader(), OGD(directions_per_task=6), batch=4)
+        strategy = learner(model, InMemoryLoader(), make(name, held), batch=4)
         strategy._criterion = lambda out, y: (
             nn.functional.cross_entropy(out, y) + 0.1 * sum(p.square().sum() for p in model.parameters())
         )
@@ -149,8 +152,8 @@ def test_a_penalty_inside_the_criterion_keeps_ogd_to_vectors() -> None:
         return weights(model)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Shadow, "move", lambda self, step: moved.append(step))
-        held, plain = compared(work, "ogd")
+        patch.setattr(Coefficients, "follow", lambda self, step, *_: moved.append(step))
+        held, plain = compared(work, name)
     assert not moved
     torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
 
@@ -201,7 +204,8 @@ def test_a_copy_tells_the_original_weights_and_leaves_the_model_held(name: str) 
         torch.testing.assert_close(copied(x).detach(), before)
 
 
-def test_a_layer_frozen_in_the_middle_of_a_task_stays() -> None:
+@both
+def test_a_layer_frozen_in_the_middle_of_a_task_stays(name: str) -> None:
     class Freezing(SupervisedPlugin):
         coordinate_free = True
 
@@ -211,10 +215,10 @@ def test_a_layer_frozen_in_the_middle_of_a_task_stays() -> None:
                 self.weight = strategy.model[1].weight.detach().clone()
 
     model, freezing = net(), Freezing()
-    strategy = learner(model, InMemoryLoader(), freezing, OGD(directions_per_task=6), batch=4, epochs=3)
+    strategy = learner(model, InMemoryLoader(), freezing, make(name, True), batch=4, epochs=3)
     for experience in tasks(2, width=WIDTH).train_stream:
         strategy.train(experience, eval_streams=[])
-    assert torch.equal(model[1].weight, freezing.weight)
+    torch.testing.assert_close(model[1].weight, freezing.weight, rtol=0, atol=0 if name == "ogd" else 1e-12)
 
 
 def test_a_second_derivative_through_a_held_layer_is_refused() -> None:
