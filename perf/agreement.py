@@ -25,6 +25,7 @@ EMPIRICAL = {"plugins.0.fisher": "empirical"}
 RUNNING = {**EMPIRICAL, "plugins.0.running": True}
 PAIRS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "ong-prior": ("ong-prior", PLAIN, {}),
+    "ong-prior; plain: M⁻¹ as it is": ("ong-prior", {**PLAIN, "plugins.0.scale_tolerance": 0.0}, {}),
     "ncl": ("ncl", PLAIN, {}),
     "ngd": ("ngd", PLAIN, {}),
     "ong-v1": ("ong-v1", PLAIN, {}),
@@ -40,7 +41,7 @@ PAIRS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
 def without_coefficients(wanted: bool) -> Any:
     kept = Shadow.of
     if wanted:
-        Shadow.of = staticmethod(lambda *_: None)  # type: ignore[method-assign, assignment]
+        Shadow.of = staticmethod(lambda *_: [])  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -75,65 +75,76 @@ class OGD(DirectionPlugin):
         )
         self.recompute = recompute
         self.examples: list[list[Tensor]] = []
-        self._shadow: Shadow | None = None
+        self._shadows: list[Shadow] = []
 
     def _prepare(self, strategy: Any) -> None:
         super()._prepare(strategy)
         self._projection = EuclideanProjection(self.memory) if len(self.memory) else None
-        if self._shadow is not None:  # of a task that was interrupted
-            self._shadow.close()
-        self._shadow = None
+        self._close_shadows()  # of a task that was interrupted
         if self._projection is not None and why_not(strategy, self) is None:
             batch = draw_examples(strategy, 8, torch.Generator().manual_seed(0))[0]
-            self._shadow = Shadow.of(
+            self._shadows = Shadow.of(
                 strategy, self._blocks, self.memory, lambda batch: forward_of(strategy, batch), batch
             )
+
+    def _close_shadows(self) -> None:
+        for shadow in self._shadows:
+            shadow.close()
+        self._shadows = []
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Prepare the task, and what is worked out once from its inputs."""
         super().before_training_exp(strategy, **kwargs)
-        if self._shadow is not None:
-            strategy.dataloader = self._shadow.enrich(strategy)
+        for shadow in self._shadows:
+            strategy.dataloader = shadow.enrich(strategy)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """Let the layer that reads the inputs be held as :class:`ong.plugins.shadow.Shadow` does."""
-        if self._shadow is not None:
-            self._shadow.enter()
-            self._shadow.watch(strategy)
+        """Let layers be held as :class:`ong.plugins.shadow.Shadow` does."""
+        for shadow in self._shadows:
+            shadow.enter()
+            shadow.watch(strategy)
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         """The strategy's own forward is over."""
-        if self._shadow is not None:
-            self._shadow.look_away()
+        for shadow in self._shadows:
+            shadow.look_away()
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Put the weights back for whoever looks between epochs."""
-        if self._shadow is not None:
-            self._shadow.leave()
+        for shadow in self._shadows:
+            shadow.leave()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Keep the task's directions, taken at the original weights."""
-        if self._shadow is not None and self._boundaries.ends(strategy.experience):
-            self._shadow.close()
-            self._shadow = None
+        if self._boundaries.ends(strategy.experience):
+            self._close_shadows()
         super().after_training_exp(strategy, **kwargs)
 
     def _rewrite(self, strategy: Any) -> None:
-        shadow, projection = self._shadow, self._projection
-        if shadow is not None:
-            first = shadow.products()
-            still = any(not self._blocks[name].has_gradient for name in self.memory.rows if name in self._blocks)
-            if first is None or still or not self.memory.rows.keys() <= self._blocks.keys():
-                shadow.leave()  # G is restricted to what moves: two products with the memory, in the original weights
-            else:
-                assert isinstance(projection, EuclideanProjection)
-                others = {n: self._blocks[n].gradient(held=True) for n in self.memory.rows if n != shadow.name}
-                update, step = projection.beside(others, first)
-                shadow.move(step)
-                for name, part in update.items():
-                    self._blocks[name].write_gradient(part)
-                return
+        if self._shadows and self._step_in_coefficients():
+            return
+        for shadow in self._shadows:
+            shadow.leave()  # two products with the memory, in the original weights
         super()._rewrite(strategy)
+
+    def _step_in_coefficients(self) -> bool:
+        """Take the step where layers are held in coefficients; say whether it was taken."""
+        projection, moving = self._projection, {n for n, block in self._blocks.items() if block.has_gradient}
+        assert isinstance(projection, EuclideanProjection)
+        if not self.memory.rows.keys() <= moving:
+            return False  # G is restricted to what moves
+        products = [shadow.products() for shadow in self._shadows]
+        known = [part for part in products if part is not None]
+        if len(known) < len(products):
+            return False
+        others = self.memory.rows.keys() - {shadow.name for shadow in self._shadows}
+        gradient = {name: self._blocks[name].gradient(held=True) for name in self.memory.rows if name in others}
+        update, step = projection.beside(gradient, torch.stack(known).sum(0))
+        for shadow in self._shadows:
+            shadow.move(step)
+        for name, part in update.items():
+            self._blocks[name].write_gradient(part)
+        return True
 
     @property
     def _idle(self) -> bool:

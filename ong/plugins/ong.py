@@ -99,9 +99,9 @@ class ONG(DirectionPlugin):
             max_directions: most directions kept; past it the most independent ones stay.
             max_bytes: most bytes of directions kept, likewise (neither their Gram nor the EKFAC counted).
             scale_tolerance: root mean square relative error that M⁻¹ may have, entry by entry in its eigenbasis, to be
-                a sum of few products there (``projection="metric"`` only); it is far below the noise of an EKFAC, the
-                projection is exact in the metric so obtained, and steps with many directions and their Gram cost a
-                fraction. 0 keeps λ(F+λ)⁻¹ as it is. See :class:`ong.curvature.Metric`.
+                a sum of few products there; then steps with many directions and their Gram cost a fraction, and the
+                projection is exact in the metric so obtained. 0 keeps λ(F+λ)⁻¹ as it is, as do projections other than
+                in the metric, and a pull. See :func:`ong.curvature.separable.separable` and docs/methods.md.
             refresh_every: steps between refreshes of the current task's EKFAC.
             running: take the current task's EKFAC from training's own passes, see :class:`ong.curvature.RunningEKFAC`:
                 the empirical Fisher of the last ``fisher_examples`` examples, leading eigenpairs every
@@ -226,7 +226,8 @@ class ONG(DirectionPlugin):
     def _use(self, ekfac: EKFAC, strategy: Any) -> None:
         """Take a metric: rotate weights and directions into its eigenbasis, where that is allowed."""
         self._leave()
-        tolerance = self.scale_tolerance if self.projection == "metric" else 0.0
+        sums_pay = self.projection == "metric" and not self.pull
+        tolerance = self.scale_tolerance if sums_pay else 0.0
         self._metric = Metric(ekfac, self._blocks, self.damping, tolerance)
         if self.plain_because is None:
             rotation = Eigenbasis(strategy, self._blocks, self._metric)

@@ -1,6 +1,6 @@
-"""OGD steps in the coefficients of the stored directions, for the layer that reads the inputs.
+"""OGD steps in the coefficients of the stored directions, for layers where that multiplies less.
 
-The layer keeps W_held, which plain SGD moves along g, and the coefficients C of what the projections took away, see
+Such a layer keeps W_held, which plain SGD moves along g, and the coefficients C of what the projections took away, see
 :mod:`ong.plugins.coefficients`:
 
     W = W_held + Σ_m C_m δ_m a_mᵀ,      C ← C + lr·c,      c = (GᵀG)⁺Gᵀg.
@@ -53,6 +53,10 @@ class _Held(Held):
 class Shadow:
     """Holds one ``Linear`` layer as W_held and C while a task is trained.
 
+    A step in vectors takes two products with the directions, 2 · rows · columns multiplications each. In coefficients a
+    batch of N takes N · (2 rows + columns), the columns' once a task where the layer reads inputs that lie in memory;
+    in a layer further up N · (3 rows + 2 columns), as its inputs have a gradient too.
+
     As in :class:`ong.plugins.eigenbasis.Eigenbasis` the parameters stay the same objects, the network's function is
     unchanged to round-off whoever calls it, ``state_dict`` of the model leaves first, and
     :class:`ong.curvature.Block` reads W.
@@ -61,8 +65,11 @@ class Shadow:
         name: the layer.
     """
 
-    def __init__(self, model: nn.Module, block: Block, rows: FactoredRows, optimizer: torch.optim.SGD) -> None:
-        """Take a layer's stored gradients, of one position each."""
+    def __init__(
+        self, model: nn.Module, block: Block, rows: FactoredRows, optimizer: torch.optim.SGD, *, reads_inputs: bool
+    ) -> None:
+        """Take a layer's stored gradients, of one position each, and whether it reads the batch's inputs."""
+        self._reads_inputs = reads_inputs
         self.name, self._block, self._optimizer = block.name, block, optimizer
         self._coefficients = Coefficients(rows)
         self._held = _Held(self, block, self._coefficients)
@@ -80,22 +87,26 @@ class Shadow:
         memory: DirectionMemory,
         forward: Callable[[Batch], Tensor],
         batch: Batch,
-    ) -> Shadow | None:
-        """Return the shadow of the layer that reads the inputs, or None where there is none that it is exact for."""
+    ) -> list[Shadow]:
+        """Return the shadows of the layers that they are exact for and cheaper."""
         modules = {name: block.module for name, block in blocks.items() if _suits(block, memory)}
         with evaluating(strategy.model), torch.no_grad():
-            _, name = reader_of_inputs(modules, forward, batch)
-        if name is None or not plain_sgd(strategy.optimizer, blocks[name].parameters):
-            return None
-        rows, (height, width) = memory.rows[name], blocks[name].shape
-        assert isinstance(rows, FactoredRows)
-        if strategy.train_mb_size * (width + 2 * height) > 2 * height * width:
-            return None  # so large a batch that two products with the memory are faster
-        shadow = cls(strategy.model, blocks[name], rows, strategy.optimizer)
-        if shadow._agrees(forward, strategy.model, batch):
-            return shadow
-        shadow.close()
-        return None
+            _, first = reader_of_inputs(modules, forward, batch)
+        shadows = []
+        for name in modules:
+            rows, (height, width) = memory.rows[name], blocks[name].shape
+            assert isinstance(rows, FactoredRows)
+            numbers = 2 * height + width if name == first else 3 * height + 2 * width
+            if strategy.train_mb_size * numbers > 2 * height * width:
+                continue
+            if not plain_sgd(strategy.optimizer, blocks[name].parameters):
+                continue
+            shadow = cls(strategy.model, blocks[name], rows, strategy.optimizer, reads_inputs=name == first)
+            if shadow._agrees(forward, strategy.model, batch):
+                shadows.append(shadow)
+            else:
+                shadow.close()
+        return shadows
 
     def _agrees(self, forward: Callable[[Batch], Tensor], model: nn.Module, batch: Batch) -> bool:
         """Return whether W_held and C are as good as W; not where the model's code reads the weights itself."""
@@ -148,8 +159,8 @@ class Shadow:
         def forward(module: nn.Linear, x: Tensor) -> Tensor:
             held: Any = module._ong_held
             flat = x.reshape(-1, x.shape[-1])
-            own = self._watching and held is self._held and not x.requires_grad
-            ready = self._inputs.of(x) if own else None
+            own = self._watching and held is self._held
+            ready = self._inputs.of(x) if own and self._reads_inputs and not x.requires_grad else None
             coefficients = held.coefficients
             kernel = coefficients.kernel(flat) if ready is None else ready
             shift = coefficients.weighted(kernel) @ coefficients.outputs
@@ -157,22 +168,25 @@ class Shadow:
             if own and z.requires_grad:
                 cotangents: list[Tensor] = []
                 z.register_hook(cotangents.append)  # type: ignore[no-untyped-call]
-                self._seen = kernel, cotangents
+                self._seen = kernel.detach(), cotangents
                 self._calls += 1
             return z if x.ndim == 2 else z.reshape(*x.shape[:-1], -1)
 
         return forward
 
     def enrich(self, strategy: Any) -> Any:
-        """Return a loader whose batches bring κ along, see :class:`ong.plugins.inputs.WorkedOut`."""
+        """Return a loader whose batches bring κ along, see :class:`ong.plugins.inputs.WorkedOut`, where it is known."""
         own = self._coefficients
+        if not self._reads_inputs:
+            return strategy.dataloader
         return self._inputs.enrich(strategy, lambda x: own.kernel(x.to(own.inputs)), len(own), _KERNEL)
 
     def watch(self, strategy: Any) -> None:
         """Take the next forward for the strategy's own."""
         self._watching, self._calls = True, 0
         self._seen = self._coefficients.step = None
-        self._inputs.offer(strategy)
+        if self._reads_inputs:
+            self._inputs.offer(strategy)
 
     def look_away(self) -> None:
         """The strategy's own forward is over."""

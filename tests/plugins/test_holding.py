@@ -49,7 +49,7 @@ def compared(work: Callable[[bool], Tensor], name: str) -> tuple[Tensor, Tensor]
     for held in (True, False):
         with pytest.MonkeyPatch.context() as patch:
             if not held:
-                patch.setattr(Shadow, "of", lambda *_: None)
+                patch.setattr(Shadow, "of", lambda *_: [])
             torch.manual_seed(0)
             results.append(work(held))
     return results[0], results[1]

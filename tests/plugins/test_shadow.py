@@ -41,7 +41,7 @@ def trained(shadow: bool, dtype: torch.dtype = torch.float64, *plugins: Any, **o
     for experience in tasks(4, width=WIDTH, dtype=dtype).train_stream:
         if not shadow:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(Shadow, "of", lambda *_: None)
+                patch.setattr(Shadow, "of", lambda *_: [])
                 strategy.train(experience, eval_streams=[])
         else:
             strategy.train(experience, eval_streams=[])
@@ -55,7 +55,7 @@ def test_162_steps_end_at_the_same_weights(used: list[str], sgd: dict[str, Any],
     assert not used
     torch.manual_seed(0)
     held, _ = trained(True, loader=loader, **sgd)
-    assert used == ["1"] * 162  # of three tasks, nine epochs and six batches
+    assert used == ["1", "3"] * 162  # of three tasks, nine epochs and six batches; the last layer is too small
     if loader:  # Avalanche's own loader shuffles by the global generator
         torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
     else:
@@ -147,7 +147,7 @@ def test_an_online_stream_keeps_it_from_piece_to_piece(used: list[str]) -> None:
         strategy = learner(model, InMemoryLoader(), OGD(directions_per_task=6), batch=4)
         with pytest.MonkeyPatch.context() as patch:
             if not shadow:
-                patch.setattr(Shadow, "of", lambda *_: None)
+                patch.setattr(Shadow, "of", lambda *_: [])
             online = split_online_stream(tasks(3, width=WIDTH).train_stream, 8, access_task_boundaries=True, seed=0)
             for piece in online:
                 strategy.train(piece, eval_streams=[])
@@ -179,9 +179,8 @@ class Penalty(SupervisedPlugin):
         (lambda: mlp(WIDTH, 12, 3), [Penalty], {}, 4),
         (lambda: mlp(WIDTH, 12, 3), [], {"momentum": 0.5, "dampening": 0.5}, 4),
         (lambda: mlp(WIDTH, 12, 3), [], {}, 24),
-        (lambda: nn.Sequential(nn.Tanh(), *mlp(WIDTH, 12, 3)), [], {}, 4),
     ],
-    ids=["reads weights", "penalty", "dampening", "large batch", "no layer reads the inputs"],
+    ids=["reads weights", "penalty", "dampening", "large batch"],
 )
 def test_where_it_is_not_exact_or_does_not_pay_ogd_projects_vectors(
     used: list[str], model: Callable[[], nn.Module], plugins: list[Any], sgd: dict[str, Any], batch: int
@@ -204,5 +203,5 @@ def test_a_step_that_moves_fewer_layers_is_taken_in_vectors(used: list[str]) -> 
                     parameter.grad = None
 
     held, _ = trained(True, torch.float64, Skipping())
-    assert 0 < len(used) < 162
+    assert 0 < used.count("1") == used.count("3") < 162
     torch.testing.assert_close(held, trained(False, torch.float64, Skipping())[0], rtol=0, atol=1e-10)
