@@ -15,6 +15,7 @@ from ong.errors import UnknownNameError
 from ong.projection import (
     DirectionMemory,
     EuclideanProjection,
+    FactoredRows,
     GramSolver,
     MetricProjection,
     NaturalRows,
@@ -127,6 +128,54 @@ def test_metric_projection_solves_its_constrained_problem(case: str) -> None:
     expected = torch.linalg.solve(kkt, right)[:size]
     found = flat(MetricProjection(memory, metric)(g), blocks)
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
+
+
+def test_in_a_metric_of_few_products_it_is_the_dense_projection_in_that_metric() -> None:
+    model = mlp(60, 24, 3)
+    blocks = find_blocks(model)
+    x, y = examples(12, 60)
+    memory = DirectionMemory()
+    memory.extend(collect_directions(model, (x, y), kind="gtl", blocks=blocks), blocks)
+    metric = Metric(EKFAC.fit(model, [examples(40, 60, seed=3)]), blocks, 0.1, tolerance=0.08)
+    name = next(iter(blocks))
+    terms = metric.blocks[name].terms
+    assert terms is not None
+    assert terms[0].shape[1] > 1
+    rotated = memory.rotated(metric)
+    rows = rotated.rows[name]
+    assert isinstance(rows, FactoredRows)
+    everything = torch.arange(len(rows))
+    scaled = metric.blocks[name].scale * rows.dense(everything)
+    torch.testing.assert_close(rows.scaled(terms).dense(everything), scaled)
+
+    dense = jacobian(model, x, blocks)[torch.arange(12), y].T
+    natural = torch.stack([flat(metric.precondition(unflat(g, blocks)), blocks) for g in dense.T], 1)
+    gram = dense.T @ natural
+    torch.testing.assert_close(rotated.gram_in(metric), gram)
+    g = random_vector(blocks)
+    plain = flat(metric.precondition(g), blocks)
+    expected = plain - natural @ torch.linalg.solve(gram, natural.T @ flat(g, blocks))
+    found = flat(MetricProjection(memory, metric)(g), blocks)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+    assert (dense.T @ found).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["metric", "euclidean"])
+def test_blocks_beside_others_are_projected_as_they_are_together(inside: bool) -> None:
+    model, blocks, memory, _ = filled("mlp")
+    metric = Metric(EKFAC.fit(model, [examples(20, 7)]), blocks, 0.1)
+    projection = MetricProjection(memory, metric) if inside else EuclideanProjection(memory)
+    g = random_vector(blocks)
+    whole = projection(g)
+    first, *others = blocks
+    part = metric.precondition({first: g[first]})[first] if inside else g[first]
+    update, step = projection.beside({name: g[name] for name in others}, memory.rows[first].dot(part))
+    assert update.keys() == set(others)
+    for name in others:
+        torch.testing.assert_close(update[name], whole[name])
+    shadow = memory.rows[first].combine(step)
+    alone = metric.precondition({first: g[first] - shadow})[first] if inside else g[first] - shadow
+    torch.testing.assert_close(alone, whole[first])
 
 
 def test_float32_is_close_to_the_dense_projection() -> None:
