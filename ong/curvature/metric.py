@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -53,16 +53,24 @@ class Metric:
         damping: λ.
     """
 
-    def __init__(self, ekfac: EKFAC, blocks: Mapping[str, Block], damping: float, tolerance: float = 0.0) -> None:
+    def __init__(
+        self,
+        ekfac: EKFAC,
+        blocks: Mapping[str, Block],
+        damping: float,
+        tolerance: float = 0.0,
+        near: Container[str] = (),
+    ) -> None:
         """Prepare M⁻¹ for the blocks of a model.
 
         Args:
             ekfac: F; blocks it has never seen count as F = 0, and grown layers as zero on what they gained.
             blocks: the model's blocks.
             damping: λ > 0.
-            tolerance: root mean square relative error that λ/(Λ+λ) may have of a layer where, for it, the matrix can
-                be a sum of few products, see :func:`ong.curvature.separable.separable`; at 0 it is exact. M is this
-                metric then, so whatever is projected in M is as exact as in any other.
+            tolerance: root mean square relative error that λ/(Λ+λ) may have where, for it, the matrix can be a sum of
+                few products, see :func:`ong.curvature.separable.separable`; at 0 it is exact. M is this metric then,
+                so whatever is projected in M is as exact as in any other.
+            near: blocks that the tolerance is for; all others are exact.
 
         Raises:
             ValueError: damping that is not positive, or a negative tolerance.
@@ -78,9 +86,10 @@ class Metric:
             known = ekfac.blocks.get(name) or EigenBlock.zero(*block.shape, like.device)
             eigen = known.grown(*block.shape)
             scale = damping / (eigen.eigenvalues + damping)
-            terms = separable(scale, tolerance)
+            terms = separable(scale, tolerance) if name in near else None
             if terms is not None:
-                scale = terms[0] @ terms[1].T
+                p, q = (factor.to(like.device) for factor in terms)
+                terms, scale = (p, q), p @ q.T
             self.blocks[name] = BlockMetric(
                 eigen.inputs_basis.to(like),
                 eigen.outputs_basis.to(like),
@@ -99,7 +108,7 @@ class Metric:
         return self._diagonal(vector, {name: block.scale for name, block in self.blocks.items()}, held)
 
     def curvature(self, vector: Mapping[str, Tensor], held: Collection[str] = ()) -> Vector:
-        """Return F v = λ(M − I)v; the arguments are :meth:`precondition`'s."""
+        """Return F v, whatever the tolerance; the arguments are :meth:`precondition`'s."""
         return self._diagonal(vector, {name: block.eigenvalues for name, block in self.blocks.items()}, held)
 
     def _diagonal(self, vector: Mapping[str, Tensor], scales: Vector, held: Collection[str]) -> Vector:

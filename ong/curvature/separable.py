@@ -9,16 +9,18 @@ __all__ = ["separable"]
 
 _SWEEPS = 10
 _SAVING = 8  # how many times fewer numbers than the matrix's the terms must have
+_MOST_TERMS = 12  # more would gain little, and looking for them takes R² · rows · columns a sweep
 
 
 def separable(matrix: Tensor, tolerance: float) -> tuple[Tensor, Tensor] | None:
     """Return P and Q with D ≈ PQᵀ > 0, of the lowest rank R that is near enough, or None where there is none.
 
-    Near is in relative terms, entry by entry, which leaves small entries as well approximated as large ones:
+    Near is in relative terms, so that small entries count as much as large ones, and on average (a few entries may be
+    off by more):
 
-        mean_ij ((PQᵀ)_ij / D_ij − 1)² ≤ tolerance²,
+        mean_ij ((PQᵀ)_ij / D_ij − 1)² ≤ tolerance².
 
-    and is sought by alternating least squares with weights 1/D². For D = λ/(Λ+λ) with the eigenvalues of a network's
+    It is sought by alternating least squares with weights 1/D². For D = λ/(Λ+λ) with the eigenvalues of a network's
     layer the singular values fall fast: products λ_A λ_S would make D a Cauchy matrix.
 
     Args:
@@ -27,10 +29,10 @@ def separable(matrix: Tensor, tolerance: float) -> tuple[Tensor, Tensor] | None:
 
     Returns:
         P ``[rows, R]`` and Q ``[columns, R]``, float64, with R (rows + columns) at most an eighth of rows · columns;
-        or None.
+        or None. R is at most 12.
     """
     rows, columns = matrix.shape
-    most = rows * columns // (_SAVING * (rows + columns))
+    most = min(rows * columns // (_SAVING * (rows + columns)), _MOST_TERMS)
     if not tolerance > 0 or most < 1:
         return None
     exact = matrix.double()

@@ -16,10 +16,10 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ong.curvature import Batch, Block, BlockMetric, Metric, evaluating
 from ong.plugins.coefficients import Coefficients, plain_sgd
+from ong.plugins.held_linear import Bases, HeldLinear, Shift
 from ong.plugins.holding import Held, release
 from ong.plugins.inputs import WorkedOut, reader_of_inputs
 from ong.projection import FactoredRows, Rows
@@ -78,88 +78,6 @@ class _Rotated(Held):
         return self._metric.rotate_back(matrix)
 
 
-class _Bases:
-    """U_A and U_S of a layer, cut up as its passes want them."""
-
-    def __init__(self, metric: BlockMetric, biased: bool) -> None:
-        basis = metric.inputs_basis
-        self.columns = len(basis)
-        self.width = self.columns - biased
-        self.biased = biased
-        self.inputs, self.last = basis[: self.width], basis[-1]
-        self.back, self.back_last = self.inputs[:, : self.width].T.contiguous(), self.inputs[:, -1].contiguous()
-        self.outputs, self.outputs_back = metric.outputs_basis, metric.outputs_basis.T.contiguous()
-
-    def rotated(self, x: Tensor) -> Tensor:
-        """Return U_Aᵀ[x; 1] for rows x."""
-        return torch.addmm(self.last, x, self.inputs) if self.biased else torch.mm(x, self.inputs)
-
-
-class _Shift:
-    """What coefficients add to a layer's outputs for one batch, before those are rotated back."""
-
-    def __init__(self, coefficients: Coefficients, kernel: Tensor) -> None:
-        self.coefficients, self.kernel = coefficients, kernel
-        self.weighted = coefficients.weighted(kernel)
-        self.cotangents: list[Tensor] = []
-
-    def by_inputs(self, inner: Tensor) -> Tensor:
-        """Return the gradient by the rotated inputs, ``[N, columns]``."""
-        own = self.coefficients
-        return own.weighted(inner @ own.outputs.T) @ own.inputs
-
-
-class _HeldLinear(torch.autograd.Function):
-    """z = U_S ([W̃ b̃] + Σ_m C_m G̃_m) U_Aᵀ[x; 1] for rows x: one node of the graph where autograd would lay down ten."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        rotated: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        bases: _Bases,
-        shift: _Shift | None,
-    ) -> Tensor:
-        """Take ``[N, in]`` inputs, or ``[N, columns]`` rotated ones with them; return ``[N, out]``."""
-        if rotated is None:
-            rotated = bases.rotated(x)
-        of_weight = rotated[:, : bases.width]
-        of_bias = rotated[:, -1]  # where there is a bias
-        ctx.bases, ctx.shift = bases, shift
-        ctx.save_for_backward(of_weight, of_bias, weight, bias)
-        inner = nn.functional.linear(of_weight, weight)
-        if bias is not None:
-            inner.addr_(of_bias, bias)
-        if shift is not None:
-            inner.addmm_(shift.weighted, shift.coefficients.outputs)
-        return torch.mm(inner, bases.outputs_back)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        of_weight, of_bias, weight, bias = ctx.saved_tensors
-        bases: _Bases = ctx.bases
-        needs_input, _, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
-        inner = torch.mm(gradient, bases.outputs)
-        inputs = by_weight = by_bias = None
-        if needs_input:
-            inputs = torch.mm(torch.mm(inner, weight), bases.back)
-            if bias is not None:
-                inputs.addr_(torch.mv(inner, bias), bases.back_last)
-            if ctx.shift is not None:
-                inputs.addmm_(ctx.shift.by_inputs(inner), bases.inputs.T)
-        if ctx.shift is not None:
-            ctx.shift.cotangents.append(inner)
-        transposed = inner.T
-        if needs_weight:
-            by_weight = torch.mm(transposed, of_weight)
-        if needs_bias:
-            by_bias = torch.mv(transposed, of_bias)
-        return inputs, None, by_weight, by_bias, None, None
-
-
 class Eigenbasis:
     """Keeps the weights of a model's ``Linear`` layers rotated while a task is trained.
 
@@ -193,8 +111,8 @@ class Eigenbasis:
         self._coefficients: Coefficients | None = None
         self._rows: FactoredRows | None = None  # the first layer's directions, in the eigenbasis
         self._scales: list[Tensor] = []  # M⁻¹ of the first layer, a tensor a parameter
-        self._checked = self._watching = False
-        self._shifts: list[_Shift] = []  # of the first layer's calls in the strategy's own forward
+        self._checked = False
+        self._shifts: list[Shift] = []  # of the first layer's calls since the batch came
         self._guard = self._model.register_state_dict_pre_hook(release)
 
     def enter(self) -> None:
@@ -257,20 +175,20 @@ class Eigenbasis:
 
     def _forward_of(self, name: str) -> Callable[[nn.Linear, Tensor], Tensor]:
         biased, first = self._blocks[name].bias is not None, name == self.first
-        bases = _Bases(self._metric.blocks[name], biased)
+        bases = Bases(self._metric.blocks[name], biased)
 
         def forward(module: nn.Linear, x: Tensor) -> Tensor:
             flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
             rotated, shift = self._of_inputs(module, x, flat, bases) if first else (None, None)
-            z: Tensor = _HeldLinear.apply(flat, rotated, module.weight, module.bias if biased else None, bases, shift)
+            z: Tensor = HeldLinear.apply(flat, rotated, module.weight, module.bias if biased else None, bases, shift)
             z = z if x.ndim == 2 else z.reshape(*x.shape[:-1], -1)
             return z if biased or module.bias is None else z + module.bias  # a frozen bias is as it was
 
         return forward
 
     def _of_inputs(
-        self, module: nn.Linear, x: Tensor, flat: Tensor, bases: _Bases
-    ) -> tuple[Tensor | None, _Shift | None]:
+        self, module: nn.Linear, x: Tensor, flat: Tensor, bases: Bases
+    ) -> tuple[Tensor | None, Shift | None]:
         """Return the first layer's rotated inputs, where they are known, and what its coefficients add."""
         held: Any = module._ong_held
         own: Coefficients | None = held.coefficients
@@ -282,8 +200,8 @@ class Eigenbasis:
             return rotated, None
         with torch.no_grad():
             rotated = bases.rotated(flat) if rotated is None else rotated
-            shift = _Shift(own, kernel if kernel is not None and len(kernel.T) else own.kernel(rotated))
-        if self._watching and own is self._coefficients:
+            shift = Shift(own, kernel if kernel is not None and len(kernel.T) else own.kernel(rotated))
+        if torch.is_grad_enabled() and own is self._coefficients:
             self._shifts.append(shift)
         return rotated, shift
 
@@ -324,15 +242,17 @@ class Eigenbasis:
             return strategy.dataloader
         metric, width = self._metric.blocks[self.first], self._blocks[self.first].shape[1]
         rows = directions.get(self.first)
-        self._coefficients = None
-        if isinstance(rows, FactoredRows) and rows.inputs.shape[1] == 1 and metric.terms is not None:
-            own = Coefficients(rows.scaled(metric.terms))
-            once = self._inputs.fits(strategy, width + len(own), _WORKED_OUT)
-            if self._worth(len(own) // len(rows), strategy.train_epochs if once else 1):
-                self._coefficients, self._rows, self._checked = own, rows, False
-                self._scales = self._blocks[self.first].split(metric.scale)
-                width += len(own) if once else 0
-        bases = _Bases(metric, self._blocks[self.first].bias is not None)
+        before, self._coefficients = self._coefficients, None
+        if isinstance(rows, FactoredRows) and metric.terms is not None:
+            terms = metric.terms[0].shape[1]
+            once = self._inputs.fits(strategy, width + terms * len(rows), _WORKED_OUT)
+            if self._worth(terms, strategy.train_epochs if once else 1):
+                self._coefficients = before
+                if before is None:  # not the next piece of an online stream
+                    self._coefficients, self._rows, self._checked = Coefficients(rows.scaled(metric.terms)), rows, False
+                    self._scales = self._blocks[self.first].split(metric.scale)
+                width += terms * len(rows) if once else 0
+        bases = Bases(metric, self._blocks[self.first].bias is not None)
 
         def work(x: Tensor) -> Tensor:
             rotated = bases.rotated(x.to(bases.inputs))
@@ -350,23 +270,22 @@ class Eigenbasis:
         return cheaper and plain_sgd(self._optimizer, block.parameters)
 
     def offer(self, strategy: Any) -> None:
-        """Have what was worked out for the batch ready, and take the next forward for the strategy's own."""
+        """Have what was worked out for the batch ready for the next forward."""
         self._inputs.offer(strategy)
+        self._shifts = []
         if self._coefficients is not None:
-            self._watching, self._shifts = True, []
             self._coefficients.step = None
 
     def take_back(self) -> None:
         """The strategy's own forward is over."""
-        self._watching = False
         self._inputs.take_back()
 
     def products(self) -> Tensor | None:
         """Return the first layer's part of GᵀM⁻¹g, ``[M]``, where its projections are held in coefficients.
 
         None where they are not; and from now on they are not where the batch's own factors do not make up the gradient:
-        the layer was called more or less than once, took no part, or (as the first step shows) something else adds to
-        its gradient.
+        more or less than one call of the layer took part in a backward, or (as the first step shows) something else
+        adds to its gradient.
         """
         if self._coefficients is None:
             return None
@@ -379,11 +298,10 @@ class Eigenbasis:
         assert self.first is not None
         assert self._rows is not None
         block = self._blocks[self.first]
-        if len(self._shifts) != 1 or len(self._shifts[0].cotangents) != 1:
+        passes = [(shift.kernel, cotangents) for shift in self._shifts for cotangents in shift.cotangents]
+        if len(passes) != 1 or any(parameter.grad is None for parameter in block.parameters):
             return None
-        if any(parameter.grad is None for parameter in block.parameters):
-            return None
-        found = own.products(self._shifts[0].kernel, self._shifts[0].cotangents[0])
+        found = own.products(*passes[0])
         if not self._checked:
             expected = self._rows.dot(self._metric.blocks[self.first].scale * block.gradient(held=True))
             if not (found - expected).norm() <= _AGREEMENT * expected.norm():

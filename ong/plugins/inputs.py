@@ -14,6 +14,8 @@ from ong.streams import TensorLoader
 
 __all__ = ["WorkedOut", "reader_of_inputs"]
 
+_ROWS = 4096  # worked out at a time
+
 
 def reader_of_inputs(
     modules: Mapping[str, nn.Module], forward: Callable[[Batch], Tensor], batch: Batch
@@ -82,7 +84,9 @@ class WorkedOut:
         if not self.fits(strategy, width, most):
             return loader
         inputs = loader.columns[0]
-        column = torch.cat([work(inputs[start : start + 4096].flatten(1)) for start in range(0, len(inputs), 4096)])
+        column = work(inputs[:1].flatten(1)).new_empty(len(inputs), width)
+        for start in range(0, len(inputs), _ROWS):
+            column[start : start + _ROWS] = work(inputs[start : start + _ROWS].flatten(1))
         self._loader = TensorLoader(
             [*loader.columns[:-1], column, loader.columns[-1]],
             batch_size=loader.batch_size,

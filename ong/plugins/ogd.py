@@ -123,8 +123,7 @@ class OGD(DirectionPlugin):
     def _rewrite(self, strategy: Any) -> None:
         if self._shadows and self._step_in_coefficients():
             return
-        for shadow in self._shadows:
-            shadow.leave()  # two products with the memory, in the original weights
+        self._close_shadows()  # from now on two products with the memory, in the original weights
         super()._rewrite(strategy)
 
     def _step_in_coefficients(self) -> bool:

@@ -100,8 +100,8 @@ class ONG(DirectionPlugin):
             max_bytes: most bytes of directions kept, likewise (neither their Gram nor the EKFAC counted).
             scale_tolerance: root mean square relative error that M⁻¹ may have, entry by entry in its eigenbasis, to be
                 a sum of few products there; then steps with many directions and their Gram cost a fraction, and the
-                projection is exact in the metric so obtained. 0 keeps λ(F+λ)⁻¹ as it is, as do projections other than
-                in the metric, and a pull. See :func:`ong.curvature.separable.separable` and docs/methods.md.
+                projection is exact in the metric so obtained. 0 keeps λ(F+λ)⁻¹ as it is; so do projections other than
+                in the metric, a pull, and convolutions. See :func:`ong.curvature.separable.separable`.
             refresh_every: steps between refreshes of the current task's EKFAC.
             running: take the current task's EKFAC from training's own passes, see :class:`ong.curvature.RunningEKFAC`:
                 the empirical Fisher of the last ``fisher_examples`` examples, leading eigenpairs every
@@ -226,9 +226,8 @@ class ONG(DirectionPlugin):
     def _use(self, ekfac: EKFAC, strategy: Any) -> None:
         """Take a metric: rotate weights and directions into its eigenbasis, where that is allowed."""
         self._leave()
-        sums_pay = self.projection == "metric" and not self.pull
-        tolerance = self.scale_tolerance if sums_pay else 0.0
-        self._metric = Metric(ekfac, self._blocks, self.damping, tolerance)
+        near = self.memory.of_one_position if self.projection == "metric" and not self.pull else frozenset()
+        self._metric = Metric(ekfac, self._blocks, self.damping, self.scale_tolerance, near)
         if self.plain_because is None:
             rotation = Eigenbasis(strategy, self._blocks, self._metric)
             batch = draw_examples(strategy, 8, torch.Generator().manual_seed(0))[0]

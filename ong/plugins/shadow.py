@@ -73,10 +73,9 @@ class Shadow:
         self.name, self._block, self._optimizer = block.name, block, optimizer
         self._coefficients = Coefficients(rows)
         self._held = _Held(self, block, self._coefficients)
-        self._entered = self._watching = self._checked = False
+        self._entered = self._checked = False
         self._rows, self._inputs = rows, WorkedOut()
-        self._calls = 0  # of the layer in the strategy's own forward
-        self._seen: tuple[Tensor, list[Tensor]] | None = None  # κᵀ of the batch, and its cotangents
+        self._seen: list[tuple[Tensor, list[Tensor]]] = []  # κᵀ and cotangents of the calls since the batch came
         self._guard = model.register_state_dict_pre_hook(release)  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -146,7 +145,7 @@ class Shadow:
             if all(isinstance(buffer, Tensor) for buffer in buffers):
                 block.scatter(block.matrix(buffers) - own.combine(own.velocity), buffers)
         own.clear()
-        self._seen = None
+        self._seen = []
         del module._ong_held, module.forward
         self._entered = False
 
@@ -159,7 +158,7 @@ class Shadow:
         def forward(module: nn.Linear, x: Tensor) -> Tensor:
             held: Any = module._ong_held
             flat = x.reshape(-1, x.shape[-1])
-            own = self._watching and held is self._held
+            own = held is self._held
             ready = self._inputs.of(x) if own and self._reads_inputs and not x.requires_grad else None
             coefficients = held.coefficients
             kernel = coefficients.kernel(flat) if ready is None else ready
@@ -168,8 +167,7 @@ class Shadow:
             if own and z.requires_grad:
                 cotangents: list[Tensor] = []
                 z.register_hook(cotangents.append)  # type: ignore[no-untyped-call]
-                self._seen = kernel.detach(), cotangents
-                self._calls += 1
+                self._seen.append((kernel.detach(), cotangents))
             return z if x.ndim == 2 else z.reshape(*x.shape[:-1], -1)
 
         return forward
@@ -182,29 +180,25 @@ class Shadow:
         return self._inputs.enrich(strategy, lambda x: own.kernel(x.to(own.inputs)), len(own), _KERNEL)
 
     def watch(self, strategy: Any) -> None:
-        """Take the next forward for the strategy's own."""
-        self._watching, self._calls = True, 0
-        self._seen = self._coefficients.step = None
+        """Have what was worked out for the batch ready for the next forward."""
+        self._seen, self._coefficients.step = [], None
         if self._reads_inputs:
             self._inputs.offer(strategy)
 
     def look_away(self) -> None:
         """The strategy's own forward is over."""
-        self._watching = False
         self._inputs.take_back()
 
     def products(self) -> Tensor | None:
         """Return the layer's part of Gᵀg, ``[M]``, from the batch's own factors.
 
-        None where they do not make up the gradient: the layer was called more or less than once, took no part, or (as
-        the first step of a task shows) something else adds to its gradient.
+        None where they do not make up the gradient: more or less than one call of the layer took part in a backward,
+        or (as the first step of a task shows) something else adds to its gradient.
         """
-        if self._calls != 1 or self._seen is None or any(p.grad is None for p in self._block.parameters):
+        passes = [(kernel, cotangents) for kernel, of_call in self._seen for cotangents in of_call]
+        if len(passes) != 1 or any(p.grad is None for p in self._block.parameters):
             return None
-        kernel, cotangents = self._seen
-        if len(cotangents) != 1:
-            return None
-        found = self._coefficients.products(kernel, cotangents[0])
+        found = self._coefficients.products(*passes[0])
         if not self._checked:
             expected = self._rows.dot(self._block.gradient(held=True))
             if not (found - expected).norm() <= _AGREEMENT * expected.norm():

@@ -43,6 +43,12 @@ class DirectionMemory:
         """Memory of the stored directions."""
         return sum(rows.bytes for rows in self.rows.values())
 
+    @property
+    def of_one_position(self) -> frozenset[str]:
+        """The blocks whose gradients are single products of a row's and a column's vector."""
+        one = {n for n, rows in self.rows.items() if isinstance(rows, FactoredRows) and rows.inputs.shape[1] == 1}
+        return frozenset(one)
+
     def extend(self, rows: Mapping[str, Rows], blocks: Mapping[str, Block]) -> None:
         """Append directions; blocks that either side lacks, and what a layer has gained since, are zero there.
 
@@ -132,7 +138,8 @@ class DirectionMemory:
         for name, rows in self.rows.items():
             assert isinstance(rows, FactoredRows | DenseRows)
             scale, terms = metric.blocks[name].scale, metric.blocks[name].terms
-            if terms is not None and isinstance(rows, FactoredRows) and rows.inputs.shape[1] == 1:
+            if terms is not None and name in self.of_one_position:
+                assert isinstance(rows, FactoredRows)
                 a, d = rows.inputs[:, 0].double(), rows.outputs[:, 0].double()
                 for p, q in zip(terms[0].T, terms[1].T, strict=True):
                     total += ((a * q) @ a.T) * ((d * p) @ d.T)

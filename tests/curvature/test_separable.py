@@ -75,7 +75,7 @@ def fitted() -> tuple[EKFAC, torch.nn.Module]:
 def test_a_metric_with_a_tolerance_is_within_it_and_is_one_metric_throughout() -> None:
     ekfac, model = fitted()
     blocks = find_blocks(model)
-    exact, near = Metric(ekfac, blocks, 0.05), Metric(ekfac, blocks, 0.05, tolerance=0.2)
+    exact, near = Metric(ekfac, blocks, 0.05), Metric(ekfac, blocks, 0.05, tolerance=0.2, near=blocks)
     name = next(iter(blocks))
     terms = near.blocks[name].terms
     assert terms is not None

@@ -158,6 +158,30 @@ def test_a_penalty_inside_the_criterion_keeps_it_to_vectors(name: str) -> None:
     torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["ogd", "ong-prior, in coefficients"])
+def test_a_second_pass_inside_the_criterion_that_begins_later_keeps_it_to_vectors(name: str) -> None:
+    """A consistency term that is warmed up: nothing at the first step tells of it."""
+
+    def work(held: bool) -> Tensor:
+        model, calls = net(), [0]
+        strategy = learner(model, InMemoryLoader(), make(name, held), batch=4)
+
+        def criterion(out: Tensor, y: Tensor) -> Tensor:
+            calls[0] += 1
+            loss = nn.functional.cross_entropy(out, y)
+            if calls[0] % 6 < 3:
+                return loss
+            return loss + 0.3 * model(strategy.mb_x + 0.1).square().mean()
+
+        strategy._criterion = criterion
+        for experience in tasks(3, width=WIDTH).train_stream:
+            strategy.train(experience, eval_streams=[])
+        return weights(model)
+
+    held, plain = compared(work, name)
+    torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
+
+
 class Copying(SupervisedPlugin):
     coordinate_free = True
 

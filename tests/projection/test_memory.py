@@ -136,7 +136,7 @@ def test_in_a_metric_of_few_products_it_is_the_dense_projection_in_that_metric()
     x, y = examples(12, 60)
     memory = DirectionMemory()
     memory.extend(collect_directions(model, (x, y), kind="gtl", blocks=blocks), blocks)
-    metric = Metric(EKFAC.fit(model, [examples(40, 60, seed=3)]), blocks, 0.1, tolerance=0.08)
+    metric = Metric(EKFAC.fit(model, [examples(40, 60, seed=3)]), blocks, 0.1, tolerance=0.08, near=blocks)
     name = next(iter(blocks))
     terms = metric.blocks[name].terms
     assert terms is not None
