@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ong.curvature import Vector, find_blocks, inner, norm
 from ong.plugins import OGD, GradientPlugin
+from ong.plugins.directions import DirectionPlugin
 from ong.projection import DirectionMemory, EuclideanProjection
 from ong.streams import TaskData, benchmark_from_tensors
 
@@ -29,6 +30,33 @@ class Spy(SupervisedPlugin):
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         self.seen.append({name: block.gradient() for name, block in find_blocks(strategy.model, "ignore").items()})
+
+
+class Products(SupervisedPlugin):
+    """Notes max |Gᵀv| of each update v that the plugin with a memory leaves, once the memory holds something."""
+
+    coordinate_free = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: list[float] = []
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        (plugin,) = (p for p in strategy.plugins if isinstance(p, DirectionPlugin))
+        if len(plugin.memory):
+            update = {name: block.gradient() for name, block in plugin._blocks.items()}
+            self.products.append(float(plugin.memory.dot(update).abs().max()))
+
+
+class Skipping(SupervisedPlugin):
+    """Leaves the last layer without a gradient in every other batch, as another task's head is."""
+
+    coordinate_free = True
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        if strategy.clock.train_exp_iterations % 2:
+            for parameter in strategy.model[-1].parameters():
+                parameter.grad = None
 
 
 def tasks(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from avalanche.benchmarks import split_online_stream
 from avalanche.core import SupervisedPlugin
-from harness import learner, tasks, weights
+from harness import Products, Skipping, learner, tasks, weights
 from nets import mlp
 from torch import Tensor, nn
 
@@ -101,20 +101,7 @@ def test_diagnostics_are_those_of_plain_training(used: list[int]) -> None:
 
 
 def test_the_update_is_read_as_such_and_is_off_the_directions(used: list[int]) -> None:
-    class Reader(SupervisedPlugin):
-        coordinate_free = True
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.products: list[float] = []
-
-        def after_update(self, strategy: Any, **kwargs: Any) -> None:
-            (ong,) = (p for p in strategy.plugins if isinstance(p, ONG))
-            if len(ong.memory):
-                update = {name: block.gradient() for name, block in ong._blocks.items()}
-                self.products.append(float(ong.memory.dot(update).abs().max()))
-
-    reader = Reader()
+    reader = Products()
     trained(True, torch.float64, reader)
     assert len(used) == len(reader.products) == 162
     assert max(reader.products) < 1e-10
@@ -166,16 +153,7 @@ def test_where_it_does_not_pay_or_is_not_exact_steps_are_taken_in_vectors(used: 
 
 
 def test_a_step_that_moves_fewer_layers_is_taken_in_vectors(used: list[int]) -> None:
-    """A head that takes no part in a batch has no gradient: G is restricted to what moves."""
-
-    class Skipping(SupervisedPlugin):
-        coordinate_free = True
-
-        def after_backward(self, strategy: Any, **kwargs: Any) -> None:
-            if strategy.clock.train_exp_iterations % 2:
-                for parameter in strategy.model[-1].parameters():
-                    parameter.grad = None
-
+    """G is restricted to what moves."""
     held, _ = trained(True, torch.float64, Skipping())
     assert 0 < len(used) < 162
     torch.testing.assert_close(held, trained(False, torch.float64, Skipping())[0], rtol=0, atol=1e-10)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from avalanche.benchmarks import split_online_stream
 from avalanche.core import SupervisedPlugin
-from harness import learner, tasks, weights
+from harness import Products, Skipping, learner, tasks, weights
 from nets import mlp
 from torch import Tensor, nn
 
@@ -120,20 +120,7 @@ def test_whoever_looks_in_between_sees_the_network_itself(used: list[str]) -> No
 
 
 def test_the_projected_gradient_is_read_as_such(used: list[str]) -> None:
-    class Reader(SupervisedPlugin):
-        coordinate_free = True
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.products: list[float] = []
-
-        def after_update(self, strategy: Any, **kwargs: Any) -> None:
-            (ogd,) = (p for p in strategy.plugins if isinstance(p, OGD))
-            if len(ogd.memory):
-                update = {name: block.gradient() for name, block in ogd._blocks.items()}
-                self.products.append(float(ogd.memory.dot(update).abs().max()))
-
-    reader = Reader()
+    reader = Products()
     trained(True, torch.float64, reader)
     assert used
     assert len(reader.products) == 162
@@ -192,16 +179,7 @@ def test_where_it_is_not_exact_or_does_not_pay_ogd_projects_vectors(
 
 
 def test_a_step_that_moves_fewer_layers_is_taken_in_vectors(used: list[str]) -> None:
-    """A head that takes no part in a batch has no gradient: G is restricted to what moves."""
-
-    class Skipping(SupervisedPlugin):
-        coordinate_free = True
-
-        def after_backward(self, strategy: Any, **kwargs: Any) -> None:
-            if strategy.clock.train_exp_iterations % 2:
-                for parameter in strategy.model[-1].parameters():
-                    parameter.grad = None
-
+    """G is restricted to what moves."""
     held, _ = trained(True, torch.float64, Skipping())
     assert 0 < used.count("1") == used.count("3") < 162
     torch.testing.assert_close(held, trained(False, torch.float64, Skipping())[0], rtol=0, atol=1e-10)
