@@ -116,6 +116,13 @@ class Block:
         """
         self.scatter(matrix, [p.grad if p.grad is not None else torch.empty_like(p) for p in self.parameters])
 
+    def take_from_gradient(self, matrix: Tensor) -> None:
+        """Subtract a matrix, in the coordinates the weights are held in, from the ``.grad`` fields there are."""
+        widths = [p.numel() // self.rows for p in self.parameters]
+        for parameter, part in zip(self.parameters, torch.split(matrix, widths, dim=1), strict=True):
+            if parameter.grad is not None:
+                parameter.grad.sub_(part.reshape(parameter.shape))
+
     @property
     def _holder(self) -> Holder | None:
         return getattr(self.module, "_ong_held", None)

@@ -11,21 +11,46 @@ the layer's size but that gradient:
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ong.projection import FactoredRows
 
-__all__ = ["Coefficients", "plain_sgd"]
+__all__ = ["Coefficients", "Shift", "plain_sgd"]
+
+_AGREEMENT = 1e-3  # relative distance of ⟨G_m, g⟩ by factors and by the gradient, at the first step
+
+
+class Shift:
+    """What coefficients add to a layer's outputs for one batch, and what the backward pass leaves of it."""
+
+    def __init__(self, coefficients: Coefficients, kernel: Tensor) -> None:
+        """Take κᵀ of the batch, ``[N, R · M]``."""
+        self._own, self._kernel = coefficients, kernel
+        self.products: list[Tensor] = []  # ⟨G_m, Σ_b s_b x_bᵀ⟩, of each backward
+
+    def add_to(self, z: Tensor) -> None:
+        """Add (Σ_m C_m G_m) x_b to rows z ``[N, rows]``."""
+        self._own.layout.add_applied(z, self._own.values, self._kernel)
+
+    def pull(self, cotangents: Tensor, *, by_inputs: bool) -> Tensor | None:
+        """Take note of s ``[N, rows]``; return the gradient by the inputs, ``[N, columns]``, where it is wanted."""
+        own = self._own
+        if not by_inputs:
+            self.products.append(own.layout.dot_of_sum(cotangents.detach(), self._kernel))
+            return None
+        gradient, products = own.layout.pulled_back(cotangents, own.values, self._kernel)
+        self.products.append(products)
+        return gradient
 
 
 class Coefficients:
     """C of Σ_m C_m G_m, which a layer's held weights lack.
 
     Attributes:
-        inputs: a, ``[R · M, columns]``, all directions of r = 1 first.
-        outputs: δ, ``[R · M, rows]``.
+        layout: G.
         values: C, ``[M]``.
         velocity: that of SGD with momentum, ``[M]``.
         step: c of the present step, from the moment it is known to the next batch.
@@ -33,49 +58,63 @@ class Coefficients:
 
     def __init__(self, rows: FactoredRows) -> None:
         """Start at zero."""
-        self.inputs = rows.inputs.transpose(0, 1).flatten(0, 1)
-        self.outputs = rows.outputs.transpose(0, 1).flatten(0, 1)
-        self._terms = rows.inputs.shape[1]
+        self.layout = rows.layout
         self.values = rows.like.new_zeros(len(rows))
         self.velocity = torch.zeros_like(self.values)
         self.step: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.inputs)
+        self._shifts: list[Shift] | None = []  # since the batch came; a copy notes none
+        self._checked = False
 
     def copy(self) -> Coefficients:
         """Return one with the same directions, and values of its own."""
         copied = copy.copy(self)
-        copied.values, copied.velocity = self.values.clone(), self.velocity.clone()
+        copied.values, copied.velocity, copied._shifts = self.values.clone(), self.velocity.clone(), None
         return copied
 
     def clear(self) -> None:
         """Go back to zero."""
         self.values.zero_()
         self.velocity.zero_()
-        self.step = None
+        self.watch()
 
-    def _spread(self, coefficients: Tensor) -> Tensor:
-        return coefficients if self._terms == 1 else coefficients.repeat(self._terms)
+    def watch(self) -> None:
+        """A new batch has come."""
+        self.step = None
+        if self._shifts is not None:
+            self._shifts = []
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Return Σ_m c_m G_m, ``[rows, columns]``."""
-        return (self.outputs * self._spread(coefficients)[:, None]).T @ self.inputs
+        return self.layout.combine(coefficients)
 
-    def kernel(self, x: Tensor) -> Tensor:
-        """Return κᵀ, ``[N, R · M]``, for inputs ``[N, columns]``, or without a last column of ones."""
-        width = x.shape[1]
-        products = x @ self.inputs[:, :width].T
-        return products + self.inputs[:, width] if self.inputs.shape[1] > width else products
+    def shift(self, kernel: Tensor) -> Shift:
+        """Return what is added to the outputs for inputs of that κᵀ, ``[N, R · M]``."""
+        shift = Shift(self, kernel)
+        if self._shifts is not None and torch.is_grad_enabled():
+            self._shifts.append(shift)
+        return shift
 
-    def weighted(self, kernel: Tensor) -> Tensor:
-        """Return κᵀ times C, column by column, ``[N, R · M]``; its product with :attr:`outputs` is (Σ_m C_m G_m) x."""
-        return kernel * self._spread(self.values)
+    def products(self, parameters: list[nn.Parameter], expected: Callable[[], Tensor]) -> Tensor | None:
+        """Return ⟨G_m, g⟩, ``[M]``, from the batch's own factors.
 
-    def products(self, kernel: Tensor, cotangents: Tensor) -> Tensor:
-        """Return ⟨G_m, Σ_b s_b x_bᵀ⟩, ``[M]``, from κᵀ of the inputs and s ``[N, rows]``."""
-        found = (cotangents @ self.outputs.T).mul_(kernel).sum(0)
-        return found if self._terms == 1 else found.reshape(self._terms, -1).sum(0)
+        Args:
+            parameters: the layer's.
+            expected: works out the same from the gradient itself; asked at the first step.
+
+        Returns:
+            None where the factors do not make up the gradient: more or less than one call of the layer took part in a
+            backward, or (as the first step shows) something else adds to it.
+        """
+        passes = [products for shift in self._shifts or () for products in shift.products]
+        if len(passes) != 1 or any(parameter.grad is None for parameter in parameters):
+            return None
+        (found,) = passes
+        if not self._checked:
+            exact = expected()
+            if not (found - exact).norm() <= _AGREEMENT * exact.norm():
+                return None
+            self._checked = True
+        return found
 
     def follow(self, step: Tensor, optimizer: torch.optim.SGD, weight: nn.Parameter) -> None:
         """Let C follow plain SGD: with c for the gradient, the same rate and momentum as the weight's."""

@@ -18,8 +18,8 @@ from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
 
 from ong.curvature import Batch, Block, BlockMetric, Metric, evaluating
-from ong.plugins.coefficients import Coefficients, plain_sgd
-from ong.plugins.held_linear import Bases, HeldLinear, Shift
+from ong.plugins.coefficients import Coefficients, Shift, plain_sgd
+from ong.plugins.held_linear import Bases, HeldLinear
 from ong.plugins.holding import Held, release
 from ong.plugins.inputs import WorkedOut, reader_of_inputs
 from ong.projection import FactoredRows, Rows
@@ -30,7 +30,6 @@ __all__ = ["Eigenbasis", "why_not"]
 _PASSIVE = (EvaluationPlugin, Clock, PeriodicEval, InMemoryLoader)
 _LOOKS = ("training_epoch", "training_iteration", "forward", "backward", "update")
 _WORKED_OUT = 2**28  # numbers worked out from a task's inputs that are worth keeping
-_AGREEMENT = 1e-3  # relative distance of GᵀM⁻¹g by factors and by the gradient, at a task's first step
 
 
 def why_not(strategy: Any, plugin: Any) -> str | None:
@@ -111,8 +110,6 @@ class Eigenbasis:
         self._coefficients: Coefficients | None = None
         self._rows: FactoredRows | None = None  # the first layer's directions, in the eigenbasis
         self._scales: list[Tensor] = []  # M⁻¹ of the first layer, a tensor a parameter
-        self._checked = False
-        self._shifts: list[Shift] = []  # of the first layer's calls since the batch came
         self._guard = self._model.register_state_dict_pre_hook(release)
 
     def enter(self) -> None:
@@ -143,7 +140,7 @@ class Eigenbasis:
 
     def _fold(self) -> None:
         """Put what the coefficients stand for into the rotated weights and their momentum."""
-        own, self._shifts = self._coefficients, []
+        own = self._coefficients
         if own is None:
             return
         assert self.first is not None
@@ -200,10 +197,8 @@ class Eigenbasis:
             return rotated, None
         with torch.no_grad():
             rotated = bases.rotated(flat) if rotated is None else rotated
-            shift = Shift(own, kernel if kernel is not None and len(kernel.T) else own.kernel(rotated))
-        if torch.is_grad_enabled() and own is self._coefficients:
-            self._shifts.append(shift)
-        return rotated, shift
+            kernel = kernel if kernel is not None and len(kernel.T) else own.layout.kernel(rotated)
+        return rotated, own.shift(kernel)
 
     def agrees(self, forward: Callable[[Batch], Tensor], batch: Batch) -> bool:
         """Return whether the model's outputs are the same in both coordinates.
@@ -249,15 +244,16 @@ class Eigenbasis:
             if self._worth(terms, strategy.train_epochs if once else 1):
                 self._coefficients = before
                 if before is None:  # not the next piece of an online stream
-                    self._coefficients, self._rows, self._checked = Coefficients(rows.scaled(metric.terms)), rows, False
+                    self._coefficients, self._rows = Coefficients(rows.scaled(metric.terms)), rows
                     self._scales = self._blocks[self.first].split(metric.scale)
                 width += terms * len(rows) if once else 0
         bases = Bases(metric, self._blocks[self.first].bias is not None)
 
         def work(x: Tensor) -> Tensor:
             rotated = bases.rotated(x.to(bases.inputs))
-            own = self._coefficients
-            return rotated if own is None or width == bases.columns else torch.cat([rotated, own.kernel(rotated)], 1)
+            if self._coefficients is None or width == bases.columns:
+                return rotated
+            return torch.cat([rotated, self._coefficients.layout.kernel(rotated)], 1)
 
         return self._inputs.enrich(strategy, work, width, _WORKED_OUT)
 
@@ -272,9 +268,8 @@ class Eigenbasis:
     def offer(self, strategy: Any) -> None:
         """Have what was worked out for the batch ready for the next forward."""
         self._inputs.offer(strategy)
-        self._shifts = []
         if self._coefficients is not None:
-            self._coefficients.step = None
+            self._coefficients.watch()
 
     def take_back(self) -> None:
         """The strategy's own forward is over."""
@@ -283,30 +278,20 @@ class Eigenbasis:
     def products(self) -> Tensor | None:
         """Return the first layer's part of GᵀM⁻¹g, ``[M]``, where its projections are held in coefficients.
 
-        None where they are not; and from now on they are not where the batch's own factors do not make up the gradient:
-        more or less than one call of the layer took part in a backward, or (as the first step shows) something else
-        adds to its gradient.
+        None where they are not; and from now on they are not where :meth:`Coefficients.products` does not know them.
         """
         if self._coefficients is None:
             return None
-        found = self._own_products(self._coefficients)
+        assert self.first is not None
+        block, metric = self._blocks[self.first], self._metric.blocks[self.first]
+
+        def expected() -> Tensor:
+            assert self._rows is not None
+            return self._rows.dot(metric.scale * block.gradient(held=True))
+
+        found = self._coefficients.products(block.parameters, expected)
         if found is None:
             self.let_go()
-        return found
-
-    def _own_products(self, own: Coefficients) -> Tensor | None:
-        assert self.first is not None
-        assert self._rows is not None
-        block = self._blocks[self.first]
-        passes = [(shift.kernel, cotangents) for shift in self._shifts for cotangents in shift.cotangents]
-        if len(passes) != 1 or any(parameter.grad is None for parameter in block.parameters):
-            return None
-        found = own.products(*passes[0])
-        if not self._checked:
-            expected = self._rows.dot(self._metric.blocks[self.first].scale * block.gradient(held=True))
-            if not (found - expected).norm() <= _AGREEMENT * expected.norm():
-                return None
-            self._checked = True
         return found
 
     def let_go(self) -> None:

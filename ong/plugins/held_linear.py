@@ -1,4 +1,4 @@
-"""The pass through a ``Linear`` layer whose weights are held in an eigenbasis."""
+"""The passes through ``Linear`` layers whose weights are held in an eigenbasis, or partly in coefficients."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ong.curvature import BlockMetric
-from ong.plugins.coefficients import Coefficients
+from ong.plugins.coefficients import Shift
 
-__all__ = ["Bases", "HeldLinear", "Shift"]
+__all__ = ["Bases", "HeldLinear", "ShiftedLinear"]
 
 
 class Bases:
@@ -32,21 +31,6 @@ class Bases:
         return torch.addmm(self.last, x, self.inputs) if self.biased else torch.mm(x, self.inputs)
 
 
-class Shift:
-    """What coefficients add to a layer's outputs for one batch, before those are rotated back."""
-
-    def __init__(self, coefficients: Coefficients, kernel: Tensor) -> None:
-        """Take κᵀ of the batch, ``[N, R · M]``."""
-        self.coefficients, self.kernel = coefficients, kernel
-        self.weighted = coefficients.weighted(kernel)
-        self.cotangents: list[Tensor] = []
-
-    def by_inputs(self, inner: Tensor) -> Tensor:
-        """Return the gradient by the rotated inputs, ``[N, columns]``."""
-        own = self.coefficients
-        return own.weighted(inner @ own.outputs.T) @ own.inputs
-
-
 class HeldLinear(torch.autograd.Function):
     """z = U_S ([W̃ b̃] + Σ_m C_m G̃_m) U_Aᵀ[x; 1] for rows x: one node of the graph where autograd would lay down ten."""
 
@@ -61,39 +45,60 @@ class HeldLinear(torch.autograd.Function):
         shift: Shift | None,
     ) -> Tensor:
         """Take ``[N, in]`` inputs, or ``[N, columns]`` rotated ones with them; return ``[N, out]``."""
+        ctx.bases, ctx.shift = bases, shift
         if rotated is None:
             rotated = bases.rotated(x)
-        of_weight = rotated[:, : bases.width]
-        of_bias = rotated[:, -1]  # where there is a bias
-        ctx.bases, ctx.shift = bases, shift
-        ctx.save_for_backward(of_weight, of_bias, weight, bias)
-        inner = nn.functional.linear(of_weight, weight)
+        ctx.save_for_backward(x, rotated, weight, bias)
+        inner = nn.functional.linear(rotated[:, : bases.width], weight)
         if bias is not None:
-            inner.addr_(of_bias, bias)
+            inner.addr_(rotated[:, -1], bias)
         if shift is not None:
-            inner.addmm_(shift.weighted, shift.coefficients.outputs)
+            shift.add_to(inner)
         return torch.mm(inner, bases.outputs_back)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by inputs, weight and bias, those of the latter two in the eigenbasis."""
-        of_weight, of_bias, weight, bias = ctx.saved_tensors
+        x, rotated, weight, bias = ctx.saved_tensors
         bases: Bases = ctx.bases
         needs_input, _, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled() and needs_input:
+            rotated = bases.rotated(x)  # for the gradient's own gradient
         inner = torch.mm(gradient, bases.outputs)
         inputs = by_weight = by_bias = None
+        shifted = ctx.shift.pull(inner, by_inputs=needs_input) if ctx.shift is not None else None
         if needs_input:
             inputs = torch.mm(torch.mm(inner, weight), bases.back)
             if bias is not None:
                 inputs.addr_(torch.mv(inner, bias), bases.back_last)
-            if ctx.shift is not None:
-                inputs.addmm_(ctx.shift.by_inputs(inner), bases.inputs.T)
-        if ctx.shift is not None:
-            ctx.shift.cotangents.append(inner)
+            if shifted is not None:
+                inputs.addmm_(shifted, bases.inputs.T)
         transposed = inner.T
         if needs_weight:
-            by_weight = torch.mm(transposed, of_weight)
+            by_weight = torch.mm(transposed, rotated[:, : bases.width])
         if needs_bias:
-            by_bias = torch.mv(transposed, of_bias)
+            by_bias = torch.mv(transposed, rotated[:, -1])
         return inputs, None, by_weight, by_bias, None, None
+
+
+class ShiftedLinear(torch.autograd.Function):
+    """z = ([W b] + Σ_m C_m G_m) [x; 1] for rows x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, shift: Shift) -> Tensor:
+        """Take ``[N, in]`` inputs; return ``[N, out]``."""
+        ctx.shift = shift
+        ctx.save_for_backward(x, weight)
+        z = nn.functional.linear(x, weight, bias)
+        shift.add_to(z)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients by inputs, weight and bias."""
+        x, weight = ctx.saved_tensors
+        needs_input, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        inputs = ctx.shift.pull(gradient, by_inputs=needs_input)
+        if inputs is not None:
+            inputs = torch.addmm(inputs[:, : weight.shape[1]], gradient, weight)
+        return inputs, gradient.T @ x if needs_weight else None, gradient.sum(0) if needs_bias else None, None

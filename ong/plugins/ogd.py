@@ -138,11 +138,11 @@ class OGD(DirectionPlugin):
             return False
         others = self.memory.rows.keys() - {shadow.name for shadow in self._shadows}
         gradient = {name: self._blocks[name].gradient(held=True) for name in self.memory.rows if name in others}
-        update, step = projection.beside(gradient, torch.stack(known).sum(0))
+        taken, step = projection.beside(gradient, torch.stack(known).sum(0))
         for shadow in self._shadows:
             shadow.move(step)
-        for name, part in update.items():
-            self._blocks[name].write_gradient(part)
+        for name, part in taken.items():
+            self._blocks[name].take_from_gradient(part)
         return True
 
     @property

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from ong.curvature import Batch, Block, evaluating
 from ong.plugins.coefficients import Coefficients, plain_sgd
+from ong.plugins.held_linear import ShiftedLinear
 from ong.plugins.holding import Held, release
 from ong.plugins.inputs import WorkedOut, reader_of_inputs
 from ong.projection import DirectionMemory, FactoredRows
 
 __all__ = ["Shadow"]
 
-_AGREEMENT = 1e-3  # relative distance of Gᵀg by factors and by the gradient, at a task's first step
 _KERNEL = 2**26  # numbers of a task's κ that are worth keeping
 
 
@@ -73,9 +73,8 @@ class Shadow:
         self.name, self._block, self._optimizer = block.name, block, optimizer
         self._coefficients = Coefficients(rows)
         self._held = _Held(self, block, self._coefficients)
-        self._entered = self._checked = False
+        self._entered = False
         self._rows, self._inputs = rows, WorkedOut()
-        self._seen: list[tuple[Tensor, list[Tensor]]] = []  # κᵀ and cotangents of the calls since the batch came
         self._guard = model.register_state_dict_pre_hook(release)  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -145,7 +144,6 @@ class Shadow:
             if all(isinstance(buffer, Tensor) for buffer in buffers):
                 block.scatter(block.matrix(buffers) - own.combine(own.velocity), buffers)
         own.clear()
-        self._seen = []
         del module._ong_held, module.forward
         self._entered = False
 
@@ -156,32 +154,28 @@ class Shadow:
 
     def _forward(self) -> Callable[[nn.Linear, Tensor], Tensor]:
         def forward(module: nn.Linear, x: Tensor) -> Tensor:
+            flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
             held: Any = module._ong_held
-            flat = x.reshape(-1, x.shape[-1])
-            own = held is self._held
-            ready = self._inputs.of(x) if own and self._reads_inputs and not x.requires_grad else None
-            coefficients = held.coefficients
-            kernel = coefficients.kernel(flat) if ready is None else ready
-            shift = coefficients.weighted(kernel) @ coefficients.outputs
-            z: Tensor = nn.functional.linear(flat, module.weight, module.bias) + shift
-            if own and z.requires_grad:
-                cotangents: list[Tensor] = []
-                z.register_hook(cotangents.append)  # type: ignore[no-untyped-call]
-                self._seen.append((kernel.detach(), cotangents))
+            coefficients: Coefficients = held.coefficients
+            kernel = self._inputs.of(x) if held is self._held and self._reads_inputs else None
+            if kernel is None:
+                with torch.no_grad():
+                    kernel = coefficients.layout.kernel(flat)
+            z: Tensor = ShiftedLinear.apply(flat, module.weight, module.bias, coefficients.shift(kernel))
             return z if x.ndim == 2 else z.reshape(*x.shape[:-1], -1)
 
         return forward
 
     def enrich(self, strategy: Any) -> Any:
         """Return a loader whose batches bring κ along, see :class:`ong.plugins.inputs.WorkedOut`, where it is known."""
-        own = self._coefficients
+        layout = self._coefficients.layout
         if not self._reads_inputs:
             return strategy.dataloader
-        return self._inputs.enrich(strategy, lambda x: own.kernel(x.to(own.inputs)), len(own), _KERNEL)
+        return self._inputs.enrich(strategy, lambda x: layout.kernel(x.to(layout.inputs)), len(layout), _KERNEL)
 
     def watch(self, strategy: Any) -> None:
         """Have what was worked out for the batch ready for the next forward."""
-        self._seen, self._coefficients.step = [], None
+        self._coefficients.watch()
         if self._reads_inputs:
             self._inputs.offer(strategy)
 
@@ -190,21 +184,9 @@ class Shadow:
         self._inputs.take_back()
 
     def products(self) -> Tensor | None:
-        """Return the layer's part of Gᵀg, ``[M]``, from the batch's own factors.
-
-        None where they do not make up the gradient: more or less than one call of the layer took part in a backward,
-        or (as the first step of a task shows) something else adds to its gradient.
-        """
-        passes = [(kernel, cotangents) for kernel, of_call in self._seen for cotangents in of_call]
-        if len(passes) != 1 or any(p.grad is None for p in self._block.parameters):
-            return None
-        found = self._coefficients.products(*passes[0])
-        if not self._checked:
-            expected = self._rows.dot(self._block.gradient(held=True))
-            if not (found - expected).norm() <= _AGREEMENT * expected.norm():
-                return None
-            self._checked = True
-        return found
+        """Return the layer's part of Gᵀg, ``[M]``, or None, see :meth:`Coefficients.products`."""
+        block = self._block
+        return self._coefficients.products(block.parameters, lambda: self._rows.dot(block.gradient(held=True)))
 
     def move(self, step: Tensor) -> None:
         """Let C follow SGD, with c for the gradient."""

@@ -34,30 +34,25 @@ class EuclideanProjection:
         """Return the projected vector."""
         if not self.memory.rows.keys() <= vector.keys():
             return self._off(vector)(vector)
-        return self._step(self.memory, vector)[0]
+        if self.solver is None:
+            return dict(vector)
+        shadow = self.memory.combine(self.solver.solve(self.memory.dot(vector)))
+        return {name: part - shadow[name] if name in shadow else part for name, part in vector.items()}
 
     def beside(self, vector: Mapping[str, Tensor], products: Tensor) -> tuple[Vector, Tensor]:
-        """Project blocks of a vector whose other blocks are projected elsewhere.
+        """Work out what is to be taken away from blocks of a vector whose other blocks are projected elsewhere.
 
         Args:
-            vector: g over some blocks.
+            vector: g over some of the blocks that directions touch.
             products: Gᵀg of all other blocks, ``[M]``.
 
         Returns:
-            The projected blocks, and c = (GᵀG)⁺Gᵀg.
+            G c over those blocks, and c = (GᵀG)⁺Gᵀg.
         """
-        update, step = self._step(self.memory.restricted(vector), vector, products)
-        assert step is not None
-        return update, step
-
-    def _step(
-        self, memory: DirectionMemory, vector: Mapping[str, Tensor], products: Tensor | None = None
-    ) -> tuple[Vector, Tensor | None]:
-        if self.solver is None:
-            return dict(vector), None
-        step = self.solver.solve(memory.dot(vector, products))
-        shadow = memory.combine(step)
-        return {name: part - shadow[name] if name in shadow else part for name, part in vector.items()}, step
+        assert self.solver is not None
+        rows = {name: self.memory.rows[name] for name in vector}
+        step = self.solver.solve(torch.stack([products, *(rows[n].dot(part) for n, part in vector.items())]).sum(0))
+        return {name: part.combine(step) for name, part in rows.items()}, step
 
     def captured(self, vector: Mapping[str, Tensor]) -> float:
         """Return ‖Q_Gᵀv‖/‖v‖, the share of a vector that lies in span G (the leak of an update)."""

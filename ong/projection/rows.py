@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ong.curvature import BlockMetric, Factors
+from ong.projection.layout import Layout
 
 __all__ = ["DenseRows", "FactoredRows", "NaturalRows", "Rows", "StackedRows", "rows_from_factors", "rows_from_state"]
 
@@ -93,18 +95,22 @@ class FactoredRows:
         """A tensor of the rows' dtype and device."""
         return self.inputs
 
+    @cached_property
+    def layout(self) -> Layout:
+        """The factors once more, as a training step wants them."""
+        return Layout(self.inputs, self.outputs)
+
     def dot(self, matrix: Tensor) -> Tensor:
-        """Return ⟨G_m, V⟩ = Σ_t δ_mtᵀ V a_mt: one matrix product, then a row sum."""
-        a, d = self.inputs.flatten(0, 1), self.outputs.flatten(0, 1)
+        """Return ⟨G_m, V⟩ = Σ_t δ_mtᵀ V a_mt: one matrix product, then a sum."""
         if matrix.ndim == 2:
-            return (a @ matrix.T).mul_(d).sum(1).reshape(len(self), -1).sum(1)
+            return self.layout.dot(matrix)
+        a, d = self.inputs.flatten(0, 1), self.outputs.flatten(0, 1)
         moved = (a @ matrix.flatten(0, 1).T).reshape(len(a), len(matrix), -1)  # [M·T, B, rows]
         return torch.einsum("kbr,kr->bk", moved, d).reshape(len(matrix), len(self), -1).sum(2)
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Return Σ_m c_m G_m = Dᵀ diag(c) A."""
-        weighted = self.outputs * coefficients[:, None, None]
-        return weighted.flatten(0, 1).T @ self.inputs.flatten(0, 1)
+        return self.layout.combine(coefficients)
 
     def dense(self, indices: Tensor) -> Tensor:
         """Return the chosen gradients, ``[len(indices), rows, columns]``."""

@@ -29,7 +29,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     move: Callable[[Eigenbasis, Tensor], None] = Eigenbasis.move
 
     def noting(self: Any, step: Tensor) -> None:
-        steps.append(len(self._coefficients) // len(step))
+        steps.append(len(self._coefficients.layout) // len(step))
         move(self, step)
 
     monkeypatch.setattr(Eigenbasis, "move", noting)

@@ -1,0 +1,86 @@
+"""Factored directions laid out for products with them, which is all that a training step does with directions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Layout"]
+
+_EVEN = 8  # BLAS takes a quarter longer for 101 columns than for 104
+
+
+class Layout:
+    """G_m = Σ_t δ_mt a_mtᵀ with the directions side by side and room to work in.
+
+    Rows of one coordinate each, contiguous over the directions, make narrow products and sums over a layer's rows two
+    to four times as fast as rows of one direction each; coordinates are filled up with zeros to a multiple of eight.
+    What a product needs on its way is kept from one to the next, so no two threads may use one layout at a time.
+
+    Attributes:
+        inputs: aᵀ, ``[columns, T · M]``, all directions of t = 1 first.
+        outputs: δᵀ, ``[rows, T · M]``.
+    """
+
+    def __init__(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Lay out a ``[M, T, columns]`` and δ ``[M, T, rows]``."""
+        self._count, self._positions, self._columns = inputs.shape
+        self._spare = -self._columns % _EVEN
+        self._even = F.pad(inputs.permute(2, 1, 0).flatten(1), (0, 0, 0, self._spare)).contiguous()
+        self.inputs = self._even[: self._columns]
+        self.outputs = outputs.permute(2, 1, 0).flatten(1).contiguous()
+        self._room = self.inputs.new_empty(0)
+
+    def __len__(self) -> int:
+        """Return T · M."""
+        return self.inputs.shape[1]
+
+    @property
+    def bytes(self) -> int:
+        """Memory held, room to work in included."""
+        return sum(t.numel() * t.element_size() for t in (self._even, self.outputs, self._room))
+
+    def _scratch(self, rows: int) -> Tensor:
+        if len(self._room) < rows:
+            self._room = self.inputs.new_empty(rows, len(self))
+        return self._room[:rows]
+
+    def _spread(self, coefficients: Tensor) -> Tensor:
+        return coefficients if self._positions == 1 else coefficients.repeat(self._positions)
+
+    def _gathered(self, products: Tensor) -> Tensor:
+        found = products.sum(0)
+        return found if self._positions == 1 else found.reshape(self._positions, self._count).sum(0)
+
+    def dot(self, matrix: Tensor) -> Tensor:
+        """Return ⟨G_m, V⟩, ``[M]``, for V ``[rows, columns]``."""
+        even = F.pad(matrix, (0, self._spare)) if self._spare else matrix
+        return self._gathered(torch.mm(even, self._even, out=self._scratch(len(matrix))).mul_(self.outputs))
+
+    def combine(self, coefficients: Tensor) -> Tensor:
+        """Return Σ_m c_m G_m, ``[rows, columns]``, for c ``[M]``."""
+        weighted = torch.mul(self.outputs, self._spread(coefficients), out=self._scratch(len(self.outputs)))
+        return torch.mm(weighted, self._even.T)[:, : self._columns]
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """Return κᵀ = xᵀa_mt, ``[N, T · M]``, for rows ``[N, columns]``, or without a last column of ones."""
+        width = x.shape[1]
+        if width == self._columns:
+            return torch.mm(x, self.inputs)
+        return torch.addmm(self.inputs[width], x, self.inputs[:width])
+
+    def add_applied(self, z: Tensor, coefficients: Tensor, kernel: Tensor) -> None:
+        """Add (Σ_m c_m G_m) x_b to rows z ``[N, rows]``, from κᵀ of the x."""
+        weighted = torch.mul(kernel, self._spread(coefficients), out=self._scratch(len(kernel)))
+        z.addmm_(weighted, self.outputs.T)
+
+    def dot_of_sum(self, cotangents: Tensor, kernel: Tensor) -> Tensor:
+        """Return ⟨G_m, Σ_b s_b x_bᵀ⟩, ``[M]``, from s ``[N, rows]`` and κᵀ of the x."""
+        return self._gathered(torch.mm(cotangents, self.outputs, out=self._scratch(len(kernel))).mul_(kernel))
+
+    def pulled_back(self, cotangents: Tensor, coefficients: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (Σ_m c_m G_m)ᵀ s_b, ``[N, columns]``, which is differentiable by s, and :meth:`dot_of_sum`."""
+        products = cotangents @ self.outputs
+        found = self._gathered(torch.mul(products.detach(), kernel, out=self._scratch(len(kernel))))
+        return (products * self._spread(coefficients) @ self._even.T)[:, : self._columns], found
