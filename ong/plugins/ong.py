@@ -180,7 +180,8 @@ class ONG(DirectionPlugin):
             self._projection = EuclideanProjection(self.memory)
         self.plain_because = self._why_plain(strategy)
         if self.running:
-            self._running = TrainingFisher(self._blocks, damping=self.damping, window=self.fisher_examples)
+            alone = why_not(strategy, self) is None
+            self._running = TrainingFisher(self._blocks, damping=self.damping, window=self.fisher_examples, alone=alone)
             if self._step and self._running_state is not None:
                 self._running.load_state_dict(self._running_state)
             self._running_state = None
@@ -294,7 +295,11 @@ class ONG(DirectionPlugin):
         super().after_training_exp(strategy, **kwargs)
 
     def _rewrite(self, strategy: Any) -> None:
-        if self._preconditioner is not None:
+        if self._running is not None:
+            self._running.read(strategy)
+        if self._running is not None and self._projection is None:
+            self._running.replace_gradients()
+        elif self._preconditioner is not None:
             self._preconditioner()
         elif not self._step_in_coefficients():
             super()._rewrite(strategy)
@@ -319,8 +324,6 @@ class ONG(DirectionPlugin):
         return True
 
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
-        if self._running is not None:
-            self._running.read(strategy)
         metric = self._metric if self._running is None else self._running
         if metric is None:
             return None
