@@ -23,7 +23,7 @@ class Bases:
         self.width = self.columns - biased
         self.biased = biased
         self.inputs, self.last = basis[: self.width], basis[-1]
-        self.back, self.back_last = self.inputs[:, : self.width].T.contiguous(), self.inputs[:, -1].contiguous()
+        self.back = self.inputs.T.contiguous()
         self.outputs, self.outputs_back = metric.outputs_basis, metric.outputs_basis.T.contiguous()
 
     def rotated(self, x: Tensor) -> Tensor:
@@ -46,12 +46,16 @@ class HeldLinear(torch.autograd.Function):
     ) -> Tensor:
         """Take ``[N, in]`` inputs, or ``[N, columns]`` rotated ones with them; return ``[N, out]``."""
         ctx.bases, ctx.shift = bases, shift
+        joint = None
         if rotated is None:
-            rotated = bases.rotated(x)
-        ctx.save_for_backward(x, rotated, weight, bias)
-        inner = nn.functional.linear(rotated[:, : bases.width], weight)
-        if bias is not None:
-            inner.addr_(rotated[:, -1], bias)
+            rotated, joint = bases.rotated(x), _joint(weight, bias)
+        ctx.save_for_backward(x, rotated, weight, bias, joint)
+        if joint is None:  # a wide layer's weights are not copied
+            inner = nn.functional.linear(rotated[:, : bases.width], weight)
+            if bias is not None:
+                inner.addr_(rotated[:, -1], bias)
+        else:
+            inner = nn.functional.linear(rotated, joint)
         if shift is not None:
             shift.add_to(inner)
         return torch.mm(inner, bases.outputs_back)
@@ -59,26 +63,30 @@ class HeldLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by inputs, weight and bias, those of the latter two in the eigenbasis."""
-        x, rotated, weight, bias = ctx.saved_tensors
+        x, rotated, weight, bias, joint = ctx.saved_tensors
         bases: Bases = ctx.bases
         needs_input, _, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
-        if torch.is_grad_enabled() and needs_input:
-            rotated = bases.rotated(x)  # for the gradient's own gradient
+        if needs_input and (joint is None or torch.is_grad_enabled()):  # by x and weights, for gradients of gradients
+            rotated, joint = bases.rotated(x), _joint(weight, bias)
         inner = torch.mm(gradient, bases.outputs)
-        inputs = by_weight = by_bias = None
         shifted = ctx.shift.pull(inner, by_inputs=needs_input) if ctx.shift is not None else None
+        inputs = None
         if needs_input:
-            inputs = torch.mm(torch.mm(inner, weight), bases.back)
-            if bias is not None:
-                inputs.addr_(torch.mv(inner, bias), bases.back_last)
-            if shifted is not None:
-                inputs.addmm_(shifted, bases.inputs.T)
+            inner_inputs = torch.mm(inner, joint)
+            inputs = torch.mm(inner_inputs if shifted is None else inner_inputs + shifted, bases.back)
         transposed = inner.T
-        if needs_weight:
-            by_weight = torch.mm(transposed, rotated[:, : bases.width])
-        if needs_bias:
-            by_bias = torch.mv(transposed, rotated[:, -1])
+        by_weight = by_bias = None
+        if needs_weight and needs_bias and joint is not None:
+            both = torch.mm(transposed, rotated)
+            by_weight, by_bias = both[:, : bases.width], both[:, -1]
+        else:
+            by_weight = torch.mm(transposed, rotated[:, : bases.width]) if needs_weight else None
+            by_bias = torch.mv(transposed, rotated[:, -1]) if needs_bias else None
         return inputs, None, by_weight, by_bias, None, None
+
+
+def _joint(weight: Tensor, bias: Tensor | None) -> Tensor:
+    return weight if bias is None else torch.cat([weight, bias[:, None]], 1)
 
 
 class ShiftedLinear(torch.autograd.Function):
