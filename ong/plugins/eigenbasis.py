@@ -189,15 +189,14 @@ class Eigenbasis:
         """Return the first layer's rotated inputs, where they are known, and what its coefficients add."""
         held: Any = module._ong_held
         own: Coefficients | None = held.coefficients
-        ready = self._inputs.of(x)
-        rotated, kernel = None, None
-        if ready is not None:
-            rotated, kernel = ready[:, : bases.columns], ready[:, bases.columns :]  # no columns where κ did not fit
+        rotated, kernel = self._inputs.of(x), None
+        if rotated is not None and rotated.shape[1] > bases.columns:
+            rotated, kernel = rotated[:, : bases.columns], rotated[:, bases.columns :]
         if own is None:
             return rotated, None
         with torch.no_grad():
             rotated = bases.rotated(flat) if rotated is None else rotated
-            kernel = kernel if kernel is not None and len(kernel.T) else own.layout.kernel(rotated)
+            kernel = own.layout.kernel(rotated) if kernel is None else kernel
         return rotated, own.shift(kernel)
 
     def agrees(self, forward: Callable[[Batch], Tensor], batch: Batch) -> bool:

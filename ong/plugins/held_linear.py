@@ -46,16 +46,16 @@ class HeldLinear(torch.autograd.Function):
     ) -> Tensor:
         """Take ``[N, in]`` inputs, or ``[N, columns]`` rotated ones with them; return ``[N, out]``."""
         ctx.bases, ctx.shift = bases, shift
-        joint = None
+        joint = of_bias = None
         if rotated is None:
             rotated, joint = bases.rotated(x), _joint(weight, bias)
-        ctx.save_for_backward(x, rotated, weight, bias, joint)
-        if joint is None:  # a wide layer's weights are not copied
-            inner = nn.functional.linear(rotated[:, : bases.width], weight)
-            if bias is not None:
-                inner.addr_(rotated[:, -1], bias)
-        else:
             inner = nn.functional.linear(rotated, joint)
+        elif bias is None:
+            inner = nn.functional.linear(rotated, weight)
+        else:  # a wide layer's weights are not copied
+            rotated, of_bias = rotated[:, : bases.width], rotated[:, -1]
+            inner = nn.functional.linear(rotated, weight).addr_(of_bias, bias)
+        ctx.save_for_backward(x, rotated, of_bias, weight, bias, joint)
         if shift is not None:
             shift.add_to(inner)
         return torch.mm(inner, bases.outputs_back)
@@ -63,26 +63,24 @@ class HeldLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by inputs, weight and bias, those of the latter two in the eigenbasis."""
-        x, rotated, weight, bias, joint = ctx.saved_tensors
+        x, rotated, of_bias, weight, bias, joint = ctx.saved_tensors
         bases: Bases = ctx.bases
         needs_input, _, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
         if needs_input and (joint is None or torch.is_grad_enabled()):  # by x and weights, for gradients of gradients
-            rotated, joint = bases.rotated(x), _joint(weight, bias)
+            rotated, of_bias, joint = bases.rotated(x), None, _joint(weight, bias)
         inner = torch.mm(gradient, bases.outputs)
         shifted = ctx.shift.pull(inner, by_inputs=needs_input) if ctx.shift is not None else None
-        inputs = None
+        inputs = by_weight = by_bias = None
         if needs_input:
-            inner_inputs = torch.mm(inner, joint)
-            inputs = torch.mm(inner_inputs if shifted is None else inner_inputs + shifted, bases.back)
-        transposed = inner.T
-        by_weight = by_bias = None
-        if needs_weight and needs_bias and joint is not None:
-            both = torch.mm(transposed, rotated)
-            by_weight, by_bias = both[:, : bases.width], both[:, -1]
-        else:
-            by_weight = torch.mm(transposed, rotated[:, : bases.width]) if needs_weight else None
-            by_bias = torch.mv(transposed, rotated[:, -1]) if needs_bias else None
-        return inputs, None, by_weight, by_bias, None, None
+            of_inputs = torch.mm(inner, joint)
+            inputs = torch.mm(of_inputs if shifted is None else of_inputs + shifted, bases.back)
+        if needs_weight or needs_bias:
+            by_weight = torch.mm(inner.T, rotated)
+            if of_bias is not None:
+                by_bias = torch.mv(inner.T, of_bias)
+            elif bias is not None:
+                by_weight, by_bias = by_weight[:, : bases.width], by_weight[:, -1]
+        return inputs, None, by_weight if needs_weight else None, by_bias if needs_bias else None, None, None
 
 
 def _joint(weight: Tensor, bias: Tensor | None) -> Tensor:
