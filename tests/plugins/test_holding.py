@@ -245,21 +245,27 @@ def test_a_layer_frozen_in_the_middle_of_a_task_stays(name: str) -> None:
     torch.testing.assert_close(model[1].weight, freezing.weight, rtol=0, atol=0 if name == "ogd" else 1e-12)
 
 
-def test_a_second_derivative_through_a_held_layer_is_refused() -> None:
-    class Twice(SupervisedPlugin):
+@both
+def test_gradients_of_gradients_go_through_held_layers(name: str) -> None:
+    """A penalty on the slope by the inputs trains as in the original coordinates."""
+
+    class Slope(SupervisedPlugin):
         coordinate_free = True
 
         def after_forward(self, strategy: Any, **kwargs: Any) -> None:
             x = strategy.mb_x.clone().requires_grad_()
-            (slope,) = torch.autograd.grad(strategy.model(x).sum(), x, create_graph=True)
-            slope.square().sum().backward()
+            (slope,) = torch.autograd.grad(strategy.model(x).square().sum(), x, create_graph=True)
+            (slope.square().sum() / 100).backward()
 
-    strategy = learner(net(), InMemoryLoader(), ONG(damping=0.05, directions_per_task=6), batch=4)
-    stream = tasks(2, width=WIDTH).train_stream
-    strategy.train(stream[0], eval_streams=[])
-    strategy.plugins.insert(0, Twice())
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        strategy.train(stream[1], eval_streams=[])
+    def work(held: bool) -> Tensor:
+        model = net()
+        strategy = learner(model, InMemoryLoader(), Slope(), make(name, held), batch=4)
+        for experience in tasks(2, width=WIDTH).train_stream:
+            strategy.train(experience, eval_streams=[])
+        return weights(model)
+
+    held, plain = compared(work, name)
+    torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
 
 
 def test_bfloat16_layers_train_in_the_original_coordinates() -> None:
