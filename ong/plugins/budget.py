@@ -12,7 +12,7 @@ from ong.plugins.boundaries import task_of
 
 __all__ = ["available_bytes", "most_directions", "needed_bytes", "readable", "stream_length"]
 
-_COPIES = 2  # directions are copied when more are added and when they are rotated into a metric
+_COPIES = 6  # as kept and rotated into a metric, each laid out for products too; and the metric's terms, two as a rule
 _GRAM = 3 * 8  # bytes an entry: the Gram, its eigenvectors and its inverse, in float64
 
 
@@ -30,7 +30,7 @@ def stream_length(experience: Any) -> int:
 
 
 def needed_bytes(stored: int, directions: int) -> int:
-    """Return the most memory that directions take while they are used: two copies, and what goes with their Gram."""
+    """Return the most memory that directions take while they are used: copies, and what goes with their Gram."""
     return _COPIES * stored + _GRAM * directions**2
 
 

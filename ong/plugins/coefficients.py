@@ -16,9 +16,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ong.curvature import Block
 from ong.projection import FactoredRows
 
-__all__ = ["Coefficients", "Shift", "plain_sgd"]
+__all__ = ["Coefficients", "Shift", "moving", "plain_sgd"]
 
 _AGREEMENT = 1e-3  # relative distance of ⟨G_m, g⟩ by factors and by the gradient, at the first step
 
@@ -77,6 +78,15 @@ class Coefficients:
         self.velocity.zero_()
         self.watch()
 
+    def fold(self, block: Block, optimizer: torch.optim.SGD) -> None:
+        """Put what C stands for into the layer's weights, and what its velocity does into their momentum."""
+        values, *momentum = moving(block, optimizer)
+        with torch.no_grad():
+            block.scatter(block.matrix(values) + self.combine(self.values), values)
+            for buffers in momentum:
+                block.scatter(block.matrix(buffers) - self.combine(self.velocity), buffers)
+        self.clear()
+
     def watch(self) -> None:
         """A new batch has come."""
         self.step = None
@@ -124,6 +134,15 @@ class Coefficients:
             self.velocity.mul_(group["momentum"]).add_(step)
             step = step + group["momentum"] * self.velocity if group["nesterov"] else self.velocity
         self.values.add_(step, alpha=float(group["lr"]))
+
+
+def moving(block: Block, optimizer: torch.optim.Optimizer) -> list[list[Tensor]]:
+    """Return what SGD moves of a layer: its parameters, and their momentum where there is any."""
+    states = [optimizer.state.get(parameter, {}) for parameter in block.parameters]
+    groups = [[parameter.data for parameter in block.parameters]]
+    if all(isinstance(state.get("momentum_buffer"), Tensor) for state in states):
+        groups.append([state["momentum_buffer"] for state in states])
+    return groups
 
 
 def plain_sgd(optimizer: torch.optim.SGD, parameters: list[nn.Parameter]) -> bool:

@@ -18,18 +18,17 @@ from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
 
 from ong.curvature import Batch, Block, BlockMetric, Metric, evaluating
-from ong.plugins.coefficients import Coefficients, Shift, plain_sgd
+from ong.plugins.coefficients import Coefficients, moving
+from ong.plugins.first_layer import FirstLayer
 from ong.plugins.held_linear import Bases, HeldLinear
 from ong.plugins.holding import Held, release
-from ong.plugins.inputs import WorkedOut, reader_of_inputs
-from ong.projection import FactoredRows, Rows
+from ong.plugins.inputs import reader_of_inputs
 from ong.streams import InMemoryLoader
 
 __all__ = ["Eigenbasis", "why_not"]
 
 _PASSIVE = (EvaluationPlugin, Clock, PeriodicEval, InMemoryLoader)
 _LOOKS = ("training_epoch", "training_iteration", "forward", "backward", "update")
-_WORKED_OUT = 2**28  # numbers worked out from a task's inputs that are worth keeping
 
 
 def why_not(strategy: Any, plugin: Any) -> str | None:
@@ -51,29 +50,11 @@ def why_not(strategy: Any, plugin: Any) -> str | None:
 
 
 class _Rotated(Held):
-    """What :class:`ong.curvature.Block` asks to read a rotated layer in its original coordinates."""
-
-    def __init__(self, owner: Eigenbasis, block: Block, metric: BlockMetric, coefficients: Coefficients | None) -> None:
-        super().__init__(owner, block.bias is not None)
+    def __init__(self, owner: Eigenbasis, biased: bool, metric: BlockMetric, coefficients: Coefficients | None) -> None:
+        super().__init__(owner, biased, coefficients)
         self._metric = metric
-        self.coefficients = coefficients
 
-    def __deepcopy__(self, memo: Any) -> Held:
-        copied = super().__deepcopy__(memo)
-        assert isinstance(copied, _Rotated)
-        copied.coefficients = None if self.coefficients is None else self.coefficients.copy()
-        return copied
-
-    def values(self, matrix: Tensor) -> Tensor:
-        """Return W."""
-        own = self.coefficients
-        return self._metric.rotate_back(matrix if own is None else matrix + own.combine(own.values))
-
-    def gradient(self, matrix: Tensor) -> Tensor:
-        """Return the gradient, or once it is projected the update."""
-        own = self.coefficients
-        if own is not None and own.step is not None:
-            matrix = matrix - own.combine(own.step)
+    def _back(self, matrix: Tensor) -> Tensor:
         return self._metric.rotate_back(matrix)
 
 
@@ -84,9 +65,6 @@ class Eigenbasis:
     numbers, and the layers' ``forward`` rotates inputs and outputs, so that the network's function is unchanged to
     round-off. ``state_dict`` of the model leaves first; :class:`ong.curvature.Block` reads original coordinates.
 
-    In the layer that reads the batch's inputs, what projections in the metric take away may be held apart, in
-    :class:`ong.plugins.coefficients.Coefficients` of M⁻¹G: see :meth:`prepare`.
-
     Attributes:
         names: the layers that are rotated; the others train as they are.
         first: the layer that gets the batch's inputs as they are, flattened; None where there is none.
@@ -96,7 +74,7 @@ class Eigenbasis:
     def __init__(self, strategy: Any, blocks: Mapping[str, Block], metric: Metric) -> None:
         """Take the layers that can be rotated; nothing is rotated yet, and :meth:`agrees` comes first."""
         self._model, self._optimizer = strategy.model, strategy.optimizer
-        self._blocks, self._metric, self._batch = blocks, metric, strategy.train_mb_size
+        self._blocks, self._metric = blocks, metric
         self.names = frozenset(
             name
             for name, block in blocks.items()
@@ -104,29 +82,27 @@ class Eigenbasis:
             and block.weight is not None
             and block.weight.dtype == metric.blocks[name].scale.dtype  # not of bfloat16
         )
+        self._bases = {name: Bases(metric.blocks[name], blocks[name].bias is not None) for name in self.names}
         self.entered = False
-        self.first: str | None = None
-        self._inputs = WorkedOut()
-        self._coefficients: Coefficients | None = None
-        self._rows: FactoredRows | None = None  # the first layer's directions, in the eigenbasis
-        self._scales: list[Tensor] = []  # M⁻¹ of the first layer, a tensor a parameter
+        self.first: FirstLayer | None = None
         self._guard = self._model.register_state_dict_pre_hook(release)
 
     def enter(self) -> None:
         """Rotate weights and momentum in."""
         if not self.entered:
             for name in self.names:
-                block, metric = self._blocks[name], self._metric.blocks[name]
+                module, metric, first = self._blocks[name].module, self._metric.blocks[name], self._first(name)
                 self._turn(name, metric.rotate)
-                coefficients = self._coefficients if name == self.first else None
-                block.module._ong_held = _Rotated(self, block, metric, coefficients)  # type: ignore[assignment]
-                block.module.forward = MethodType(self._forward_of(name), block.module)
+                coefficients = first.coefficients if first is not None else None
+                module._ong_held = _Rotated(self, self._bases[name].biased, metric, coefficients)  # type: ignore[assignment]
+                module.forward = MethodType(self._forward_of(name), module)
             self.entered = True
 
     def leave(self) -> None:
         """Rotate weights and momentum back."""
         if self.entered:
-            self._fold()
+            if self.first is not None:
+                self.first.fold()
             for name in self.names:
                 module = self._blocks[name].module
                 del module._ong_held, module.forward
@@ -138,66 +114,31 @@ class Eigenbasis:
         self.leave()
         self._guard.remove()
 
-    def _fold(self) -> None:
-        """Put what the coefficients stand for into the rotated weights and their momentum."""
-        own = self._coefficients
-        if own is None:
-            return
-        assert self.first is not None
-        values, *momentum = self._groups(self.first)
-        block = self._blocks[self.first]
-        with torch.no_grad():
-            block.scatter(block.matrix(values) + own.combine(own.values), values)
-            for buffers in momentum:
-                block.scatter(block.matrix(buffers) - own.combine(own.velocity), buffers)
-        own.clear()
-
-    def _groups(self, name: str) -> list[list[Tensor]]:
-        """Return what is rotated of a layer: its parameters, and their momentum where there is any."""
-        block = self._blocks[name]
-        states = [self._optimizer.state.get(parameter, {}) for parameter in block.parameters]
-        groups = [[parameter.data for parameter in block.parameters]]
-        if all(isinstance(state.get("momentum_buffer"), Tensor) for state in states):
-            groups.append([state["momentum_buffer"] for state in states])
-        return groups
+    def _first(self, name: str) -> FirstLayer | None:
+        return self.first if self.first is not None and self.first.name == name else None
 
     def _held_tensors(self) -> list[Tensor]:
-        return [tensor for name in sorted(self.names) for group in self._groups(name) for tensor in group]
+        groups = [group for name in sorted(self.names) for group in moving(self._blocks[name], self._optimizer)]
+        return [tensor for group in groups for tensor in group]
 
     def _turn(self, name: str, turn: Callable[[Tensor], Tensor]) -> None:
         block = self._blocks[name]
         with torch.no_grad():
-            for tensors in self._groups(name):
+            for tensors in moving(block, self._optimizer):
                 block.scatter(turn(block.matrix(tensors)), tensors)
 
     def _forward_of(self, name: str) -> Callable[[nn.Linear, Tensor], Tensor]:
-        biased, first = self._blocks[name].bias is not None, name == self.first
-        bases = Bases(self._metric.blocks[name], biased)
+        bases, first = self._bases[name], self._first(name)
 
         def forward(module: nn.Linear, x: Tensor) -> Tensor:
-            flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-            rotated, shift = self._of_inputs(module, x, flat, bases) if first else (None, None)
-            z: Tensor = HeldLinear.apply(flat, rotated, module.weight, module.bias if biased else None, bases, shift)
+            held: Any = module._ong_held
+            rotated, shift = first.look_up(x, held.coefficients) if first is not None else (None, None)
+            flat, bias = x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), module.bias if bases.biased else None
+            z: Tensor = HeldLinear.apply(flat, rotated, module.weight, bias, bases, shift)
             z = z if x.ndim == 2 else z.reshape(*x.shape[:-1], -1)
-            return z if biased or module.bias is None else z + module.bias  # a frozen bias is as it was
+            return z if bases.biased or module.bias is None else z + module.bias  # a frozen bias is as it was
 
         return forward
-
-    def _of_inputs(
-        self, module: nn.Linear, x: Tensor, flat: Tensor, bases: Bases
-    ) -> tuple[Tensor | None, Shift | None]:
-        """Return the first layer's rotated inputs, where they are known, and what its coefficients add."""
-        held: Any = module._ong_held
-        own: Coefficients | None = held.coefficients
-        rotated, kernel = self._inputs.of(x), None
-        if rotated is not None and rotated.shape[1] > bases.columns:
-            rotated, kernel = rotated[:, : bases.columns], rotated[:, bases.columns :]
-        if own is None:
-            return rotated, None
-        with torch.no_grad():
-            rotated = bases.rotated(flat) if rotated is None else rotated
-            kernel = own.layout.kernel(rotated) if kernel is None else kernel
-        return rotated, own.shift(kernel)
 
     def agrees(self, forward: Callable[[Batch], Tensor], batch: Batch) -> bool:
         """Return whether the model's outputs are the same in both coordinates.
@@ -206,7 +147,10 @@ class Eigenbasis:
         """
         with evaluating(self._model), torch.no_grad():
             modules = {name: self._blocks[name].module for name in self.names}
-            expected, self.first = reader_of_inputs(modules, forward, batch)
+            expected, first = reader_of_inputs(modules, forward, batch)
+            if first is not None:
+                of_first = self._blocks[first], self._metric.blocks[first], self._bases[first]
+                self.first = FirstLayer(*of_first, self._optimizer)
             exact = self._held_tensors()
             copies = [tensor.clone() for tensor in exact]
             self.enter()
@@ -216,98 +160,3 @@ class Eigenbasis:
                 tensor.copy_(copy)
         scale = expected.abs().max().clamp_min(1)
         return bool((found - expected).abs().max() <= 1e-3 * scale)
-
-    def prepare(self, strategy: Any, directions: Mapping[str, Rows]) -> Any:
-        """Work out what the first layer needs of a task's inputs.
-
-        With directions its projections are held in coefficients from now on, where that is exact (the metric's scale is
-        a sum of R products, so that M⁻¹G_m has R factors, and the optimizer is plain SGD) and costs less than two
-        products with the directions.
-
-        Args:
-            strategy: the strategy, with its loader.
-            directions: G in the eigenbasis, where updates are projections off them in the metric; or nothing.
-
-        Returns:
-            A loader whose batches bring along the layer's rotated inputs, and their κ, see
-            :class:`ong.plugins.inputs.WorkedOut`; the strategy's own where no layer takes the inputs as they are.
-        """
-        if self.first is None:
-            return strategy.dataloader
-        metric, width = self._metric.blocks[self.first], self._blocks[self.first].shape[1]
-        rows = directions.get(self.first)
-        before, self._coefficients = self._coefficients, None
-        if isinstance(rows, FactoredRows) and metric.terms is not None:
-            terms = metric.terms[0].shape[1]
-            once = self._inputs.fits(strategy, width + terms * len(rows), _WORKED_OUT)
-            if self._worth(terms, strategy.train_epochs if once else 1):
-                self._coefficients = before
-                if before is None:  # not the next piece of an online stream
-                    self._coefficients, self._rows = Coefficients(rows.scaled(metric.terms)), rows
-                    self._scales = self._blocks[self.first].split(metric.scale)
-                width += terms * len(rows) if once else 0
-        bases = Bases(metric, self._blocks[self.first].bias is not None)
-
-        def work(x: Tensor) -> Tensor:
-            rotated = bases.rotated(x.to(bases.inputs))
-            if self._coefficients is None or width == bases.columns:
-                return rotated
-            return torch.cat([rotated, self._coefficients.layout.kernel(rotated)], 1)
-
-        return self._inputs.enrich(strategy, work, width, _WORKED_OUT)
-
-    def _worth(self, terms: int, uses: int) -> bool:
-        """Return whether a step in coefficients multiplies less than two products with the directions."""
-        assert self.first is not None
-        block = self._blocks[self.first]
-        height, width = block.shape
-        cheaper: bool = self._batch * terms * (width / uses + 2 * height) < 2 * height * width
-        return cheaper and plain_sgd(self._optimizer, block.parameters)
-
-    def offer(self, strategy: Any) -> None:
-        """Have what was worked out for the batch ready for the next forward."""
-        self._inputs.offer(strategy)
-        if self._coefficients is not None:
-            self._coefficients.watch()
-
-    def take_back(self) -> None:
-        """The strategy's own forward is over."""
-        self._inputs.take_back()
-
-    def products(self) -> Tensor | None:
-        """Return the first layer's part of GᵀM⁻¹g, ``[M]``, where its projections are held in coefficients.
-
-        None where they are not; and from now on they are not where :meth:`Coefficients.products` does not know them.
-        """
-        if self._coefficients is None:
-            return None
-        assert self.first is not None
-        block, metric = self._blocks[self.first], self._metric.blocks[self.first]
-
-        def expected() -> Tensor:
-            assert self._rows is not None
-            return self._rows.dot(metric.scale * block.gradient(held=True))
-
-        found = self._coefficients.products(block.parameters, expected)
-        if found is None:
-            self.let_go()
-        return found
-
-    def let_go(self) -> None:
-        """Hold nothing in coefficients any more."""
-        self._fold()
-        self._coefficients = None
-        if self.entered and self.first is not None:
-            held: Any = self._blocks[self.first].module._ong_held
-            held.coefficients = None
-
-    def move(self, step: Tensor) -> None:
-        """Put M⁻¹g into the first layer's gradient, and let the coefficients follow SGD with c."""
-        assert self.first is not None
-        assert self._coefficients is not None
-        block = self._blocks[self.first]
-        assert block.weight is not None
-        for parameter, scale in zip(block.parameters, self._scales, strict=True):
-            assert parameter.grad is not None
-            parameter.grad.mul_(scale)
-        self._coefficients.follow(step, self._optimizer, block.weight)

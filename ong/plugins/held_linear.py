@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,8 +24,12 @@ class Bases:
         self.width = self.columns - biased
         self.biased = biased
         self.inputs, self.last = basis[: self.width], basis[-1]
-        self.back = self.inputs.T.contiguous()
         self.outputs, self.outputs_back = metric.outputs_basis, metric.outputs_basis.T.contiguous()
+
+    @cached_property
+    def back(self) -> Tensor:
+        """The way back to the inputs."""
+        return self.inputs.T.contiguous()
 
     def rotated(self, x: Tensor) -> Tensor:
         """Return U_Aᵀ[x; 1] for rows x."""

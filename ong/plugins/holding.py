@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ong.curvature import Block
+from ong.plugins.coefficients import Coefficients
 
 __all__ = ["Held", "Owner", "release"]
 
@@ -23,22 +24,30 @@ class Owner(Protocol):
 class Held:
     """What a held module carries as ``_ong_held``; a copy of the module carries a copy, which nobody owns."""
 
-    def __init__(self, owner: Owner, biased: bool) -> None:
-        """Note who holds the module, and whether its bias is held too."""
+    def __init__(self, owner: Owner, biased: bool, coefficients: Coefficients | None = None) -> None:
+        """Note who holds the module, whether its bias is held too, and what its weights lack."""
         self.owner: Owner | None = owner
         self.biased = biased
+        self.coefficients = coefficients
+
+    def _back(self, matrix: Tensor) -> Tensor:
+        """Return a matrix in the original coordinates."""
+        return matrix
 
     def values(self, matrix: Tensor) -> Tensor:
         """Return the original weights, given those held."""
-        raise NotImplementedError
+        own = self.coefficients
+        return self._back(matrix if own is None else matrix + own.combine(own.values))
 
     def gradient(self, matrix: Tensor) -> Tensor:
-        """Return the original gradient, given the one held."""
-        raise NotImplementedError
+        """Return the original gradient, or once it is projected the update, given the one held."""
+        own = self.coefficients
+        return self._back(matrix if own is None or own.step is None else matrix - own.combine(own.step))
 
     def __deepcopy__(self, memo: Any) -> Held:
         copied = copy.copy(self)
         copied.owner = None
+        copied.coefficients = None if self.coefficients is None else self.coefficients.copy()
         return copied
 
 

@@ -20,6 +20,7 @@ from ong.errors import UnknownNameError
 from ong.plugins.base import draw_examples, forward_of
 from ong.plugins.directions import DirectionPlugin
 from ong.plugins.eigenbasis import Eigenbasis, why_not
+from ong.plugins.first_layer import FirstLayer
 from ong.plugins.preconditioning import Preconditioner
 from ong.plugins.training_fisher import TrainingFisher
 from ong.projection import (
@@ -191,10 +192,11 @@ class ONG(DirectionPlugin):
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Prepare the task, and what is worked out once from its inputs where its metric stays."""
         super().before_training_exp(strategy, **kwargs)
-        if self._rotation is not None and self.metric == "prior":
+        first = self._first
+        if first is not None and self.metric == "prior":
             plain = isinstance(self._projection, MetricProjection) and not self.pull
             directions = self._projection.memory.rows if plain and self._projection is not None else {}
-            strategy.dataloader = self._rotation.prepare(strategy, directions)
+            strategy.dataloader = first.prepare(strategy, directions.get(first.name))
 
     def _why_plain(self, strategy: Any) -> str | None:
         if not self.eigenbasis:
@@ -250,6 +252,11 @@ class ONG(DirectionPlugin):
         """The blocks that train in the eigenbasis."""
         return self._rotation.names if self._rotation is not None else frozenset()
 
+    @property
+    def _first(self) -> FirstLayer | None:
+        """The layer among them that reads the batch's inputs."""
+        return self._rotation.first if self._rotation is not None else None
+
     def _leave(self) -> None:
         if self._rotation is not None:
             self._rotation.close()
@@ -269,7 +276,8 @@ class ONG(DirectionPlugin):
             self._use(self.ekfac, strategy)
         if self._rotation is not None:
             self._rotation.enter()
-            self._rotation.offer(strategy)
+        if self._first is not None:
+            self._first.offer(strategy)
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Take note of the strategy's own forward, where the EKFAC comes out of it."""
@@ -280,8 +288,8 @@ class ONG(DirectionPlugin):
         """Rotated inputs serve the strategy's own forward only, and no other is taken note of."""
         if self._running is not None:
             self._running.close()
-        if self._rotation is not None:
-            self._rotation.take_back()
+        if self._first is not None:
+            self._first.take_back()
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Put the weights back for whoever looks between epochs."""
@@ -306,19 +314,18 @@ class ONG(DirectionPlugin):
 
     def _step_in_coefficients(self) -> bool:
         """Take the step where the first layer's projections are held in coefficients; say whether it was taken."""
-        rotation, projection = self._rotation, self._projection
-        products = rotation.products() if rotation is not None else None
-        if products is None or rotation is None:
+        first, projection = self._first, self._projection
+        products = first.products() if first is not None else None
+        if first is None or products is None:
             return False
         assert isinstance(projection, MetricProjection)
-        assert rotation.first is not None
         moving = {name for name, block in self._blocks.items() if block.has_gradient}
         if not projection.memory.rows.keys() <= moving:
-            rotation.let_go()  # G is restricted to what moves
+            first.let_go()  # G is restricted to what moves
             return False
-        others = {name: self._blocks[name].gradient(held=True) for name in moving - {rotation.first}}
+        others = {name: self._blocks[name].gradient(held=True) for name in moving - {first.name}}
         update, step = projection.beside(others, products)
-        rotation.move(step)
+        first.move(step)
         for name, part in update.items():
             self._blocks[name].write_gradient(part)
         return True

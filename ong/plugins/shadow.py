@@ -27,29 +27,6 @@ __all__ = ["Shadow"]
 _KERNEL = 2**26  # numbers of a task's κ that are worth keeping
 
 
-class _Held(Held):
-    """What the layer carries. A copy of the module has a C of its own."""
-
-    def __init__(self, owner: Shadow, block: Block, coefficients: Coefficients) -> None:
-        super().__init__(owner, block.bias is not None)
-        self.coefficients = coefficients
-
-    def __deepcopy__(self, memo: Any) -> Held:
-        copied = super().__deepcopy__(memo)
-        assert isinstance(copied, _Held)
-        copied.coefficients = self.coefficients.copy()
-        return copied
-
-    def values(self, matrix: Tensor) -> Tensor:
-        """Return W."""
-        return matrix + self.coefficients.combine(self.coefficients.values)
-
-    def gradient(self, matrix: Tensor) -> Tensor:
-        """Return the gradient, or once it is projected the update."""
-        step = self.coefficients.step
-        return matrix if step is None else matrix - self.coefficients.combine(step)
-
-
 class Shadow:
     """Holds one ``Linear`` layer as W_held and C while a task is trained.
 
@@ -72,7 +49,7 @@ class Shadow:
         self._reads_inputs = reads_inputs
         self.name, self._block, self._optimizer = block.name, block, optimizer
         self._coefficients = Coefficients(rows)
-        self._held = _Held(self, block, self._coefficients)
+        self._held = Held(self, block.bias is not None, self._coefficients)
         self._entered = False
         self._rows, self._inputs = rows, WorkedOut()
         self._guard = model.register_state_dict_pre_hook(release)  # type: ignore[no-untyped-call]
@@ -136,14 +113,8 @@ class Shadow:
         """Put W, and the momentum that belongs to it, into the parameters."""
         if not self._entered:
             return
-        module, block, own = self._block.module, self._block, self._coefficients
-        with torch.no_grad():
-            block.scatter(block.values(), list(block.parameters))
-            states = [self._optimizer.state.get(parameter, {}) for parameter in block.parameters]
-            buffers = [state.get("momentum_buffer") for state in states]
-            if all(isinstance(buffer, Tensor) for buffer in buffers):
-                block.scatter(block.matrix(buffers) - own.combine(own.velocity), buffers)
-        own.clear()
+        self._coefficients.fold(self._block, self._optimizer)
+        module = self._block.module
         del module._ong_held, module.forward
         self._entered = False
 

@@ -132,17 +132,17 @@ def weights_unmoved(plugin: Any, message: str, **options: Any) -> None:
 def test_a_stream_that_will_not_fit_stops_before_training_with_numbers_and_a_remedy_that_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # 3 tasks × 24 examples × 3 classes, 280 bytes each: twice 60,480 bytes, and 24 × 216² for the Gram
-    assert budget.needed_bytes(216 * 280, 216) == 120_960 + 1_119_744
+    # 3 tasks × 24 examples × 3 classes, 280 bytes each: six times 60,480 bytes, and 24 × 216² for the Gram
+    assert budget.needed_bytes(216 * 280, 216) == 362_880 + 1_119_744
     monkeypatch.setattr(directions, "available_bytes", lambda device: 1_000_000)
     whole = {"directions": "all", "directions_per_task": 1000}
     message = (
-        r"OGD: 3 tasks of 72 directions, 280 bytes each, need up to 1\.24 MB of memory, and 1 MB are available; "
-        r"pass max_directions=120 \(or max_bytes=33600\) or a lower directions_per_task or directions='gtl'"
+        r"OGD: 3 tasks of 72 directions, 280 bytes each, need up to 1\.48 MB of memory, and 1 MB are available; "
+        r"pass max_directions=100 \(or max_bytes=28000\) or a lower directions_per_task or directions='gtl'"
     )
     weights_unmoved(OGD(**whole), message)
-    assert train(OGD(max_directions=120, **whole))[-1]["directions"] <= 120
-    assert train(OGD(max_bytes=33_600, **whole))[-1]["directions"] <= 120
+    assert train(OGD(max_directions=100, **whole))[-1]["directions"] <= 100
+    assert train(OGD(max_bytes=28_000, **whole))[-1]["directions"] <= 100
     assert train(OGD(directions_per_task=1000))[-1]["directions"] == 72
     with pytest.raises(UserError, match="max_directions"):
         train(OGD(max_directions=180, **whole))

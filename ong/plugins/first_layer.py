@@ -1,0 +1,139 @@
+"""The rotated layer that reads the batch's inputs: those rotated once a task, its projections in coefficients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ong.curvature import Block, BlockMetric
+from ong.plugins.coefficients import Coefficients, Shift, plain_sgd
+from ong.plugins.held_linear import Bases
+from ong.plugins.inputs import WorkedOut
+from ong.projection import FactoredRows, Rows
+
+__all__ = ["FirstLayer"]
+
+_WORKED_OUT = 2**28  # numbers worked out from a task's inputs that are worth keeping
+
+
+class FirstLayer:
+    """What is known of a rotated layer before a step, as nothing it reads changes within a task.
+
+    What projections in the metric take away from it may be held apart, in :class:`Coefficients` of M⁻¹G, see
+    :meth:`prepare`.
+
+    Attributes:
+        name: the layer.
+        coefficients: None while projections are taken in vectors.
+    """
+
+    def __init__(self, block: Block, metric: BlockMetric, bases: Bases, optimizer: torch.optim.SGD) -> None:
+        """Take the layer with its bases; its projections are taken in vectors."""
+        self.name, self._block, self._metric, self._bases = block.name, block, metric, bases
+        self._optimizer, self._inputs = optimizer, WorkedOut()
+        self.coefficients: Coefficients | None = None
+        self._rows: FactoredRows | None = None  # G in the eigenbasis
+        self._scales: list[Tensor] = []  # M⁻¹, a tensor a parameter
+
+    def prepare(self, strategy: Any, rows: Rows | None) -> Any:
+        """Work out what the layer needs of a task's inputs.
+
+        With directions its projections are held in coefficients from now on, where that is exact (the metric's scale is
+        a sum of R products, so that M⁻¹G_m has R factors, and the optimizer is plain SGD) and costs less than two
+        products with the directions.
+
+        Args:
+            strategy: the strategy, with its loader.
+            rows: the layer's part of G in the eigenbasis, where updates are projections off it in the metric.
+
+        Returns:
+            A loader whose batches bring along the layer's rotated inputs, and their κ, see :class:`WorkedOut`.
+        """
+        width, terms = self._bases.columns, self._metric.terms
+        before, self.coefficients = self.coefficients, None
+        if isinstance(rows, FactoredRows) and terms is not None:
+            positions = terms[0].shape[1]
+            once = self._inputs.fits(strategy, width + positions * len(rows), _WORKED_OUT)
+            if self._worth(strategy.train_mb_size, positions, strategy.train_epochs if once else 1):
+                self.coefficients = before
+                if before is None:  # not the next piece of an online stream
+                    self.coefficients, self._rows = Coefficients(rows.scaled(terms)), rows
+                    self._scales = self._block.split(self._metric.scale)
+                width += positions * len(rows) if once else 0
+
+        def work(x: Tensor) -> Tensor:
+            rotated = self._bases.rotated(x.to(self._bases.inputs))
+            if self.coefficients is None or width == self._bases.columns:
+                return rotated
+            return torch.cat([rotated, self.coefficients.layout.kernel(rotated)], 1)
+
+        return self._inputs.enrich(strategy, work, width, _WORKED_OUT)
+
+    def _worth(self, batch: int, positions: int, uses: int) -> bool:
+        """Return whether a step in coefficients multiplies less than two products with the directions."""
+        height, width = self._block.shape
+        cheaper = batch * positions * (width / uses + 2 * height) < 2 * height * width
+        return cheaper and plain_sgd(self._optimizer, self._block.parameters)
+
+    def offer(self, strategy: Any) -> None:
+        """Have what was worked out for the batch ready for the next forward."""
+        self._inputs.offer(strategy)
+        if self.coefficients is not None:
+            self.coefficients.watch()
+
+    def take_back(self) -> None:
+        """The strategy's own forward is over."""
+        self._inputs.take_back()
+
+    def look_up(self, x: Tensor, own: Coefficients | None) -> tuple[Tensor | None, Shift | None]:
+        """Return rotated inputs, where they are known, and what coefficients (the layer's, or its copy's) add."""
+        rotated, kernel = self._inputs.of(x), None
+        if rotated is not None and rotated.shape[1] > self._bases.columns:
+            rotated, kernel = rotated[:, : self._bases.columns], rotated[:, self._bases.columns :]
+        if own is None:
+            return rotated, None
+        with torch.no_grad():
+            rotated = self._bases.rotated(x.reshape(-1, x.shape[-1])) if rotated is None else rotated
+            kernel = own.layout.kernel(rotated) if kernel is None else kernel
+        return rotated, own.shift(kernel)
+
+    def products(self) -> Tensor | None:
+        """Return the layer's part of GᵀM⁻¹g, ``[M]``, where its projections are held in coefficients.
+
+        None where they are not; and from now on they are not where :meth:`Coefficients.products` does not know them.
+        """
+        if self.coefficients is None:
+            return None
+
+        def expected() -> Tensor:
+            assert self._rows is not None
+            return self._rows.dot(self._metric.scale * self._block.gradient(held=True))
+
+        found = self.coefficients.products(self._block.parameters, expected)
+        if found is None:
+            self.let_go()
+        return found
+
+    def move(self, step: Tensor) -> None:
+        """Put M⁻¹g into the layer's gradient, and let the coefficients follow SGD with c."""
+        assert self.coefficients is not None
+        assert self._block.weight is not None
+        for parameter, scale in zip(self._block.parameters, self._scales, strict=True):
+            assert parameter.grad is not None
+            parameter.grad.mul_(scale)
+        self.coefficients.follow(step, self._optimizer, self._block.weight)
+
+    def fold(self) -> None:
+        """Put what the coefficients stand for into the rotated weights and their momentum."""
+        if self.coefficients is not None:
+            self.coefficients.fold(self._block, self._optimizer)
+
+    def let_go(self) -> None:
+        """Hold nothing in coefficients any more."""
+        self.fold()
+        self.coefficients = None
+        held = vars(self._block.module).get("_ong_held")
+        if held is not None:
+            held.coefficients = None
