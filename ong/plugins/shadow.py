@@ -32,7 +32,7 @@ class Shadow:
 
     A step in vectors takes two products with the directions, 2 · rows · columns multiplications each. In coefficients a
     batch of N takes N · (2 rows + columns), the columns' once a task where the layer reads inputs that lie in memory;
-    in a layer further up N · (3 rows + 2 columns), as its inputs have a gradient too.
+    in a layer further up 2 N · (rows + columns), as its inputs have a gradient too.
 
     As in :class:`ong.plugins.eigenbasis.Eigenbasis` the parameters stay the same objects, the network's function is
     unchanged to round-off whoever calls it, ``state_dict`` of the model leaves first, and
@@ -71,7 +71,7 @@ class Shadow:
         for name in modules:
             rows, (height, width) = memory.rows[name], blocks[name].shape
             assert isinstance(rows, FactoredRows)
-            numbers = 2 * height + width if name == first else 3 * height + 2 * width
+            numbers = 2 * height + (width if name == first else 2 * width)
             if strategy.train_mb_size * numbers > 2 * height * width:
                 continue
             if not plain_sgd(strategy.optimizer, blocks[name].parameters):
