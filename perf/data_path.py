@@ -18,7 +18,7 @@ import ong
 from ong.experiments.run_plugins import NoMetrics
 from ong.streams import load_dataset
 
-REPEATS, TRAIN = 5, 2000
+REPEATS, TRAIN = 15, 2000
 
 
 def net() -> nn.Module:
