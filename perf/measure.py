@@ -39,6 +39,11 @@ def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def ratio(seconds: Mapping[str, list[float]], over: str, under: str) -> float:
+    """Return the median of two contenders' ratios turn by turn, so that a host whose speed drifts takes both along."""
+    return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+
+
 def machine() -> dict[str, Any]:
     """Return what the figures were taken on."""
     cpuinfo = Path("/proc/cpuinfo")

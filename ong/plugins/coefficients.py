@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from ong.curvature import Block
 from ong.projection import FactoredRows
 
-__all__ = ["Coefficients", "Shift", "moving", "plain_sgd"]
+__all__ = ["Coefficients", "Moving", "Shift", "moving", "plain_sgd"]
 
 _AGREEMENT = 1e-3  # relative distance of ⟨G_m, g⟩ by factors and by the gradient, at the first step
 
@@ -58,19 +59,32 @@ class Coefficients:
     """
 
     def __init__(self, rows: FactoredRows) -> None:
-        """Start at zero."""
+        """Start at zero, following nothing."""
         self.layout = rows.layout
         self.values = rows.like.new_zeros(len(rows))
         self.velocity = torch.zeros_like(self.values)
         self.step: Tensor | None = None
         self._shifts: list[Shift] | None = []  # since the batch came; a copy notes none
-        self._checked = False
+        self._checked = self._pending = False
+        self._handle: Any = None
 
     def copy(self) -> Coefficients:
         """Return one with the same directions, and values of its own."""
         copied = copy.copy(self)
-        copied.values, copied.velocity, copied._shifts = self.values.clone(), self.velocity.clone(), None
+        copied.values, copied.velocity = self.values.clone(), self.velocity.clone()
+        copied._shifts = copied._handle = None
         return copied
+
+    def follow(self, optimizer: torch.optim.SGD, weight: nn.Parameter) -> None:
+        """Let C move as the optimizer moves the weight, see :func:`plain_sgd`, by the step taken before it does."""
+        self.close()
+        self._handle = optimizer.register_step_pre_hook(lambda *_: self._advance(optimizer, weight))
+
+    def close(self) -> None:
+        """Follow no more."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
 
     def clear(self) -> None:
         """Go back to zero."""
@@ -79,19 +93,35 @@ class Coefficients:
         self.watch()
 
     def fold(self, block: Block, optimizer: torch.optim.SGD) -> None:
-        """Put what C stands for into the layer's weights, and what its velocity does into their momentum."""
-        values, *momentum = moving(block, optimizer)
+        """Put what C stands for into the layer's weights, their momentum and, before the next batch, their gradient."""
         with torch.no_grad():
+            values, momentum, gradient = moving(block, optimizer)
             block.scatter(block.matrix(values) + self.combine(self.values), values)
-            for buffers in momentum:
-                block.scatter(block.matrix(buffers) - self.combine(self.velocity), buffers)
+            if momentum is not None:
+                block.scatter(block.matrix(momentum) - self.combine(self.velocity), momentum)
+            if gradient is not None and self.step is not None:
+                block.scatter(block.matrix(gradient) - self.combine(self.step), gradient)
         self.clear()
 
     def watch(self) -> None:
-        """A new batch has come."""
-        self.step = None
+        """A new batch has come; a step that the optimizer never took is forgotten."""
+        self.step, self._pending = None, False
         if self._shifts is not None:
             self._shifts = []
+
+    def take(self, step: Tensor) -> None:
+        """Let c be what the optimizer's next step lacks."""
+        self.step, self._pending = step, True
+
+    def _advance(self, optimizer: torch.optim.SGD, weight: nn.Parameter) -> None:
+        if not self._pending or self.step is None:
+            return
+        step, self._pending = self.step, False
+        (group,) = [g for g in optimizer.param_groups if any(p is weight for p in g["params"])]
+        if group["momentum"]:
+            self.velocity.mul_(group["momentum"]).add_(step)
+            step = step + group["momentum"] * self.velocity if group["nesterov"] else self.velocity
+        self.values.add_(step, alpha=float(group["lr"]))
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Return Σ_m c_m G_m, ``[rows, columns]``."""
@@ -126,23 +156,25 @@ class Coefficients:
             self._checked = True
         return found
 
-    def follow(self, step: Tensor, optimizer: torch.optim.SGD, weight: nn.Parameter) -> None:
-        """Let C follow plain SGD: with c for the gradient, the same rate and momentum as the weight's."""
-        self.step = step
-        (group,) = [g for g in optimizer.param_groups if any(p is weight for p in g["params"])]
-        if group["momentum"]:
-            self.velocity.mul_(group["momentum"]).add_(step)
-            step = step + group["momentum"] * self.velocity if group["nesterov"] else self.velocity
-        self.values.add_(step, alpha=float(group["lr"]))
+
+class Moving(NamedTuple):
+    """What SGD moves of a layer, and by what: tensors of its parameters' shapes; None where there is none yet."""
+
+    values: list[Tensor]
+    momentum: list[Tensor] | None
+    gradient: list[Tensor] | None
 
 
-def moving(block: Block, optimizer: torch.optim.Optimizer) -> list[list[Tensor]]:
-    """Return what SGD moves of a layer: its parameters, and their momentum where there is any."""
-    states = [optimizer.state.get(parameter, {}) for parameter in block.parameters]
-    groups = [[parameter.data for parameter in block.parameters]]
-    if all(isinstance(state.get("momentum_buffer"), Tensor) for state in states):
-        groups.append([state["momentum_buffer"] for state in states])
-    return groups
+def moving(block: Block, optimizer: torch.optim.Optimizer) -> Moving:
+    """Return what SGD moves of a layer."""
+    momentum = [optimizer.state.get(parameter, {}).get("momentum_buffer") for parameter in block.parameters]
+    gradient = [parameter.grad for parameter in block.parameters]
+    return Moving([parameter.data for parameter in block.parameters], _all(momentum), _all(gradient))
+
+
+def _all(tensors: list[Tensor | None]) -> list[Tensor] | None:
+    there = [tensor for tensor in tensors if tensor is not None]
+    return there if len(there) == len(tensors) else None
 
 
 def plain_sgd(optimizer: torch.optim.SGD, parameters: list[nn.Parameter]) -> bool:

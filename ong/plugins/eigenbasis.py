@@ -86,46 +86,53 @@ class Eigenbasis:
         self.entered = False
         self.first: FirstLayer | None = None
         self._guard = self._model.register_state_dict_pre_hook(release)
+        self._live = False  # whether a batch has come that the optimizer has not stepped by
+        self._stepping = self._optimizer.register_step_post_hook(lambda *_: self._step_taken())
 
-    def enter(self) -> None:
-        """Rotate weights and momentum in."""
+    def _step_taken(self) -> None:
+        self._live = False
+
+    def enter(self, *, gradient: bool = False) -> None:
+        """Rotate weights and momentum in, and the gradient where it is still to be stepped along."""
+        self._live = True
         if not self.entered:
             for name in self.names:
                 module, metric, first = self._blocks[name].module, self._metric.blocks[name], self._first(name)
-                self._turn(name, metric.rotate)
+                self._turn(name, metric.rotate, gradient)
                 coefficients = first.coefficients if first is not None else None
                 module._ong_held = _Rotated(self, self._bases[name].biased, metric, coefficients)  # type: ignore[assignment]
                 module.forward = MethodType(self._forward_of(name), module)
             self.entered = True
 
     def leave(self) -> None:
-        """Rotate weights and momentum back."""
+        """Rotate weights and momentum back, and the gradient where it is still to be stepped along."""
         if self.entered:
             if self.first is not None:
                 self.first.fold()
             for name in self.names:
                 module = self._blocks[name].module
                 del module._ong_held, module.forward
-                self._turn(name, self._metric.blocks[name].rotate_back)
+                self._turn(name, self._metric.blocks[name].rotate_back, self._live)
             self.entered = False
 
     def close(self) -> None:
         """Rotate back for good."""
         self.leave()
+        if self.first is not None:
+            self.first.let_go()
         self._guard.remove()
+        self._stepping.remove()
 
     def _first(self, name: str) -> FirstLayer | None:
         return self.first if self.first is not None and self.first.name == name else None
 
-    def _held_tensors(self) -> list[Tensor]:
-        groups = [group for name in sorted(self.names) for group in moving(self._blocks[name], self._optimizer)]
-        return [tensor for group in groups for tensor in group]
-
-    def _turn(self, name: str, turn: Callable[[Tensor], Tensor]) -> None:
+    def _turn(self, name: str, turn: Callable[[Tensor], Tensor], gradient: bool) -> None:
         block = self._blocks[name]
-        with torch.no_grad():
-            for tensors in moving(block, self._optimizer):
-                block.scatter(turn(block.matrix(tensors)), tensors)
+        parts = moving(block, self._optimizer)
+        with torch.no_grad():  # on the parameters themselves: a backward that still needs them as they were then fails
+            for tensors in (list(block.parameters), parts.momentum, parts.gradient if gradient else None):
+                if tensors is not None:
+                    block.scatter(turn(block.matrix(tensors)), tensors)
 
     def _forward_of(self, name: str) -> Callable[[nn.Linear, Tensor], Tensor]:
         bases, first = self._bases[name], self._first(name)
@@ -151,7 +158,8 @@ class Eigenbasis:
             if first is not None:
                 of_first = self._blocks[first], self._metric.blocks[first], self._bases[first]
                 self.first = FirstLayer(*of_first, self._optimizer)
-            exact = self._held_tensors()
+            parts = [moving(self._blocks[name], self._optimizer) for name in self.names]
+            exact = [tensor for part in parts for tensors in part if tensors is not None for tensor in tensors]
             copies = [tensor.clone() for tensor in exact]
             self.enter()
             found = forward(batch)

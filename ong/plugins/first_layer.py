@@ -59,9 +59,13 @@ class FirstLayer:
             if self._worth(strategy.train_mb_size, positions, strategy.train_epochs if once else 1):
                 self.coefficients = before
                 if before is None:  # not the next piece of an online stream
+                    assert self._block.weight is not None
                     self.coefficients, self._rows = Coefficients(rows.scaled(terms)), rows
+                    self.coefficients.follow(self._optimizer, self._block.weight)
                     self._scales = self._block.split(self._metric.scale)
                 width += positions * len(rows) if once else 0
+        if before is not None and before is not self.coefficients:
+            before.close()
 
         def work(x: Tensor) -> Tensor:
             rotated = self._bases.rotated(x.to(self._bases.inputs))
@@ -117,13 +121,12 @@ class FirstLayer:
         return found
 
     def move(self, step: Tensor) -> None:
-        """Put M⁻¹g into the layer's gradient, and let the coefficients follow SGD with c."""
+        """Put M⁻¹g into the layer's gradient, and c into the coefficients' step."""
         assert self.coefficients is not None
-        assert self._block.weight is not None
         for parameter, scale in zip(self._block.parameters, self._scales, strict=True):
             assert parameter.grad is not None
             parameter.grad.mul_(scale)
-        self.coefficients.follow(step, self._optimizer, self._block.weight)
+        self.coefficients.take(step)
 
     def fold(self) -> None:
         """Put what the coefficients stand for into the rotated weights and their momentum."""
@@ -133,6 +136,8 @@ class FirstLayer:
     def let_go(self) -> None:
         """Hold nothing in coefficients any more."""
         self.fold()
+        if self.coefficients is not None:
+            self.coefficients.close()
         self.coefficients = None
         held = vars(self._block.module).get("_ong_held")
         if held is not None:

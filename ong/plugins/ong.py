@@ -303,6 +303,8 @@ class ONG(DirectionPlugin):
         super().after_training_exp(strategy, **kwargs)
 
     def _rewrite(self, strategy: Any) -> None:
+        if self._rotation is not None:
+            self._rotation.enter(gradient=True)  # where somebody has looked since the backward
         if self._running is not None:
             self._running.read(strategy)
         if self._running is not None and self._projection is None:

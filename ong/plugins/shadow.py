@@ -46,9 +46,11 @@ class Shadow:
         self, model: nn.Module, block: Block, rows: FactoredRows, optimizer: torch.optim.SGD, *, reads_inputs: bool
     ) -> None:
         """Take a layer's stored gradients, of one position each, and whether it reads the batch's inputs."""
+        assert block.weight is not None
         self._reads_inputs = reads_inputs
         self.name, self._block, self._optimizer = block.name, block, optimizer
         self._coefficients = Coefficients(rows)
+        self._coefficients.follow(optimizer, block.weight)
         self._held = Held(self, block.bias is not None, self._coefficients)
         self._entered = False
         self._rows, self._inputs = rows, WorkedOut()
@@ -110,7 +112,7 @@ class Shadow:
             self._entered = True
 
     def leave(self) -> None:
-        """Put W, and the momentum that belongs to it, into the parameters."""
+        """Put W into the parameters, and what belongs to it into momentum and gradient."""
         if not self._entered:
             return
         self._coefficients.fold(self._block, self._optimizer)
@@ -121,6 +123,7 @@ class Shadow:
     def close(self) -> None:
         """Leave for good."""
         self.leave()
+        self._coefficients.close()
         self._guard.remove()
 
     def _forward(self) -> Callable[[nn.Linear, Tensor], Tensor]:
@@ -160,9 +163,8 @@ class Shadow:
         return self._coefficients.products(block.parameters, lambda: self._rows.dot(block.gradient(held=True)))
 
     def move(self, step: Tensor) -> None:
-        """Let C follow SGD, with c for the gradient."""
-        assert self._block.weight is not None
-        self._coefficients.follow(step, self._optimizer, self._block.weight)
+        """Let the next step take c along."""
+        self._coefficients.take(step)
 
 
 def _suits(block: Block, memory: DirectionMemory) -> bool:

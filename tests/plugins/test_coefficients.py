@@ -60,13 +60,13 @@ every_method = pytest.mark.parametrize("name", METHODS)
 def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Notes the number of terms of each layer's step that was taken in coefficients."""
     steps: list[int] = []
-    follow: Callable[..., None] = Coefficients.follow
+    take: Callable[[Coefficients, Tensor], None] = Coefficients.take
 
-    def noting(self: Coefficients, step: Tensor, *rest: Any) -> None:
+    def noting(self: Coefficients, step: Tensor) -> None:
         steps.append(len(self.layout) // len(step))
-        follow(self, step, *rest)
+        take(self, step)
 
-    monkeypatch.setattr(Coefficients, "follow", noting)
+    monkeypatch.setattr(Coefficients, "take", noting)
     return steps
 
 

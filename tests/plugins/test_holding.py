@@ -152,7 +152,7 @@ def test_a_penalty_inside_the_criterion_keeps_it_to_vectors(name: str) -> None:
         return weights(model)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Coefficients, "follow", lambda self, step, *_: moved.append(step))
+        patch.setattr(Coefficients, "take", lambda self, step: moved.append(step))
         held, plain = compared(work, name)
     assert not moved
     torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
@@ -243,6 +243,46 @@ def test_a_layer_frozen_in_the_middle_of_a_task_stays(name: str) -> None:
     for experience in tasks(2, width=WIDTH).train_stream:
         strategy.train(experience, eval_streams=[])
     torch.testing.assert_close(model[1].weight, freezing.weight, rtol=0, atol=0 if name == "ogd" else 1e-12)
+
+
+class Saving(SupervisedPlugin):
+    """Reads the model's state at one place of every third step."""
+
+    coordinate_free = True
+
+    def __init__(self, hook: str) -> None:
+        super().__init__()
+        setattr(self, hook, self._read)
+
+    def _read(self, strategy: Any, **kwargs: Any) -> None:
+        if strategy.clock.train_exp_iterations % 3 == 1:
+            strategy.model.state_dict()
+
+
+@pytest.mark.parametrize("after", [True, False], ids=["after", "before"])
+@pytest.mark.parametrize("hook", ["after_backward", "before_update", "after_update"])
+@both
+def test_a_state_read_in_the_middle_of_a_step_leaves_it_as_it_is(name: str, hook: str, after: bool) -> None:
+    """With momentum, which must belong to the weights it moves; the reader stands before or after the plugin."""
+
+    def work(held: bool) -> Tensor:
+        model, reader = net(), Saving(hook)
+        plugins = [make(name, held), reader] if after else [reader, make(name, held)]
+        strategy = learner(model, InMemoryLoader(), *plugins, batch=4, momentum=0.8)
+        for experience in tasks(3, width=WIDTH).train_stream:
+            strategy.train(experience, eval_streams=[])
+        return weights(model)
+
+    held, plain = compared(work, name)
+    torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
+
+
+def test_a_state_read_between_forward_and_backward_does_not_pass_unnoticed() -> None:
+    strategy = learner(net(), InMemoryLoader(), Saving("after_forward"), make("ong-prior", True), batch=4)
+    first, second = tasks(2, width=WIDTH).train_stream
+    strategy.train(first, eval_streams=[])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        strategy.train(second, eval_streams=[])
 
 
 @both
