@@ -69,6 +69,11 @@ class Block:
         """``(rows, columns)``."""
         return self.rows, sum(p.numel() for p in self.parameters) // self.rows
 
+    @cached_property
+    def widths(self) -> list[int]:
+        """How many columns each of the parameters has."""
+        return [p.numel() // self.rows for p in self.parameters]
+
     def matrix(self, tensors: list[Tensor]) -> Tensor:
         """Lay tensors of the parameters' shapes out as one ``[rows, columns]`` matrix (a copy, at least float32)."""
         joined = torch.cat([t.detach().reshape(self.rows, -1) for t in tensors], dim=1)
@@ -84,8 +89,7 @@ class Block:
 
     def split(self, matrix: Tensor) -> list[Tensor]:
         """Return a ``[rows, columns]`` matrix as tensors of the parameters' shapes, each on its own in memory."""
-        widths = [p.numel() // self.rows for p in self.parameters]
-        parts = zip(torch.split(matrix, widths, dim=1), self.parameters, strict=True)
+        parts = zip(torch.split(matrix, self.widths, dim=1), self.parameters, strict=True)
         return [part.reshape(p.shape).contiguous() for part, p in parts]
 
     def values(self, *, held: bool = False) -> Tensor:
@@ -118,8 +122,7 @@ class Block:
 
     def take_from_gradient(self, matrix: Tensor) -> None:
         """Subtract a matrix, in the coordinates the weights are held in, from the ``.grad`` fields there are."""
-        widths = [p.numel() // self.rows for p in self.parameters]
-        for parameter, part in zip(self.parameters, torch.split(matrix, widths, dim=1), strict=True):
+        for parameter, part in zip(self.parameters, torch.split(matrix, self.widths, dim=1), strict=True):
             if parameter.grad is not None:
                 parameter.grad.sub_(part.reshape(parameter.shape))
 

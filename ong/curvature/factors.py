@@ -122,7 +122,7 @@ class PassTape:
     def __init__(self, blocks: Mapping[str, Block]) -> None:
         """Watch the layers of a model's blocks."""
         self._blocks = blocks
-        self._uses: dict[str, list[list[Tensor]]] = {}  # inputs, and after each backward its cotangents
+        self._uses: dict[str, list[list[Tensor]]] = {}  # inputs, and after the backward their cotangents
         self._handles: list[Any] = []
 
     def open(self) -> None:
@@ -143,17 +143,12 @@ class PassTape:
             if isinstance(output, Tensor) and output.requires_grad:
                 use = [(args[0] if args else next(iter(kwargs.values()))).detach()]
                 self._uses.setdefault(name, []).append(use)
-                output.register_hook(lambda g: use.append(g.detach()))  # type: ignore[no-untyped-call]
+                output.register_hook(lambda g: use.append(g.detach()) if len(use) == 1 else None)  # type: ignore[no-untyped-call]
 
         return hook
 
-    @property
-    def once(self) -> bool:
-        """Whether no more than one backward came through the forwards taken note of."""
-        return all(len(use) <= 2 for uses in self._uses.values() for use in uses)
-
     def factors(self, examples: int, scale: float = 1.0) -> dict[str, Factors]:
-        """Return the factors of the loss's gradients, example by example, of the layers the (first) backward reached.
+        """Return the factors of the loss's gradients, example by example, of the layers the backward reached.
 
         Args:
             examples: N, of the batch.
@@ -161,7 +156,7 @@ class PassTape:
         """
         result: dict[str, Factors] = {}
         for name, uses in self._uses.items():
-            parts = [_assemble(self._blocks[name], use[0], use[1] * scale, examples) for use in uses if len(use) > 1]
+            parts = [_assemble(self._blocks[name], use[0], use[1] * scale, examples) for use in uses if len(use) == 2]
             if parts:
                 inputs = torch.cat([part.inputs for part in parts], 1) if len(parts) > 1 else parts[0].inputs
                 outputs = torch.cat([part.outputs for part in parts], 1) if len(parts) > 1 else parts[0].outputs

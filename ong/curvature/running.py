@@ -20,7 +20,6 @@ __all__ = ["RunningEKFAC"]
 
 _MOST_NUMBERS = 2**26  # of a window; past it the oldest batches go before their time
 _CHUNK = 2**23  # numbers of one [examples, …] intermediate
-_AGREEMENT = 1e-3  # relative distance of U_SᵀgU by the batch's factors and by the gradient
 
 
 @dataclass
@@ -39,14 +38,12 @@ class _Leading:
     eigenvalues: Tensor
     rest: float
 
-    def turned(self, factors: Factors) -> Factors:
-        """Return the factors of U_Sᵀ G U."""
-        return Factors(factors.inputs @ self.inputs_basis, factors.outputs @ self.outputs_basis)
-
-    def squares(self, turned: Factors) -> Tensor:
+    def squares(self, factors: Factors) -> Tensor:
         """Return the sum over examples of (U_Sᵀ G U)^{∘2}."""
-        if turned.inputs.shape[1] == 1:
-            return turned.outputs[:, 0].square().T @ turned.inputs[:, 0].square()
+        if factors.inputs.shape[1] == 1:
+            a, d = factors.inputs[:, 0] @ self.inputs_basis, factors.outputs[:, 0] @ self.outputs_basis
+            return d.square_().T @ a.square_()
+        turned = Factors(factors.inputs @ self.inputs_basis, factors.outputs @ self.outputs_basis)
         return gradient_squares(turned).to(self.eigenvalues)
 
     def gain(self, damping: float) -> Tensor:
@@ -99,7 +96,6 @@ class RunningEKFAC:
         self.blocks, self.damping, self.window, self.tolerance = dict(blocks), damping, window, tolerance
         self._leading: dict[str, _Leading] = {}
         self._gains: dict[str, Tensor] = {}
-        self._turned: dict[str, Factors] = {}  # of the batch observed last
         self._recent: deque[dict[str, Factors]] = deque()
         self._count = self._numbers = 0  # examples in it, and numbers
 
@@ -119,11 +115,11 @@ class RunningEKFAC:
             oldest = self._recent.popleft()
             self._count -= _examples(oldest)
             self._numbers -= _numbers(oldest)
-        self._turned = {n: self._leading[n].turned(part) for n, part in factors.items() if n in self._leading}
-        for name, turned in self._turned.items():
-            leading, share = self._leading[name], min(1.0, len(turned.inputs) / self.window)
-            leading.eigenvalues.mul_(1 - share).add_(leading.squares(turned), alpha=share / len(turned.inputs))
-            self._gains[name] = leading.gain(self.damping)
+        for name, part in factors.items():
+            if name in self._leading:
+                leading, share = self._leading[name], min(1.0, len(part.inputs) / self.window)
+                leading.eigenvalues.mul_(1 - share).add_(leading.squares(part), alpha=share / len(part.inputs))
+                self._gains[name] = leading.gain(self.damping)
 
     def refresh(self) -> None:
         """Take bases and eigenvalues anew from the window.
@@ -138,7 +134,6 @@ class RunningEKFAC:
             factors = Factors(_joined([p.inputs for p in parts]), _joined([p.outputs for p in parts]))
             self._leading[name] = self._fitted(factors, self._leading.get(name))
             self._gains[name] = self._leading[name].gain(self.damping)
-        self._turned = {}
 
     def _fitted(self, factors: Factors, old: _Leading | None) -> _Leading:
         a, d = factors.inputs.flatten(0, 1), factors.outputs.flatten(0, 1)
@@ -152,7 +147,7 @@ class RunningEKFAC:
         start = old.inputs_basis if old is not None and len(old.inputs_basis) == a.shape[1] else None
         _, basis = leading_eigenpairs(a, threshold, start)
         fitted = _Leading(basis, outputs_basis.to(d), d.new_zeros(()), 0.0)
-        fitted.eigenvalues = fitted.squares(fitted.turned(factors)) / len(factors.inputs)
+        fitted.eigenvalues = fitted.squares(factors) / len(factors.inputs)
         others = d.shape[1] * (a.shape[1] - basis.shape[1])
         if others:
             left = float(_squared_norms(factors).mean() - fitted.eigenvalues.sum())
@@ -178,57 +173,23 @@ class RunningEKFAC:
             result[name] = torch.addmm(part, change, leading.inputs_basis.T, beta=rest)
         return result
 
-    def precondition_in_place(self, share: float | None) -> None:
-        """Replace the ``.grad`` fields by M⁻¹g.
-
-        Args:
-            share: g is so many times the sum of the gradients observed last, whose U_SᵀgU is known then; None where g
-                may be anything.
-        """
+    def precondition_in_place(self) -> None:
+        """Replace the ``.grad`` fields by M⁻¹g."""
         for name, block in self.blocks.items():
             if name not in self._leading or not block.has_gradient:
                 continue
             leading = self._leading[name]
-            if any(p.grad is not None and p.grad.dtype != leading.inputs_basis.dtype for p in block.parameters):
+            basis = leading.inputs_basis.split(block.widths)  # type: ignore[no-untyped-call]
+            parts = [(p.grad, u) for p, u in zip(block.parameters, basis, strict=True) if p.grad is not None]
+            if any(gradient.dtype != u.dtype for gradient, u in parts):
                 block.write_gradient(self.precondition({name: block.gradient()})[name])
                 continue
-            seen = self._seen(name) if share is not None else None
-            turned = self._of_gradient(name) if seen is None or share is None else seen.mul_(share)
-            change, rest = self._change(name, turned)
-            for gradient, basis in self._gradients(name):
-                matrix = gradient.reshape(block.rows, -1).addmm_(change, basis.T, beta=rest)
+            along = torch.stack([gradient.reshape(block.rows, -1) @ u for gradient, u in parts]).sum(0)
+            change, rest = self._change(name, leading.outputs_basis.T @ along)
+            for gradient, u in parts:
+                matrix = gradient.reshape(block.rows, -1).addmm_(change, u.T, beta=rest)
                 if not gradient.is_contiguous():
                     gradient.copy_(matrix.reshape(gradient.shape))
-
-    def follows(self, share: float) -> bool:
-        """Return whether the ``.grad`` fields are ``share`` times the sum of the gradients observed last."""
-        for name, block in self.blocks.items():
-            seen = self._seen(name) if block.has_gradient else None
-            if seen is not None:
-                exact = self._of_gradient(name)
-                if not (seen * share - exact).norm() <= _AGREEMENT * exact.norm():
-                    return False
-        return True
-
-    def _gradients(self, name: str) -> list[tuple[Tensor, Tensor]]:
-        """Return the ``.grad`` fields there are, each with its rows of U."""
-        block = self.blocks[name]
-        widths = [p.numel() // block.rows for p in block.parameters]
-        bases = self._leading[name].inputs_basis.split(widths)  # type: ignore[no-untyped-call]
-        return [(p.grad, basis) for p, basis in zip(block.parameters, bases, strict=True) if p.grad is not None]
-
-    def _of_gradient(self, name: str) -> Tensor:
-        """Return U_SᵀgU of the ``.grad`` fields."""
-        rows, parts = self.blocks[name].rows, self._gradients(name)
-        along = torch.stack([gradient.reshape(rows, -1).to(basis) @ basis for gradient, basis in parts]).sum(0)
-        return self._leading[name].outputs_basis.T @ along
-
-    def _seen(self, name: str) -> Tensor | None:
-        """Return U_SᵀGU of the sum of the gradients observed last, where it is at hand."""
-        turned = self._turned.get(name)
-        if turned is None or turned.inputs.shape[1] != 1:
-            return None
-        return turned.outputs[:, 0].T @ turned.inputs[:, 0]
 
     def _change(self, name: str, turned: Tensor) -> tuple[Tensor, float]:
         """Return U_S[(s − c) ∘ U_SᵀVU], which Uᵀ is yet to be multiplied to, and c."""

@@ -12,7 +12,6 @@ from ong.plugins.boundaries import task_of
 
 __all__ = ["available_bytes", "most_directions", "needed_bytes", "readable", "stream_length"]
 
-_COPIES = 6  # as kept and rotated into a metric, each laid out for products too; and the metric's terms, two as a rule
 _GRAM = 3 * 8  # bytes an entry: the Gram, its eigenvectors and its inverse, in float64
 
 
@@ -29,14 +28,14 @@ def stream_length(experience: Any) -> int:
     return len(stream) if hasattr(stream, "__len__") else 1
 
 
-def needed_bytes(stored: int, directions: int) -> int:
-    """Return the most memory that directions take while they are used: copies, and what goes with their Gram."""
-    return _COPIES * stored + _GRAM * directions**2
+def needed_bytes(worked_with: int, directions: int) -> int:
+    """Return the most memory that directions take while they are used: all copies of them, and what their Gram does."""
+    return worked_with + _GRAM * directions**2
 
 
 def most_directions(each: int, available: int) -> int:
     """Return how many directions of ``each`` bytes fit: the root of ``needed_bytes(each · M, M) = available``."""
-    return int((math.sqrt((_COPIES * each) ** 2 + 4 * _GRAM * available) - _COPIES * each) / (2 * _GRAM))
+    return int((math.sqrt(each**2 + 4 * _GRAM * available) - each) / (2 * _GRAM))
 
 
 def readable(count: float) -> str:

@@ -11,7 +11,6 @@ the layer's size but that gradient:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -22,16 +21,14 @@ from ong.projection import FactoredRows
 
 __all__ = ["Coefficients", "Moving", "Shift", "moving", "plain_sgd"]
 
-_AGREEMENT = 1e-3  # relative distance of ⟨G_m, g⟩ by factors and by the gradient, at the first step
-
 
 class Shift:
     """What coefficients add to a layer's outputs for one batch, and what the backward pass leaves of it."""
 
-    def __init__(self, coefficients: Coefficients, kernel: Tensor) -> None:
-        """Take κᵀ of the batch, ``[N, R · M]``."""
-        self._own, self._kernel = coefficients, kernel
-        self.products: list[Tensor] = []  # ⟨G_m, Σ_b s_b x_bᵀ⟩, of each backward
+    def __init__(self, coefficients: Coefficients, inputs: Tensor, kernel: Tensor) -> None:
+        """Take the batch's inputs ``[N, columns]``, or without a last column of ones, and their κᵀ ``[N, R · M]``."""
+        self._own, self._inputs, self._kernel = coefficients, inputs.detach(), kernel
+        self.passes: list[tuple[Tensor, Tensor]] = []  # s ``[N, rows]`` and ⟨G_m, Σ_b s_b x_bᵀ⟩, of each backward
 
     def add_to(self, z: Tensor) -> None:
         """Add (Σ_m C_m G_m) x_b to rows z ``[N, rows]``."""
@@ -39,13 +36,19 @@ class Shift:
 
     def pull(self, cotangents: Tensor, *, by_inputs: bool) -> Tensor | None:
         """Take note of s ``[N, rows]``; return the gradient by the inputs, ``[N, columns]``, where it is wanted."""
-        own = self._own
+        own, noted = self._own, cotangents.detach()
         if not by_inputs:
-            self.products.append(own.layout.dot_of_sum(cotangents.detach(), self._kernel))
+            self.passes.append((noted, own.layout.dot_of_sum(noted, self._kernel)))
             return None
         gradient, products = own.layout.pulled_back(cotangents, own.values, self._kernel)
-        self.products.append(products)
+        self.passes.append((noted, products))
         return gradient
+
+    def along(self, probe: Tensor, cotangents: Tensor) -> Tensor:
+        """Return Σ_b s_b x_bᵀu, ``[rows]``, for u ``[columns]``."""
+        width = self._inputs.shape[1]
+        of_inputs = torch.mv(self._inputs, probe[:width])
+        return torch.mv(cotangents.T, of_inputs + probe[width] if len(probe) > width else of_inputs)
 
 
 class Coefficients:
@@ -65,7 +68,9 @@ class Coefficients:
         self.velocity = torch.zeros_like(self.values)
         self.step: Tensor | None = None
         self._shifts: list[Shift] | None = []  # since the batch came; a copy notes none
-        self._checked = self._pending = False
+        self._pending = False
+        generator = torch.Generator().manual_seed(0)
+        self._probe = torch.randn(len(self.layout.inputs), generator=generator).to(rows.like)
         self._handle: Any = None
 
     def copy(self) -> Coefficients:
@@ -127,34 +132,32 @@ class Coefficients:
         """Return Σ_m c_m G_m, ``[rows, columns]``."""
         return self.layout.combine(coefficients)
 
-    def shift(self, kernel: Tensor) -> Shift:
-        """Return what is added to the outputs for inputs of that κᵀ, ``[N, R · M]``."""
-        shift = Shift(self, kernel)
+    def shift(self, inputs: Tensor, kernel: Tensor) -> Shift:
+        """Return what is added to the outputs for inputs and their κᵀ, see :class:`Shift`."""
+        shift = Shift(self, inputs, kernel)
         if self._shifts is not None and torch.is_grad_enabled():
             self._shifts.append(shift)
         return shift
 
-    def products(self, parameters: list[nn.Parameter], expected: Callable[[], Tensor]) -> Tensor | None:
+    def products(self, block: Block) -> Tensor | None:
         """Return ⟨G_m, g⟩, ``[M]``, from the batch's own factors.
 
-        Args:
-            parameters: the layer's.
-            expected: works out the same from the gradient itself; asked at the first step.
-
-        Returns:
-            None where the factors do not make up the gradient: more or less than one call of the layer took part in a
-            backward, or (as the first step shows) something else adds to it.
+        None where they do not make up the gradient g of the layer: more or less than one call of it took part in a
+        backward, or gu for a random u shows that something else was added.
         """
-        passes = [products for shift in self._shifts or () for products in shift.products]
-        if len(passes) != 1 or any(parameter.grad is None for parameter in parameters):
+        passes = [(shift, *found) for shift in self._shifts or () for found in shift.passes]
+        gradients = [parameter.grad for parameter in block.parameters]
+        if len(passes) != 1:
             return None
-        (found,) = passes
-        if not self._checked:
-            exact = expected()
-            if not (found - exact).norm() <= _AGREEMENT * exact.norm():
+        ((shift, cotangents, products),) = passes
+        exact = torch.zeros_like(cotangents[0])
+        for gradient, probe in zip(gradients, torch.split(self._probe, block.widths), strict=True):
+            if gradient is None:
                 return None
-            self._checked = True
-        return found
+            exact.addmv_(gradient.reshape(block.rows, -1), probe)
+        found = shift.along(self._probe, cotangents)
+        close = torch.finfo(exact.dtype).eps ** 0.5
+        return products if (found - exact).norm() <= close * exact.norm() else None
 
 
 class Moving(NamedTuple):

@@ -17,6 +17,7 @@ from ong.projection import (
     DirectionKind,
     DirectionMemory,
     EuclideanProjection,
+    FactoredRows,
     MetricProjection,
     Rows,
     check_directions,
@@ -134,12 +135,11 @@ class DirectionPlugin(GradientPlugin):
             held = min(held, self.bounds.max_directions + a_task)
         if self.bounds.max_bytes is not None:
             held = min(held, self.bounds.max_bytes // each + a_task)
-        needed, available = (
-            needed_bytes(held * of_a_task // a_task, held),
-            available_bytes(torch.device(strategy.device)),
-        )
+        copies = sum(self._copies(rows) * rows.bytes for rows in sample.rows.values()) / sample.bytes
+        needed = needed_bytes(int(copies * (held * of_a_task // a_task)), held)
+        available = available_bytes(torch.device(strategy.device))
         if needed > available:
-            room = max(most_directions(each, available) - a_task, 0)
+            room = max(most_directions(int(copies * each), available) - a_task, 0)
             few = f"max_directions={room} (or max_bytes={room * each}) or " if room else ""
             kind = " or directions='gtl'" if self.directions == "all" else ""
             raise UserError(
@@ -147,6 +147,10 @@ class DirectionPlugin(GradientPlugin):
                 f"{readable(needed)} of memory, and {readable(available)} are available; pass {few}a lower "
                 f"directions_per_task{kind}"
             )
+
+    def _copies(self, rows: Rows) -> int:
+        """Return how many copies of a block's directions there are at a time: when more are added, and for products."""
+        return 3 if isinstance(rows, FactoredRows) else 2
 
     def _bytes_a_task(self, sample: Mapping[str, Rows], count: int) -> int:
         """Return the bytes that ``count`` directions take, from a few of them."""

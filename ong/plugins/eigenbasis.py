@@ -86,15 +86,9 @@ class Eigenbasis:
         self.entered = False
         self.first: FirstLayer | None = None
         self._guard = self._model.register_state_dict_pre_hook(release)
-        self._live = False  # whether a batch has come that the optimizer has not stepped by
-        self._stepping = self._optimizer.register_step_post_hook(lambda *_: self._step_taken())
-
-    def _step_taken(self) -> None:
-        self._live = False
 
     def enter(self, *, gradient: bool = False) -> None:
-        """Rotate weights and momentum in, and the gradient where it is still to be stepped along."""
-        self._live = True
+        """Rotate weights and momentum in, and the gradient where it is still wanted."""
         if not self.entered:
             for name in self.names:
                 module, metric, first = self._blocks[name].module, self._metric.blocks[name], self._first(name)
@@ -105,14 +99,14 @@ class Eigenbasis:
             self.entered = True
 
     def leave(self) -> None:
-        """Rotate weights and momentum back, and the gradient where it is still to be stepped along."""
+        """Rotate weights, momentum and gradient back."""
         if self.entered:
             if self.first is not None:
                 self.first.fold()
             for name in self.names:
                 module = self._blocks[name].module
                 del module._ong_held, module.forward
-                self._turn(name, self._metric.blocks[name].rotate_back, self._live)
+                self._turn(name, self._metric.blocks[name].rotate_back, True)
             self.entered = False
 
     def close(self) -> None:
@@ -121,7 +115,6 @@ class Eigenbasis:
         if self.first is not None:
             self.first.let_go()
         self._guard.remove()
-        self._stepping.remove()
 
     def _first(self, name: str) -> FirstLayer | None:
         return self.first if self.first is not None and self.first.name == name else None
@@ -129,8 +122,9 @@ class Eigenbasis:
     def _turn(self, name: str, turn: Callable[[Tensor], Tensor], gradient: bool) -> None:
         block = self._blocks[name]
         parts = moving(block, self._optimizer)
-        with torch.no_grad():  # on the parameters themselves: a backward that still needs them as they were then fails
-            for tensors in (list(block.parameters), parts.momentum, parts.gradient if gradient else None):
+        values: list[Tensor] = list(block.parameters)  # themselves: a backward that needs them as they were then fails
+        with torch.no_grad():
+            for tensors in (values, parts.momentum, parts.gradient if gradient else None):
                 if tensors is not None:
                     block.scatter(turn(block.matrix(tensors)), tensors)
 

@@ -34,7 +34,6 @@ class FirstLayer:
         self.name, self._block, self._metric, self._bases = block.name, block, metric, bases
         self._optimizer, self._inputs = optimizer, WorkedOut()
         self.coefficients: Coefficients | None = None
-        self._rows: FactoredRows | None = None  # G in the eigenbasis
         self._scales: list[Tensor] = []  # M⁻¹, a tensor a parameter
 
     def prepare(self, strategy: Any, rows: Rows | None) -> Any:
@@ -60,7 +59,7 @@ class FirstLayer:
                 self.coefficients = before
                 if before is None:  # not the next piece of an online stream
                     assert self._block.weight is not None
-                    self.coefficients, self._rows = Coefficients(rows.scaled(terms)), rows
+                    self.coefficients = Coefficients(rows.scaled(terms))
                     self.coefficients.follow(self._optimizer, self._block.weight)
                     self._scales = self._block.split(self._metric.scale)
                 width += positions * len(rows) if once else 0
@@ -101,7 +100,7 @@ class FirstLayer:
         with torch.no_grad():
             rotated = self._bases.rotated(x.reshape(-1, x.shape[-1])) if rotated is None else rotated
             kernel = own.layout.kernel(rotated) if kernel is None else kernel
-        return rotated, own.shift(kernel)
+        return rotated, own.shift(rotated, kernel)
 
     def products(self) -> Tensor | None:
         """Return the layer's part of GᵀM⁻¹g, ``[M]``, where its projections are held in coefficients.
@@ -110,12 +109,7 @@ class FirstLayer:
         """
         if self.coefficients is None:
             return None
-
-        def expected() -> Tensor:
-            assert self._rows is not None
-            return self._rows.dot(self._metric.scale * self._block.gradient(held=True))
-
-        found = self.coefficients.products(self._block.parameters, expected)
+        found = self.coefficients.products(self._block)
         if found is None:
             self.let_go()
         return found

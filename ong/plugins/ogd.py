@@ -138,7 +138,7 @@ class OGD(DirectionPlugin):
             return False
         others = self.memory.rows.keys() - {shadow.name for shadow in self._shadows}
         gradient = {name: self._blocks[name].gradient(held=True) for name in self.memory.rows if name in others}
-        taken, step = projection.beside(gradient, torch.stack(known).sum(0))
+        taken, step = projection.shadow(gradient, torch.stack(known).sum(0))
         for shadow in self._shadows:
             shadow.move(step)
         for name, part in taken.items():

@@ -26,6 +26,7 @@ from ong.plugins.training_fisher import TrainingFisher
 from ong.projection import (
     DirectionKind,
     EuclideanProjection,
+    FactoredRows,
     MetricProjection,
     Rows,
     kept_dense,
@@ -111,7 +112,8 @@ class ONG(DirectionPlugin):
             pull: γ ≥ 0; g + γ F(θ − μ) takes the place of g, μ the weights after the last task (``prior`` only).
             eigenbasis: hold the weights of ``Linear`` layers in the metric's eigenbasis while a task is trained: the
                 same up to round-off, and faster. Done only where nothing else works on the weights in between, see
-                :attr:`plain_because`.
+                :attr:`plain_because`; a loss that reads the weights itself (a penalty in the criterion) is not seen,
+                and wants False.
             unsupported: ``"error"`` or ``"ignore"`` for layers of unknown type.
             seed: the examples drawn and the random cotangents.
 
@@ -181,8 +183,7 @@ class ONG(DirectionPlugin):
             self._projection = EuclideanProjection(self.memory)
         self.plain_because = self._why_plain(strategy)
         if self.running:
-            alone = why_not(strategy, self) is None
-            self._running = TrainingFisher(self._blocks, damping=self.damping, window=self.fisher_examples, alone=alone)
+            self._running = TrainingFisher(self._blocks, damping=self.damping, window=self.fisher_examples)
             if self._step and self._running_state is not None:
                 self._running.load_state_dict(self._running_state)
             self._running_state = None
@@ -210,6 +211,11 @@ class ONG(DirectionPlugin):
     def _check_room(self, strategy: Any) -> None:
         if self.projection != "none":
             super()._check_room(strategy)
+
+    def _copies(self, rows: Rows) -> int:
+        if self.projection != "metric":
+            return super()._copies(rows)
+        return 5 if isinstance(rows, FactoredRows) else 2  # rotated too, and times a metric's terms, two as a rule
 
     def _bytes_a_task(self, sample: Mapping[str, Rows], count: int) -> int:
         if not self.natural:
@@ -308,7 +314,7 @@ class ONG(DirectionPlugin):
         if self._running is not None:
             self._running.read(strategy)
         if self._running is not None and self._projection is None:
-            self._running.replace_gradients()
+            self._running.precondition_in_place()
         elif self._preconditioner is not None:
             self._preconditioner()
         elif not self._step_in_coefficients():

@@ -53,7 +53,7 @@ class Shadow:
         self._coefficients.follow(optimizer, block.weight)
         self._held = Held(self, block.bias is not None, self._coefficients)
         self._entered = False
-        self._rows, self._inputs = rows, WorkedOut()
+        self._inputs = WorkedOut()
         self._guard = model.register_state_dict_pre_hook(release)  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -135,7 +135,7 @@ class Shadow:
             if kernel is None:
                 with torch.no_grad():
                     kernel = coefficients.layout.kernel(flat)
-            z: Tensor = ShiftedLinear.apply(flat, module.weight, module.bias, coefficients.shift(kernel))
+            z: Tensor = ShiftedLinear.apply(flat, module.weight, module.bias, coefficients.shift(flat, kernel))
             return z if x.ndim == 2 else z.reshape(*x.shape[:-1], -1)
 
         return forward
@@ -159,8 +159,7 @@ class Shadow:
 
     def products(self) -> Tensor | None:
         """Return the layer's part of Gᵀg, ``[M]``, or None, see :meth:`Coefficients.products`."""
-        block = self._block
-        return self._coefficients.products(block.parameters, lambda: self._rows.dot(block.gradient(held=True)))
+        return self._coefficients.products(self._block)
 
     def move(self, step: Tensor) -> None:
         """Let the next step take c along."""

@@ -18,19 +18,10 @@ class TrainingFisher(RunningEKFAC):
     backward after it left. A loss that sums over examples says so by ``reduction="sum"``; any other counts as a mean.
     """
 
-    def __init__(self, blocks: Mapping[str, Block], *, damping: float, window: int, alone: bool) -> None:
-        """Watch the layers of a model's blocks.
-
-        Args:
-            blocks: the model's blocks.
-            damping: λ > 0.
-            window: examples that count.
-            alone: whether nothing else works on gradients, so that they are the batch's if they once were.
-        """
+    def __init__(self, blocks: Mapping[str, Block], *, damping: float, window: int) -> None:
+        """Watch the layers of a model's blocks; the arguments are :class:`RunningEKFAC`'s."""
         super().__init__(blocks, damping=damping, window=window)
         self._tape = PassTape(self.blocks)
-        self._alone, self._checked = alone, False
-        self._share = 1.0  # of the gradient in the sum over the batch
 
     def fill(self, strategy: Any, batches: Sequence[Batch]) -> None:
         """Take in examples by passes of their own, where a task begins and nothing of it has been seen."""
@@ -53,11 +44,4 @@ class TrainingFisher(RunningEKFAC):
         """Take in the batch that forward and backward have just gone through."""
         examples = len(strategy.mb_x)
         summed = getattr(strategy._criterion, "reduction", "mean") == "sum"
-        self._share = 1.0 if summed else 1 / examples
-        self.observe(self._tape.factors(examples, 1 / self._share))
-
-    def replace_gradients(self) -> None:
-        """Replace the ``.grad`` fields by M⁻¹g, after :meth:`read`."""
-        if self._alone and not self._checked:
-            self._alone, self._checked = self.follows(self._share), True
-        self.precondition_in_place(self._share if self._alone and self._tape.once else None)
+        self.observe(self._tape.factors(examples, 1.0 if summed else examples))

@@ -43,7 +43,8 @@ class Layout:
 
     def _scratch(self, rows: int) -> Tensor:
         if len(self._room) < rows:
-            self._room = self.inputs.new_empty(rows, len(self))
+            with torch.inference_mode(False):  # it outlives the pass that first wants it
+                self._room = self.inputs.new_empty(rows, len(self))
         return self._room[:rows]
 
     def _spread(self, coefficients: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class EuclideanProjection:
         shadow = self.memory.combine(self.solver.solve(self.memory.dot(vector)))
         return {name: part - shadow[name] if name in shadow else part for name, part in vector.items()}
 
-    def beside(self, vector: Mapping[str, Tensor], products: Tensor) -> tuple[Vector, Tensor]:
+    def shadow(self, vector: Mapping[str, Tensor], products: Tensor) -> tuple[Vector, Tensor]:
         """Work out what is to be taken away from blocks of a vector whose other blocks are projected elsewhere.
 
         Args:

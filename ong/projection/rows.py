@@ -87,7 +87,7 @@ class FactoredRows:
 
     @property
     def bytes(self) -> int:
-        """Memory held."""
+        """Memory held; :attr:`layout` takes as much again while steps are taken."""
         return _size(self.inputs, self.outputs)
 
     @property

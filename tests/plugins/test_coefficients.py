@@ -241,6 +241,65 @@ class Penalty(SupervisedPlugin):
         strategy.loss += sum(p.square().sum() for p in strategy.model.parameters())
 
 
+class Pulling(nn.Module):
+    """A loss with a pull to the weights at the end of the last task, which no task's first step shows."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.before = [model], copy.deepcopy(model.state_dict())
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        moved = [(p - self.before[name]).square().sum() for name, p in self.model[0].named_parameters()]
+        return nn.functional.cross_entropy(logits, targets) + torch.stack(moved).sum()
+
+
+class Rescaling(SupervisedPlugin):
+    """Shrinks one layer's gradient from a task's fourth step on."""
+
+    coordinate_free = True
+
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        if strategy.clock.train_exp_iterations > 2:
+            for p in strategy.model[1].parameters():
+                p.grad *= 0.99
+
+
+def test_a_penalty_that_no_first_step_shows_is_noticed_at_the_second(used: list[int]) -> None:
+    """There it has read W without C, which is one step's; afterwards it reads W."""
+    ends = []
+    for held in (True, False):
+        method = METHODS["ogd"]
+        model = method.net()
+        strategy = learner(model, InMemoryLoader(), method.make(held), batch=4, epochs=3)
+        with pytest.MonkeyPatch.context() as patch:
+            if not held:
+                patch.setattr(Shadow, "of", lambda *_: [])
+            for experience in tasks(3, width=method.sizes[0]).train_stream:
+                strategy._criterion = Pulling(model)
+                strategy.train(experience, eval_streams=[])
+        ends.append(weights(model))
+    assert used == [1] * 4  # two layers in the first steps of two tasks
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-3)
+
+
+@every_method
+def test_a_gradient_that_others_scale_is_taken_as_it_is(name: str, used: list[int]) -> None:
+    held, _ = trained(name, True, Rescaling())
+    assert 0 < len(used) < STEPS * METHODS[name].layers
+    torch.testing.assert_close(held, trained(name, False, Rescaling())[0], rtol=0, atol=1e-10)
+
+
+def test_a_pass_in_inference_mode_leaves_training_alone() -> None:
+    class Peeking(SupervisedPlugin):
+        coordinate_free = True
+
+        def after_update(self, strategy: Any, **kwargs: Any) -> None:
+            with torch.inference_mode():
+                strategy.model(strategy.mb_x.repeat(10, 1))
+
+    torch.testing.assert_close(trained("ogd", True, Peeking())[0], trained("ogd", True)[0], rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("net", "plugins", "sgd", "batch"),
     [

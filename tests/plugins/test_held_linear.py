@@ -32,7 +32,7 @@ def test_a_layer_partly_in_coefficients() -> None:
 
     def held(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         kernel = coefficients.layout.kernel(x.detach())
-        return ShiftedLinear.apply(x, weight, bias, coefficients.shift(kernel))
+        return ShiftedLinear.apply(x, weight, bias, coefficients.shift(x, kernel))
 
     exact = nn.functional.linear(x, weight + more[:, :-1], bias + more[:, -1])
     torch.testing.assert_close(held(x, weight, bias), exact)
@@ -41,9 +41,10 @@ def test_a_layer_partly_in_coefficients() -> None:
     assert torch.autograd.gradgradcheck(held, leaves)
 
 
+@pytest.mark.parametrize("ready", [False, True], ids=["inputs to be rotated", "inputs rotated before"])
 @pytest.mark.parametrize("in_coefficients", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
-def test_a_layer_in_an_eigenbasis(biased: bool, in_coefficients: bool) -> None:
+def test_a_layer_in_an_eigenbasis(biased: bool, in_coefficients: bool, ready: bool) -> None:
     width = COLUMNS - biased
     inputs_basis, outputs_basis = torch.linalg.qr(draw(COLUMNS, COLUMNS)).Q, torch.linalg.qr(draw(ROWS, ROWS)).Q
     ones = torch.ones(ROWS, COLUMNS, dtype=torch.float64)
@@ -52,14 +53,19 @@ def test_a_layer_in_an_eigenbasis(biased: bool, in_coefficients: bool) -> None:
     x, turned = draw(6, width), draw(ROWS, COLUMNS)
 
     def held(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        kernel = coefficients.layout.kernel(bases.rotated(x.detach()))
-        shift = coefficients.shift(kernel) if in_coefficients else None
-        return HeldLinear.apply(x, None, weight, bias, bases, shift)
+        rotated = bases.rotated(x.detach())
+        shift = coefficients.shift(rotated, coefficients.layout.kernel(rotated)) if in_coefficients else None
+        return HeldLinear.apply(x, rotated if ready else None, weight, bias, bases, shift)
 
     whole = metric.rotate_back(turned + more if in_coefficients else turned)
     parameters = (turned[:, :width].clone(), turned[:, -1].clone()) if biased else (turned,)
     exact = nn.functional.linear(x, whole[:, :width], whole[:, -1] if biased else None)
     torch.testing.assert_close(held(x, *parameters), exact)
-    leaves = tuple(t.clone().requires_grad_() for t in (x, *parameters))
-    assert torch.autograd.gradcheck(held, leaves)
-    assert torch.autograd.gradgradcheck(held, leaves)
+    for by_inputs in (True, False):
+        leaves = tuple(t.clone().requires_grad_() for t in ((x, *parameters) if by_inputs else parameters))
+
+        def of_leaves(*leaves: Tensor, by_inputs: bool = by_inputs) -> Tensor:
+            return held(*leaves) if by_inputs else held(x, *leaves)
+
+        assert torch.autograd.gradcheck(of_leaves, leaves)
+        assert torch.autograd.gradgradcheck(of_leaves, leaves)

@@ -169,7 +169,8 @@ def test_blocks_beside_others_are_projected_as_they_are_together(inside: bool) -
     whole = projection(g)
     first, *others = blocks
     part = metric.precondition({first: g[first]})[first] if inside else g[first]
-    found, step = projection.beside({name: g[name] for name in others}, memory.rows[first].dot(part))
+    beside = projection.beside if isinstance(projection, MetricProjection) else projection.shadow
+    found, step = beside({name: g[name] for name in others}, memory.rows[first].dot(part))
     assert found.keys() == set(others)
     for name in others:
         torch.testing.assert_close(found[name] if inside else g[name] - found[name], whole[name])
