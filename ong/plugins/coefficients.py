@@ -71,6 +71,7 @@ class Coefficients:
         self._pending = False
         generator = torch.Generator().manual_seed(0)
         self._probe = torch.randn(len(self.layout.inputs), generator=generator).to(rows.like)
+        self._probes: list[Tensor] = []  # cut up as the parameters are
         self._handle: Any = None
 
     def copy(self) -> Coefficients:
@@ -146,18 +147,17 @@ class Coefficients:
         backward, or gu for a random u shows that something else was added.
         """
         passes = [(shift, *found) for shift in self._shifts or () for found in shift.passes]
-        gradients = [parameter.grad for parameter in block.parameters]
-        if len(passes) != 1:
+        gradients = [p.grad.reshape(block.rows, -1) for p in block.parameters if p.grad is not None]
+        if len(passes) != 1 or len(gradients) < len(block.parameters):
             return None
         ((shift, cotangents, products),) = passes
-        exact = torch.zeros_like(cotangents[0])
-        for gradient, probe in zip(gradients, torch.split(self._probe, block.widths), strict=True):
-            if gradient is None:
-                return None
-            exact.addmv_(gradient.reshape(block.rows, -1), probe)
-        found = shift.along(self._probe, cotangents)
-        close = torch.finfo(exact.dtype).eps ** 0.5
-        return products if (found - exact).norm() <= close * exact.norm() else None
+        if not self._probes:
+            self._probes = list(torch.split(self._probe, block.widths))
+        weight, *bias = (torch.mv(gradient, probe) for gradient, probe in zip(gradients, self._probes, strict=True))
+        exact = weight + bias[0] if bias else weight
+        off = shift.along(self._probe, cotangents).sub_(exact)
+        close: float = torch.finfo(exact.dtype).eps  # its root, of the length
+        return products if float(off.dot(off)) <= close * float(exact.dot(exact)) else None
 
 
 class Moving(NamedTuple):
