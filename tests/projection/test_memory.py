@@ -264,6 +264,15 @@ def test_float32_is_solved_in_float32_only_where_the_condition_allows_it(spread:
     assert torch.equal(found, again)  # a resumed run goes on to the bit
 
 
+def test_a_gram_with_few_different_eigenvalues_is_solved_too() -> None:
+    """From a vector of ones ARPACK finds two eigenpairs of it and gives up."""
+    gram = torch.eye(600, dtype=torch.float64)
+    gram[:300, :300] += 0.5
+    right = torch.randn(600, generator=torch.Generator().manual_seed(0))
+    exact = torch.linalg.solve(gram, right.double())
+    assert (GramSolver(gram).solve(right) - exact).norm() < 1e-5 * exact.norm()
+
+
 def test_captured_is_the_share_in_the_span() -> None:
     _, blocks, memory, dense = filled("mlp")
     v = random_vector(blocks)
