@@ -55,6 +55,13 @@ def compared(work: Callable[[bool], Tensor], name: str) -> tuple[Tensor, Tensor]
     return results[0], results[1]
 
 
+def taught(strategy: Any, count: int = 3) -> Tensor:
+    """The weights after some tasks."""
+    for experience in tasks(count, width=WIDTH).train_stream:
+        strategy.train(experience, eval_streams=[])
+    return weights(strategy.model)
+
+
 class BrokenError(RuntimeError):
     pass
 
@@ -147,9 +154,7 @@ def test_a_penalty_inside_the_criterion_keeps_it_to_vectors(name: str) -> None:
         strategy._criterion = lambda out, y: (
             nn.functional.cross_entropy(out, y) + 0.1 * sum(p.square().sum() for p in model.parameters())
         )
-        for experience in tasks(3, width=WIDTH).train_stream:
-            strategy.train(experience, eval_streams=[])
-        return weights(model)
+        return taught(strategy)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Coefficients, "take", lambda self, step: moved.append(step))
@@ -174,9 +179,7 @@ def test_a_second_pass_inside_the_criterion_that_begins_later_keeps_it_to_vector
             return loss + 0.3 * model(strategy.mb_x + 0.1).square().mean()
 
         strategy._criterion = criterion
-        for experience in tasks(3, width=WIDTH).train_stream:
-            strategy.train(experience, eval_streams=[])
-        return weights(model)
+        return taught(strategy)
 
     held, plain = compared(work, name)
     torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
@@ -269,9 +272,7 @@ def test_a_state_read_in_the_middle_of_a_step_leaves_it_as_it_is(name: str, hook
         model, reader = net(), Saving(hook)
         plugins = [make(name, held), reader] if after else [reader, make(name, held)]
         strategy = learner(model, InMemoryLoader(), *plugins, batch=4, momentum=0.8)
-        for experience in tasks(3, width=WIDTH).train_stream:
-            strategy.train(experience, eval_streams=[])
-        return weights(model)
+        return taught(strategy)
 
     held, plain = compared(work, name)
     torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
@@ -300,9 +301,7 @@ def test_gradients_of_gradients_go_through_held_layers(name: str) -> None:
     def work(held: bool) -> Tensor:
         model = net()
         strategy = learner(model, InMemoryLoader(), Slope(), make(name, held), batch=4)
-        for experience in tasks(2, width=WIDTH).train_stream:
-            strategy.train(experience, eval_streams=[])
-        return weights(model)
+        return taught(strategy, 2)
 
     held, plain = compared(work, name)
     torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
