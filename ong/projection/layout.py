@@ -14,8 +14,8 @@ _EVEN = 8  # BLAS takes a quarter longer for 101 columns than for 104
 class Layout:
     """G_m = Σ_t δ_mt a_mtᵀ with the directions side by side and room to work in.
 
-    Rows of one coordinate each, contiguous over the directions, make narrow products and sums over a layer's rows two
-    to four times as fast as rows of one direction each; coordinates are filled up with zeros to a multiple of eight.
+    Rows of one coordinate each, contiguous over the directions, suit narrow products and sums over a layer's rows
+    better than rows of one direction each; coordinates are filled up with zeros to a multiple of eight.
     What a product needs on its way is kept from one to the next, so no two threads may use one layout at a time.
 
     Attributes:
