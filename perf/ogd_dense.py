@@ -21,7 +21,8 @@ import ong
 from ong.curvature import find_blocks
 from ong.plugins import OGD
 
-M, TRAIN, REPEATS = 2000, 4000, 5
+M, TRAIN = 2000, 4000
+REPEATS = {10: 5, 64: 15}  # of a batch size, whose runs are of 400 and 63 steps
 
 
 class DenseOGD(SupervisedPlugin):  # type: ignore[misc]
@@ -93,9 +94,9 @@ def main() -> None:
 
     ms: dict[str, dict[str, float]] = {}
     ratios: dict[str, dict[str, float]] = {}
-    for batch in (10, 64):
+    for batch, repeats in REPEATS.items():
         found: dict[str, list[float]] = {"naive": [], "dense": [], "factored": []}
-        for _ in range(REPEATS):
+        for _ in range(repeats):
             for kind, values in found.items():
                 values.append(second(kind, batch)[0])
         ms[f"batch {batch}"] = {kind: median(values) for kind, values in found.items()}
@@ -106,7 +107,7 @@ def main() -> None:
         }
 
     gaps: dict[str, float] = {}
-    for batch in (10, 64):
+    for batch in REPEATS:
         firsts = [FirstUpdate(), FirstUpdate()]
         ways = [second(kind, batch, first)[1] for kind, first in zip(("dense", "factored"), firsts, strict=True)]
         updates = [first.update for first in firsts]
@@ -135,7 +136,7 @@ def main() -> None:
         + ", ".join(
             f"{gaps[f'first update, batch {n}']:.1e} of the first update at batch {n}, "
             f"{gaps[f'epoch, batch {n}']:.1e} of the weights' way in an epoch of {-(-TRAIN // n)} steps"
-            for n in (10, 64)
+            for n in REPEATS
         )
         + ".",
     ]

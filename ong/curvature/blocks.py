@@ -122,9 +122,11 @@ class Block:
 
     def take_from_gradient(self, matrix: Tensor) -> None:
         """Subtract a matrix, in the coordinates the weights are held in, from the ``.grad`` fields there are."""
-        for parameter, part in zip(self.parameters, torch.split(matrix, self.widths, dim=1), strict=True):
+        start = 0
+        for parameter, width in zip(self.parameters, self.widths, strict=True):
             if parameter.grad is not None:
-                parameter.grad.sub_(part.reshape(parameter.shape))
+                parameter.grad.sub_(matrix.narrow(1, start, width).reshape(parameter.shape))
+            start += width
 
     @property
     def _holder(self) -> Holder | None:

@@ -44,11 +44,13 @@ class Shift:
         self.passes.append((noted, products))
         return gradient
 
-    def along(self, probe: Tensor, cotangents: Tensor) -> Tensor:
-        """Return Σ_b s_b x_bᵀu, ``[rows]``, for u ``[columns]``."""
+    def missing(self, found: Tensor, probe: Tensor, cotangents: Tensor) -> Tensor:
+        """Return gu − Σ_b s_b x_bᵀu, ``[rows]``, for gu ``[rows]`` and u ``[columns]``."""
         width = self._inputs.shape[1]
         of_inputs = torch.mv(self._inputs, probe[:width])
-        return torch.mv(cotangents.T, of_inputs + probe[width] if len(probe) > width else of_inputs)
+        if width < probe.shape[0]:
+            of_inputs += probe[width]
+        return torch.addmv(found, cotangents.T, of_inputs, alpha=-1)
 
 
 class Coefficients:
@@ -153,9 +155,10 @@ class Coefficients:
         ((shift, cotangents, products),) = passes
         if not self._probes:
             self._probes = list(torch.split(self._probe, block.widths))
-        weight, *bias = (torch.mv(gradient, probe) for gradient, probe in zip(gradients, self._probes, strict=True))
-        exact = weight + bias[0] if bias else weight
-        off = shift.along(self._probe, cotangents).sub_(exact)
+        exact = torch.mv(gradients[0], self._probes[0])
+        for gradient, probe in zip(gradients[1:], self._probes[1:], strict=True):
+            exact.addmv_(gradient, probe)
+        off = shift.missing(exact, self._probe, cotangents)
         close: float = torch.finfo(exact.dtype).eps  # its root, of the length
         return products if float(off.dot(off)) <= close * float(exact.dot(exact)) else None
 

@@ -132,13 +132,12 @@ class OGD(DirectionPlugin):
         assert isinstance(projection, EuclideanProjection)
         if not self.memory.rows.keys() <= moving:
             return False  # G is restricted to what moves
-        products = [shadow.products() for shadow in self._shadows]
-        known = [part for part in products if part is not None]
-        if len(known) < len(products):
+        known = [part for shadow in self._shadows if (part := shadow.products()) is not None]
+        if len(known) < len(self._shadows):
             return False
         others = self.memory.rows.keys() - {shadow.name for shadow in self._shadows}
         gradient = {name: self._blocks[name].gradient(held=True) for name in self.memory.rows if name in others}
-        taken, step = projection.shadow(gradient, torch.stack(known).sum(0))
+        taken, step = projection.shadow(gradient, known[0] if len(known) == 1 else torch.stack(known).sum(0))
         for shadow in self._shadows:
             shadow.move(step)
         for name, part in taken.items():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 __all__ = ["Layout"]
 
-_EVEN = 8  # BLAS takes a quarter longer for 101 columns than for 104
+_EVEN = 8  # BLAS takes a quarter longer for products of 101 columns than of 104
 
 
 class Layout:
@@ -26,10 +26,10 @@ class Layout:
     def __init__(self, inputs: Tensor, outputs: Tensor) -> None:
         """Lay out a ``[M, T, columns]`` and δ ``[M, T, rows]``."""
         self._count, self._positions, self._columns = inputs.shape
-        self._spare = -self._columns % _EVEN
-        self._even = F.pad(inputs.permute(2, 1, 0).flatten(1), (0, 0, 0, self._spare)).contiguous()
+        self._even = F.pad(inputs.permute(2, 1, 0).flatten(1), (0, 0, 0, -self._columns % _EVEN)).contiguous()
         self.inputs = self._even[: self._columns]
         self.outputs = outputs.permute(2, 1, 0).flatten(1).contiguous()
+        self._inputs_back, self._outputs_back = self._even.T, self.outputs.T
         self._room = self.inputs.new_empty(0)
 
     def __len__(self) -> int:
@@ -42,10 +42,10 @@ class Layout:
         return sum(t.numel() * t.element_size() for t in (self._even, self.outputs, self._room))
 
     def _scratch(self, rows: int) -> Tensor:
-        if len(self._room) < rows:
+        if self._room.shape[0] < rows:
             with torch.inference_mode(False):  # it outlives the pass that first wants it
                 self._room = self.inputs.new_empty(rows, len(self))
-        return self._room[:rows]
+        return self._room if self._room.shape[0] == rows else self._room[:rows]
 
     def _spread(self, coefficients: Tensor) -> Tensor:
         return coefficients if self._positions == 1 else coefficients.repeat(self._positions)
@@ -56,13 +56,12 @@ class Layout:
 
     def dot(self, matrix: Tensor) -> Tensor:
         """Return ⟨G_m, V⟩, ``[M]``, for V ``[rows, columns]``."""
-        even = F.pad(matrix, (0, self._spare)) if self._spare else matrix
-        return self._gathered(torch.mm(even, self._even, out=self._scratch(len(matrix))).mul_(self.outputs))
+        return self._gathered(torch.mm(matrix, self.inputs, out=self._scratch(matrix.shape[0])).mul_(self.outputs))
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Return Σ_m c_m G_m, ``[rows, columns]``, for c ``[M]``."""
-        weighted = torch.mul(self.outputs, self._spread(coefficients), out=self._scratch(len(self.outputs)))
-        return torch.mm(weighted, self._even.T)[:, : self._columns]
+        weighted = torch.mul(self.outputs, self._spread(coefficients), out=self._scratch(self.outputs.shape[0]))
+        return torch.mm(weighted, self._inputs_back)[:, : self._columns]
 
     def kernel(self, x: Tensor) -> Tensor:
         """Return κᵀ = xᵀa_mt, ``[N, T · M]``, for rows ``[N, columns]``, or without a last column of ones."""
@@ -73,15 +72,15 @@ class Layout:
 
     def add_applied(self, z: Tensor, coefficients: Tensor, kernel: Tensor) -> None:
         """Add (Σ_m c_m G_m) x_b to rows z ``[N, rows]``, from κᵀ of the x."""
-        weighted = torch.mul(kernel, self._spread(coefficients), out=self._scratch(len(kernel)))
-        z.addmm_(weighted, self.outputs.T)
+        weighted = torch.mul(kernel, self._spread(coefficients), out=self._scratch(kernel.shape[0]))
+        z.addmm_(weighted, self._outputs_back)
 
     def dot_of_sum(self, cotangents: Tensor, kernel: Tensor) -> Tensor:
         """Return ⟨G_m, Σ_b s_b x_bᵀ⟩, ``[M]``, from s ``[N, rows]`` and κᵀ of the x."""
-        return self._gathered(torch.mm(cotangents, self.outputs, out=self._scratch(len(kernel))).mul_(kernel))
+        return self._gathered(torch.mm(cotangents, self.outputs, out=self._scratch(kernel.shape[0])).mul_(kernel))
 
     def pulled_back(self, cotangents: Tensor, coefficients: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
         """Return (Σ_m c_m G_m)ᵀ s_b, ``[N, columns]``, which is differentiable by s, and :meth:`dot_of_sum`."""
         products = cotangents @ self.outputs
-        found = self._gathered(torch.mul(products.detach(), kernel, out=self._scratch(len(kernel))))
-        return (products * self._spread(coefficients) @ self._even.T)[:, : self._columns], found
+        found = self._gathered(torch.mul(products.detach(), kernel, out=self._scratch(kernel.shape[0])))
+        return (products * self._spread(coefficients) @ self._inputs_back)[:, : self._columns], found

@@ -51,7 +51,9 @@ class EuclideanProjection:
         """
         assert self.solver is not None
         rows = {name: self.memory.rows[name] for name in vector}
-        step = self.solver.solve(torch.stack([products, *(rows[n].dot(part) for n, part in vector.items())]).sum(0))
+        for name, part in vector.items():
+            products = products + rows[name].dot(part)
+        step = self.solver.solve(products)
         return {name: part.combine(step) for name, part in rows.items()}, step
 
     def captured(self, vector: Mapping[str, Tensor]) -> float:
