@@ -116,7 +116,8 @@ def main() -> None:
 
     kept = {"dense": basis.numel() * 4, "factored": plugin.memory.bytes}
     of_layouts = sum(rows.layout.bytes for rows in plugin.memory.rows.values())
-    working = M * M * (8 + 8 + 4) + TRAIN * M * 4 + of_layouts  # Gram, inverse, in float32 too, the inputs' kernel, G
+    gram = M * M * (8 + 8 + 4)  # and its inverse, in float32 too
+    working = gram + TRAIN * M * 4 + of_layouts + 100 * M * 4  # the inputs' kernel, G, room to work in
     rows = [
         f"| OGD, M = {M}, p = {basis.shape[1]:,} | ms a step, batch 10 | less a Naive step | ms a step, batch 64 "
         "| less a Naive step | MB kept from task to task | MB while a task is trained |",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from threading import get_ident
+from weakref import WeakValueDictionary
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +12,7 @@ from torch import Tensor
 __all__ = ["Layout"]
 
 _EVEN = 8  # BLAS takes a quarter longer for products of 101 columns than of 104
+_ROOMS: WeakValueDictionary[tuple[int, torch.dtype, torch.device], Tensor] = WeakValueDictionary()  # of each thread
 
 
 class Layout:
@@ -16,7 +20,8 @@ class Layout:
 
     Rows of one coordinate each, contiguous over the directions, suit narrow products and sums over a layer's rows
     better than rows of one direction each; coordinates are filled up with zeros to a multiple of eight.
-    What a product needs on its way is kept from one to the next, so no two threads may use one layout at a time.
+    What a product needs on its way is kept from one to the next, and all layouts share it, so that it stays in the
+    processor's cache.
 
     Attributes:
         inputs: aᵀ, ``[columns, T · M]``, all directions of t = 1 first.
@@ -30,7 +35,6 @@ class Layout:
         self.inputs = self._even[: self._columns]
         self.outputs = outputs.permute(2, 1, 0).flatten(1).contiguous()
         self._inputs_back, self._outputs_back = self._even.T, self.outputs.T
-        self._room = self.inputs.new_empty(0)
 
     def __len__(self) -> int:
         """Return T · M."""
@@ -38,14 +42,18 @@ class Layout:
 
     @property
     def bytes(self) -> int:
-        """Memory held, room to work in included."""
-        return sum(t.numel() * t.element_size() for t in (self._even, self.outputs, self._room))
+        """Memory held, but for the room to work in."""
+        return sum(t.numel() * t.element_size() for t in (self._even, self.outputs))
 
     def _scratch(self, rows: int) -> Tensor:
-        if self._room.shape[0] < rows:
+        needed, like = rows * self.inputs.shape[1], self.inputs
+        key = get_ident(), like.dtype, like.device
+        room = _ROOMS.get(key)
+        if room is None or room.numel() < needed:
             with torch.inference_mode(False):  # it outlives the pass that first wants it
-                self._room = self.inputs.new_empty(rows, len(self))
-        return self._room if self._room.shape[0] == rows else self._room[:rows]
+                room = _ROOMS[key] = like.new_empty(needed)
+        self._room = room  # which lives as long as a layout that has used it
+        return room[:needed].view(rows, -1)
 
     def _spread(self, coefficients: Tensor) -> Tensor:
         return coefficients if self._positions == 1 else coefficients.repeat(self._positions)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
@@ -43,3 +45,25 @@ def test_products_are_those_of_the_matrices(positions: int, columns: int) -> Non
     by_inputs, found = layout.pulled_back(s, coefficients, kernel)
     torch.testing.assert_close(by_inputs, s @ together)
     torch.testing.assert_close(found, products)
+
+
+def test_layouts_share_their_room_and_nothing_else() -> None:
+    many = [parts(1, columns) for columns in (8, 11, 30)]
+    coefficients = torch.linspace(-1, 1, M, dtype=torch.float64)
+
+    def all_products() -> list[Tensor]:
+        found = []
+        for layout, _, x, s in many:
+            kernel = layout.kernel(x)
+            shifted = torch.zeros(6, ROWS, dtype=torch.float64)
+            layout.add_applied(shifted, coefficients, kernel)
+            found += [layout.dot(s.T @ x), layout.combine(coefficients), layout.dot_of_sum(s, kernel), shifted]
+        return found
+
+    expected = [part.clone() for part in all_products()]
+    for part, other in zip(all_products(), expected, strict=True):
+        assert torch.equal(part, other)  # the first were not overwritten by the last
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: [all_products() for _ in range(50)], range(8)):
+            for products in found:
+                torch.testing.assert_close(products, expected)
