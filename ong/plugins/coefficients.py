@@ -27,7 +27,8 @@ class Shift:
 
     def __init__(self, coefficients: Coefficients, inputs: Tensor, kernel: Tensor) -> None:
         """Take the batch's inputs ``[N, columns]``, or without a last column of ones, and their κᵀ ``[N, R · M]``."""
-        self._own, self._inputs, self._kernel = coefficients, inputs.detach(), kernel
+        self._own, self._kernel = coefficients, kernel
+        self._probed = coefficients.probed(inputs.detach()) if torch.is_grad_enabled() else None
         self.passes: list[tuple[Tensor, Tensor]] = []  # s ``[N, rows]`` and ⟨G_m, Σ_b s_b x_bᵀ⟩, of each backward
 
     def add_to(self, z: Tensor) -> None:
@@ -44,13 +45,10 @@ class Shift:
         self.passes.append((noted, products))
         return gradient
 
-    def missing(self, found: Tensor, probe: Tensor, cotangents: Tensor) -> Tensor:
-        """Return gu − Σ_b s_b x_bᵀu, ``[rows]``, for gu ``[rows]`` and u ``[columns]``."""
-        width = self._inputs.shape[1]
-        of_inputs = torch.mv(self._inputs, probe[:width])
-        if width < probe.shape[0]:
-            of_inputs += probe[width]
-        return torch.addmv(found, cotangents.T, of_inputs, alpha=-1)
+    def missing(self, found: Tensor, cotangents: Tensor) -> Tensor:
+        """Return gu − Σ_b s_b x_bᵀu, ``[rows]``, for gu ``[rows]`` of the probe u."""
+        assert self._probed is not None
+        return torch.addmv(found, cotangents.T, self._probed, alpha=-1)
 
 
 class Coefficients:
@@ -135,6 +133,12 @@ class Coefficients:
         """Return Σ_m c_m G_m, ``[rows, columns]``."""
         return self.layout.combine(coefficients)
 
+    def probed(self, inputs: Tensor) -> Tensor:
+        """Return x_bᵀu, ``[N]``, of inputs as :class:`Shift` takes them."""
+        width = inputs.shape[1]
+        found = torch.mv(inputs, self._probe[:width])
+        return found if width == self._probe.shape[0] else found + self._probe[width]
+
     def shift(self, inputs: Tensor, kernel: Tensor) -> Shift:
         """Return what is added to the outputs for inputs and their κᵀ, see :class:`Shift`."""
         shift = Shift(self, inputs, kernel)
@@ -158,7 +162,7 @@ class Coefficients:
         exact = torch.mv(gradients[0], self._probes[0])
         for gradient, probe in zip(gradients[1:], self._probes[1:], strict=True):
             exact.addmv_(gradient, probe)
-        off = shift.missing(exact, self._probe, cotangents)
+        off = shift.missing(exact, cotangents)
         close: float = torch.finfo(exact.dtype).eps  # its root, of the length
         return products if float(off.dot(off)) <= close * float(exact.dot(exact)) else None
 

@@ -14,7 +14,7 @@ import torch
 
 __all__ = ["Segments", "TensorLoader", "epoch_order"]
 
-_GATHERED = 2**18  # numbers
+_GATHERED = 2**19  # numbers
 
 
 class Segments:
