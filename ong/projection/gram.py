@@ -87,7 +87,7 @@ class _Single:
 
     def __init__(self, values: Tensor, vectors: Tensor, inverse: Tensor, scale: Tensor) -> None:
         rest = (inverse - (vectors / values) @ vectors.T).float()
-        self._rest = torch.from_numpy(rest.numpy().copy())  # numpy asks for huge pages: read in a tenth less time
+        self._rest = torch.from_numpy(rest.numpy().copy())  # in huge pages, which torch does not ask for
         self._leading, self._inverted = vectors.T.float().contiguous(), (1 / values).float()
         self._scale = scale.float()
 

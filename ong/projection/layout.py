@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["Layout"]
 
 _EVEN = 8  # BLAS takes a quarter longer for products of 101 columns than of 104
-_ROOMS: WeakValueDictionary[tuple[int, torch.dtype, torch.device], Tensor] = WeakValueDictionary()  # of each thread
+_ROOMS: WeakValueDictionary[tuple[int, torch.dtype, torch.device], Tensor] = WeakValueDictionary()  # by thread
 
 
 class Layout:
@@ -20,8 +20,8 @@ class Layout:
 
     Rows of one coordinate each, contiguous over the directions, suit narrow products and sums over a layer's rows
     better than rows of one direction each; coordinates are filled up with zeros to a multiple of eight.
-    What a product needs on its way is kept from one to the next, and all layouts share it, so that it stays in the
-    processor's cache.
+    The room that a product needs on its way is kept from one to the next, and shared by all layouts that a thread uses,
+    so that it stays in the processor's cache.
 
     Attributes:
         inputs: aᵀ, ``[columns, T · M]``, all directions of t = 1 first.

@@ -1,8 +1,7 @@
 """Mini-batches cut from whole tensors.
 
 A ``DataLoader`` fetches and collates sample by sample; for small images that costs several times the training
-step. Here a batch is a slice: rows of many batches are gathered at once, as long as all of them stay in the processor's
-cache until they are read, and batches are views of what was gathered.
+step. Here a batch is a slice: rows are gathered by the thousand and batches are views of what was gathered.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 
 __all__ = ["Segments", "TensorLoader", "epoch_order"]
 
-_GATHERED = 2**19  # numbers
+_CHUNK_ROWS = 1024
 
 
 class Segments:
@@ -139,18 +138,13 @@ class TensorLoader:
 
     def _batches(self, order: torch.Tensor | None) -> Iterator[list[torch.Tensor]]:
         stop = len(self) * self.batch_size if self.drop_last else self.rows
-        step = self.batch_size * max(1, _GATHERED // (self.batch_size * sum(map(_width, self.columns))))
+        step = self.batch_size * max(1, _CHUNK_ROWS // self.batch_size)
         for start in range(0, stop, step):
             rows = slice(start, min(start + step, stop))
             index = rows if order is None else order[rows]
             chunks = [_taken(column, index) for column in self.columns]
             for first in range(0, rows.stop - start, self.batch_size):
                 yield [chunk[first : first + self.batch_size] for chunk in chunks]
-
-
-def _width(column: torch.Tensor | Segments) -> int:
-    """Return how many numbers a row has."""
-    return (column if isinstance(column, torch.Tensor) else column.parts[0]).shape[1:].numel()
 
 
 def _taken(column: torch.Tensor | Segments, index: slice | torch.Tensor) -> torch.Tensor:
