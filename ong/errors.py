@@ -16,7 +16,7 @@ class UnknownNameError(UserError):
     """A name that is not among the known ones."""
 
     def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
-        known = sorted(choices)
+        known = sorted(set(choices))
         close = nearest(name, known)
         hint = f"did you mean '{close}'?" if close else f"known: {', '.join(known)}"
         super().__init__(f"unknown {kind} '{name}'; {hint}")
