@@ -1,11 +1,12 @@
 """What projections have taken away from a layer, as coefficients of the stored directions.
 
-For directions G_m = Σ_r δ_mr a_mrᵀ, inputs x_b and κ_mrb = a_mrᵀx_b, a step of gradient Σ_b s_b x_bᵀ needs no vector of
-the layer's size but that gradient:
+For directions G_m = Σ_r δ_mr a_mrᵀ, inputs x_b and κ_mrb = a_mrᵀx_b, the layer adds
 
-    ⟨G_m, Σ_b s_b x_bᵀ⟩ = Σ_rb κ_mrb δ_mrᵀs_b,      (Σ_m C_m G_m) x_b = Σ_mr C_m κ_mrb δ_mr.
+    (Σ_m C_m G_m) x_b = Σ_mr C_m κ_mrb δ_mr
 
-κ does not change within a task: where the data lie in memory it is worked out once.
+to its outputs, and no vector of its size is needed: the loss's gradient by C_m is ⟨G_m, g⟩ for the layer's own gradient
+g, so Gᵀg comes from the backward pass. κ does not change within a task: where the data lie in memory it is worked out
+once.
 """
 
 from __future__ import annotations
@@ -19,36 +20,7 @@ from torch import Tensor, nn
 from ong.curvature import Block
 from ong.projection import FactoredRows
 
-__all__ = ["Coefficients", "Moving", "Shift", "moving", "plain_sgd"]
-
-
-class Shift:
-    """What coefficients add to a layer's outputs for one batch, and what the backward pass leaves of it."""
-
-    def __init__(self, coefficients: Coefficients, inputs: Tensor, kernel: Tensor) -> None:
-        """Take the batch's inputs ``[N, columns]``, or without a last column of ones, and their κᵀ ``[N, R · M]``."""
-        self._own, self._kernel = coefficients, kernel
-        self._probed = coefficients.probed(inputs.detach()) if torch.is_grad_enabled() else None
-        self.passes: list[tuple[Tensor, Tensor]] = []  # s ``[N, rows]`` and ⟨G_m, Σ_b s_b x_bᵀ⟩, of each backward
-
-    def add_to(self, z: Tensor) -> None:
-        """Add (Σ_m C_m G_m) x_b to rows z ``[N, rows]``."""
-        self._own.layout.add_applied(z, self._own.values, self._kernel)
-
-    def pull(self, cotangents: Tensor, *, by_inputs: bool) -> Tensor | None:
-        """Take note of s ``[N, rows]``; return the gradient by the inputs, ``[N, columns]``, where it is wanted."""
-        own, noted = self._own, cotangents.detach()
-        if not by_inputs:
-            self.passes.append((noted, own.layout.dot_of_sum(noted, self._kernel)))
-            return None
-        gradient, products = own.layout.pulled_back(cotangents, own.values, self._kernel)
-        self.passes.append((noted, products))
-        return gradient
-
-    def missing(self, found: Tensor, cotangents: Tensor) -> Tensor:
-        """Return gu − Σ_b s_b x_bᵀu, ``[rows]``, for gu ``[rows]`` of the probe u."""
-        assert self._probed is not None
-        return torch.addmv(found, cotangents.T, self._probed, alpha=-1)
+__all__ = ["Coefficients", "Moving", "moving", "plain_sgd"]
 
 
 class Coefficients:
@@ -67,10 +39,11 @@ class Coefficients:
         self.values = rows.like.new_zeros(len(rows))
         self.velocity = torch.zeros_like(self.values)
         self.step: Tensor | None = None
-        self._shifts: list[Shift] | None = []  # since the batch came; a copy notes none
         self._pending = False
+        self._leaf: Tensor | None = self.values.detach().requires_grad_()  # the same numbers; a copy has none
+        self._along = rows.like.new_zeros(rows.shape[0]).requires_grad_()  # t of t uᵀ, whose gradient is gu
         generator = torch.Generator().manual_seed(0)
-        self._probe = torch.randn(len(self.layout.inputs), generator=generator).to(rows.like)
+        self._probe = torch.randn(rows.shape[1], generator=generator).to(rows.like)
         self._probes: list[Tensor] = []  # cut up as the parameters are
         self._handle: Any = None
 
@@ -78,7 +51,7 @@ class Coefficients:
         """Return one with the same directions, and values of its own."""
         copied = copy.copy(self)
         copied.values, copied.velocity = self.values.clone(), self.velocity.clone()
-        copied._shifts = copied._handle = None
+        copied._leaf = copied._handle = None
         return copied
 
     def follow(self, optimizer: torch.optim.SGD, weight: nn.Parameter) -> None:
@@ -112,8 +85,8 @@ class Coefficients:
     def watch(self) -> None:
         """A new batch has come; a step that the optimizer never took is forgotten."""
         self.step, self._pending = None, False
-        if self._shifts is not None:
-            self._shifts = []
+        if self._leaf is not None:
+            self._leaf.grad = self._along.grad = None
 
     def take(self, step: Tensor) -> None:
         """Let c be what the optimizer's next step lacks."""
@@ -133,38 +106,39 @@ class Coefficients:
         """Return Σ_m c_m G_m, ``[rows, columns]``."""
         return self.layout.combine(coefficients)
 
-    def probed(self, inputs: Tensor) -> Tensor:
-        """Return x_bᵀu, ``[N]``, of inputs as :class:`Shift` takes them."""
-        width = inputs.shape[1]
-        found = torch.mv(inputs, self._probe[:width])
-        return found if width == self._probe.shape[0] else found + self._probe[width]
+    def shift(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """Return (Σ_m C_m G_m) x_b, ``[N, rows]``, differentiable by κ, and by C for :meth:`products`.
 
-    def shift(self, inputs: Tensor, kernel: Tensor) -> Shift:
-        """Return what is added to the outputs for inputs and their κᵀ, see :class:`Shift`."""
-        shift = Shift(self, inputs, kernel)
-        if self._shifts is not None and torch.is_grad_enabled():
-            self._shifts.append(shift)
-        return shift
+        Args:
+            inputs: x, ``[N, columns]``, or without a last column of ones.
+            kernel: their κᵀ, ``[N, R · M]``.
+        """
+        if self._leaf is None or not torch.is_grad_enabled():
+            return self.layout.applied(self.values, kernel)
+        width = inputs.shape[1]
+        probed = torch.mv(inputs.detach(), self._probe[:width])
+        if width < len(self._probe):
+            probed += self._probe[width]
+        return torch.addr(self.layout.applied(self._leaf, kernel), probed, self._along)
 
     def products(self, block: Block) -> Tensor | None:
-        """Return ⟨G_m, g⟩, ``[M]``, from the batch's own factors.
+        """Return ⟨G_m, g⟩, ``[M]``, from the backward passes since the batch came.
 
-        None where they do not make up the gradient g of the layer: more or less than one call of it took part in a
-        backward, or gu for a random u shows that something else was added.
+        None where they do not make up the gradient g of the layer: gu for a random u shows that something else was
+        added to it, or taken away.
         """
-        passes = [(shift, *found) for shift in self._shifts or () for found in shift.passes]
         gradients = [p.grad.reshape(block.rows, -1) for p in block.parameters if p.grad is not None]
-        if len(passes) != 1 or len(gradients) < len(block.parameters):
+        if self._leaf is None or self._leaf.grad is None or len(gradients) < len(block.parameters):
             return None
-        ((shift, cotangents, products),) = passes
+        assert self._along.grad is not None
         if not self._probes:
             self._probes = list(torch.split(self._probe, block.widths))
         exact = torch.mv(gradients[0], self._probes[0])
         for gradient, probe in zip(gradients[1:], self._probes[1:], strict=True):
             exact.addmv_(gradient, probe)
-        off = shift.missing(exact, cotangents)
+        off = exact - self._along.grad
         close: float = torch.finfo(exact.dtype).eps  # its root, of the length
-        return products if float(off.dot(off)) <= close * float(exact.dot(exact)) else None
+        return self._leaf.grad if float(off.dot(off)) <= close * float(exact.dot(exact)) else None
 
 
 class Moving(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ong.curvature import Block, BlockMetric
-from ong.plugins.coefficients import Coefficients, Shift, plain_sgd
+from ong.plugins.coefficients import Coefficients, plain_sgd
 from ong.plugins.held_linear import Bases
 from ong.plugins.inputs import WorkedOut
 from ong.projection import FactoredRows, Rows
@@ -90,16 +90,15 @@ class FirstLayer:
         """The strategy's own forward is over."""
         self._inputs.take_back()
 
-    def look_up(self, x: Tensor, own: Coefficients | None) -> tuple[Tensor | None, Shift | None]:
+    def look_up(self, x: Tensor, own: Coefficients | None) -> tuple[Tensor | None, Tensor | None]:
         """Return rotated inputs, where they are known, and what coefficients (the layer's, or its copy's) add."""
-        rotated, kernel = self._inputs.of(x), None
+        rotated, kernel = None if x.requires_grad else self._inputs.of(x), None
         if rotated is not None and rotated.shape[1] > self._bases.columns:
             rotated, kernel = rotated[:, : self._bases.columns], rotated[:, self._bases.columns :]
         if own is None:
             return rotated, None
-        with torch.no_grad():
-            rotated = self._bases.rotated(x.reshape(-1, x.shape[-1])) if rotated is None else rotated
-            kernel = own.layout.kernel(rotated) if kernel is None else kernel
+        rotated = self._bases.rotated(x.reshape(-1, x.shape[-1])) if rotated is None else rotated
+        kernel = own.layout.kernel(rotated) if kernel is None else kernel
         return rotated, own.shift(rotated, kernel)
 
     def products(self) -> Tensor | None:

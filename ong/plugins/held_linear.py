@@ -1,4 +1,4 @@
-"""The passes through ``Linear`` layers whose weights are held in an eigenbasis, or partly in coefficients."""
+"""The passes through a ``Linear`` layer whose weights are held in an eigenbasis."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ong.curvature import BlockMetric
-from ong.plugins.coefficients import Shift
 
-__all__ = ["Bases", "HeldLinear", "ShiftedLinear"]
+__all__ = ["Bases", "HeldLinear"]
 
 
 class Bases:
@@ -37,7 +36,7 @@ class Bases:
 
 
 class HeldLinear(torch.autograd.Function):
-    """z = U_S ([W̃ b̃] + Σ_m C_m G̃_m) U_Aᵀ[x; 1] for rows x: one node of the graph where autograd would lay down ten."""
+    """z = U_S ([W̃ b̃] U_Aᵀ[x; 1] + shift) for rows x: one node of the graph where autograd would lay down ten."""
 
     @staticmethod
     def forward(
@@ -47,10 +46,10 @@ class HeldLinear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         bases: Bases,
-        shift: Shift | None,
+        shift: Tensor | None,
     ) -> Tensor:
-        """Take ``[N, in]`` inputs, or ``[N, columns]`` rotated ones with them; return ``[N, out]``."""
-        ctx.bases, ctx.shift = bases, shift
+        """Take ``[N, in]`` inputs, ``[N, columns]`` rotated ones or None, a shift ``[N, out]`` or None."""
+        ctx.bases = bases
         joint = of_bias = None
         if rotated is None:
             rotated, joint = bases.rotated(x), _joint(weight, bias)
@@ -62,54 +61,36 @@ class HeldLinear(torch.autograd.Function):
             inner = nn.functional.linear(rotated, weight).addr_(of_bias, bias)
         ctx.save_for_backward(x, rotated, of_bias, weight, bias, joint)
         if shift is not None:
-            shift.add_to(inner)
+            inner += shift
         return torch.mm(inner, bases.outputs_back)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients by inputs, weight and bias, those of the latter two in the eigenbasis."""
+        """Return the gradients by inputs, weight, bias and shift, all but the first in the eigenbasis."""
         x, rotated, of_bias, weight, bias, joint = ctx.saved_tensors
         bases: Bases = ctx.bases
-        needs_input, _, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
+        needs_input, _, needs_weight, needs_bias, _, needs_shift = ctx.needs_input_grad
         if needs_input and (joint is None or torch.is_grad_enabled()):  # by x and weights, for gradients of gradients
             rotated, of_bias, joint = bases.rotated(x), None, _joint(weight, bias)
         inner = torch.mm(gradient, bases.outputs)
-        shifted = ctx.shift.pull(inner, by_inputs=needs_input) if ctx.shift is not None else None
         inputs = by_weight = by_bias = None
         if needs_input:
-            of_inputs = torch.mm(inner, joint)
-            inputs = torch.mm(of_inputs if shifted is None else of_inputs + shifted, bases.back)
+            inputs = torch.mm(torch.mm(inner, joint), bases.back)
         if needs_weight or needs_bias:
             by_weight = torch.mm(inner.T, rotated)
             if of_bias is not None:
                 by_bias = torch.mv(inner.T, of_bias)
             elif bias is not None:
                 by_weight, by_bias = by_weight[:, : bases.width], by_weight[:, -1]
-        return inputs, None, by_weight if needs_weight else None, by_bias if needs_bias else None, None, None
+        return (
+            inputs,
+            None,
+            by_weight if needs_weight else None,
+            by_bias if needs_bias else None,
+            None,
+            inner if needs_shift else None,
+        )
 
 
 def _joint(weight: Tensor, bias: Tensor | None) -> Tensor:
     return weight if bias is None else torch.cat([weight, bias[:, None]], 1)
-
-
-class ShiftedLinear(torch.autograd.Function):
-    """z = ([W b] + Σ_m C_m G_m) [x; 1] for rows x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, shift: Shift) -> Tensor:
-        """Take ``[N, in]`` inputs; return ``[N, out]``."""
-        ctx.shift = shift
-        ctx.save_for_backward(x, weight)
-        z = nn.functional.linear(x, weight, bias)
-        shift.add_to(z)
-        return z
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients by inputs, weight and bias."""
-        x, weight = ctx.saved_tensors
-        needs_input, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        inputs = ctx.shift.pull(gradient, by_inputs=needs_input)
-        if inputs is not None:
-            inputs = torch.addmm(inputs[:, : weight.shape[1]], gradient, weight)
-        return inputs, gradient.T @ x if needs_weight else None, gradient.sum(0) if needs_bias else None, None

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ong.curvature import Batch, Block, evaluating
 from ong.plugins.coefficients import Coefficients, plain_sgd
-from ong.plugins.held_linear import ShiftedLinear
 from ong.plugins.holding import Held, release
 from ong.plugins.inputs import WorkedOut, reader_of_inputs
 from ong.projection import DirectionMemory, FactoredRows
@@ -130,12 +129,11 @@ class Shadow:
         def forward(module: nn.Linear, x: Tensor) -> Tensor:
             flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
             held: Any = module._ong_held
-            coefficients: Coefficients = held.coefficients
-            kernel = self._inputs.of(x) if held is self._held and self._reads_inputs else None
-            if kernel is None:
-                with torch.no_grad():
-                    kernel = coefficients.layout.kernel(flat)
-            z: Tensor = ShiftedLinear.apply(flat, module.weight, module.bias, coefficients.shift(flat, kernel))
+            own: Coefficients = held.coefficients
+            known = held is self._held and self._reads_inputs and not x.requires_grad
+            kernel = self._inputs.of(x) if known else None
+            kernel = own.layout.kernel(flat) if kernel is None else kernel
+            z = nn.functional.linear(flat, module.weight, module.bias) + own.shift(flat, kernel)
             return z if x.ndim == 2 else z.reshape(*x.shape[:-1], -1)
 
         return forward

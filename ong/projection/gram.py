@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.linalg.blas import dsymv, ssymv
+from scipy.linalg.blas import dsymv, sgemv, ssymv
 from scipy.sparse.linalg import ArpackError, eigsh
 from torch import Tensor
 
@@ -75,38 +75,41 @@ class GramSolver:
 
 
 class _Single:
-    """K⁻¹b in float32, at half the float64 product's time, for K of unit directions.
+    """K⁻¹b in float32, at half the float64 product's time, for K = S⁻¹US⁻¹, U of unit directions.
 
-    With K's leading eigenpairs (Q, Λ) apart,
+    With U's leading eigenpairs (Q, Λ) apart,
 
-        K⁻¹b = QΛ⁻¹Qᵀb + R(b − QQᵀb),    R = K⁻¹ − QΛ⁻¹Qᵀ,
+        K⁻¹b = SQΛ⁻¹QᵀSb + SRS(b − S⁻¹QQᵀSb),    R = U⁻¹ − QΛ⁻¹Qᵀ,
 
-    rounding R costs what the condition of the rest lets it, a few 1e-6 of an update's length up to the condition that
+    rounding SRS costs what the condition of the rest lets it, a few 1e-6 of an update's length up to the condition that
     :data:`_SINGLE_CONDITION` allows (``perf/ogd_dense.py`` measures it), and several times that without them apart.
     """
 
     def __init__(self, values: Tensor, vectors: Tensor, inverse: Tensor, scale: Tensor) -> None:
-        rest = (inverse - (vectors / values) @ vectors.T).float()
-        self._rest = torch.from_numpy(rest.numpy().copy())  # in huge pages, which torch does not ask for
-        self._leading, self._inverted = vectors.T.float().contiguous(), (1 / values).float()
-        self._scale = scale.float()
+        scale = scale[:, None]
+        rest = scale * (inverse - (vectors / values) @ vectors.T) * scale.T
+        self._rest = rest.float().numpy().copy().T  # in huge pages, which torch does not ask for
+        left = (vectors * scale, vectors / scale, vectors * scale / values)
+        self._in, self._along, self._out = (np.asfortranarray(matrix.float().numpy()) for matrix in left)
 
     @classmethod
     def of(cls, unit: Tensor, inverse: Tensor, scale: Tensor) -> _Single | None:
-        """Return it for K and K⁻¹ of unit directions, or None where the eigenpairs are not found."""
+        """Return it for U and U⁻¹, or None, for float64, where eigenpairs are not found or SRS is too large."""
         start = np.random.default_rng(0).standard_normal(len(unit))  # ARPACK's own differs from run to run
         try:
             values, vectors = eigsh(unit.numpy(), _LEADING, v0=start)
         except ArpackError:
-            return None  # float64 then, which is exact
+            return None
+        if scale.max() ** 2 * inverse.diagonal().max() > torch.finfo(torch.float32).max:
+            return None
         return cls(torch.from_numpy(values), torch.from_numpy(vectors), inverse, scale)
 
     def solve(self, right: Tensor) -> Tensor:
-        """Return K⁻¹b for directions of any length."""
-        right = right * self._scale
-        along = self._leading @ right
-        rest = _symmetric_product(self._rest, right - along @ self._leading)
-        return rest.addmv_(self._leading.T, along * self._inverted).mul_(self._scale)
+        """Return K⁻¹b."""
+        b = right.detach().numpy()
+        leading = sgemv(1.0, self._in, b, trans=1)
+        rest = sgemv(-1.0, self._along, leading, 1.0, b)
+        return torch.from_numpy(ssymv(1.0, self._rest, rest, 1.0, sgemv(1.0, self._out, leading), overwrite_y=1))
 
 
 def _symmetric_product(matrix: Tensor, vector: Tensor) -> Tensor:

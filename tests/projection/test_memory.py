@@ -246,17 +246,23 @@ def test_the_inverse_and_the_condition_are_numpys_with_the_same_cut(spread: floa
     assert solver.condition == pytest.approx(kept[-1] / kept[0], rel=1e-7)
 
 
-@pytest.mark.parametrize(("spread", "single"), [(2.0, True), (0.3, False)])
-def test_float32_is_solved_in_float32_only_where_the_condition_allows_it(spread: float, single: bool) -> None:
+@pytest.mark.parametrize(
+    ("spread", "shortest", "single"), [(2.0, 1.0, True), (0.3, 1.0, False), (2.0, 1e-12, True), (2.0, 1e-25, False)]
+)
+def test_float32_is_solved_in_float32_only_where_the_condition_allows_it(
+    spread: float, shortest: float, single: bool
+) -> None:
     """What counts is the update, so solutions are compared in the norm of Gc."""
     generator = torch.Generator().manual_seed(0)
     common = torch.randn(1, 900, generator=generator, dtype=torch.float64)
-    directions = common + spread * torch.randn(600, 900, generator=generator, dtype=torch.float64)
+    unit = common + spread * torch.randn(600, 900, generator=generator, dtype=torch.float64)
+    lengths = torch.from_numpy(np.geomspace(1, shortest, 600))[:, None]
+    directions = lengths * unit
     gram = directions @ directions.T
     solver = GramSolver(gram)
     assert (solver._single is not None) == single
     right = (directions @ torch.randn(900, generator=generator, dtype=torch.float64)).float()
-    exact = directions.T @ torch.linalg.solve(gram, right.double())
+    exact = unit.T @ torch.linalg.solve(unit @ unit.T, right.double() / lengths[:, 0])
     found = solver.solve(right)
     assert found.dtype == torch.float32
     assert (directions.T @ found.double() - exact).norm() < 3e-6 * exact.norm()
