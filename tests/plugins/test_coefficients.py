@@ -291,6 +291,27 @@ def test_a_gradient_that_others_scale_is_taken_as_it_is(name: str, used: list[in
     torch.testing.assert_close(held, trained(name, False, Rescaling())[0], rtol=0, atol=1e-10)
 
 
+class Rehearsing(SupervisedPlugin):
+    """Adds the gradient of another loss, whose graph goes through the model twice."""
+
+    coordinate_free = True
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.x = torch.randn(5, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        (strategy.model(self.x) - strategy.model(2 * self.x)).square().mean().backward()
+
+
+@every_method
+def test_all_passes_of_a_step_count(name: str, used: list[int]) -> None:
+    width = METHODS[name].sizes[0]
+    held, _ = trained(name, True, Rehearsing(width))
+    assert len(used) == STEPS * METHODS[name].layers
+    torch.testing.assert_close(held, trained(name, False, Rehearsing(width))[0], rtol=0, atol=1e-10)
+
+
 def test_a_pass_in_inference_mode_leaves_training_alone() -> None:
     class Peeking(SupervisedPlugin):
         coordinate_free = True
