@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,43 +23,48 @@ class Covariances:
     """Second moments of one block's factors over a data set.
 
     Attributes:
-        inputs: A, ``[columns, columns]``, mean over examples, positions and cotangent sets.
+        inputs: A, ``[columns, columns]``, mean over examples, positions and cotangent sets; None where it was not asked
+            for.
         outputs: S, ``[rows, rows]``, mean over examples and positions, summed over cotangent sets.
         positions: T, so that the Kronecker-factored Fisher is T · S ⊗ A.
     """
 
-    inputs: Tensor
+    inputs: Tensor | None
     outputs: Tensor
     positions: float
 
 
-def covariances(factors: Iterable[dict[str, Factors]], examples: int) -> dict[str, Covariances]:
+def covariances(
+    factors: Iterable[dict[str, Factors]], examples: int, without_inputs: Container[str] = ()
+) -> dict[str, Covariances]:
     """Return A and S of every block in float64.
 
     Args:
         factors: the factors of all batches and cotangent sets.
         examples: N, the number of examples that took part.
+        without_inputs: blocks whose A is not wanted.
 
     Raises:
         ValueError: a factor that is not finite.
     """
-    sums: dict[str, tuple[Tensor, Tensor, int, int]] = {}
+    sums: dict[str, tuple[Tensor | None, Tensor, int, int]] = {}
     for parts in factors:
         for name, part in parts.items():
             a, d = part.inputs.flatten(0, 1), part.outputs.flatten(0, 1)
-            inputs, outputs = _upper_moment(a).double(), _upper_moment(d).double()
+            inputs = None if name in without_inputs else _upper_moment(a).double()
+            outputs, rows, seen = _upper_moment(d).double(), len(a), len(part.inputs)
             if name in sums:
                 old = sums[name]
-                sums[name] = (old[0] + inputs, old[1] + outputs, old[2] + len(a), old[3] + len(part.inputs))
-            else:
-                sums[name] = (inputs, outputs, len(a), len(part.inputs))
+                inputs = inputs if inputs is None or old[0] is None else old[0] + inputs
+                outputs, rows, seen = old[1] + outputs, old[2] + rows, old[3] + seen
+            sums[name] = (inputs, outputs, rows, seen)
     result = {}
     for name, (inputs, outputs, rows, seen) in sums.items():
-        if not (inputs.isfinite().all() and outputs.isfinite().all()):
+        if not all(moment.isfinite().all() for moment in (inputs, outputs) if moment is not None):
             raise ValueError(f"the factors of layer '{name}' are not finite: the weights or the inputs have diverged")
-        inputs, outputs = inputs + inputs.triu(1).T, outputs + outputs.triu(1).T
         positions = rows / seen  # seen counts every example once a cotangent set
-        result[name] = Covariances(inputs / rows, outputs / (examples * positions), positions)
+        inputs = None if inputs is None else (inputs + inputs.triu(1).T) / rows
+        result[name] = Covariances(inputs, (outputs + outputs.triu(1).T) / (examples * positions), positions)
     return result
 
 
@@ -123,13 +128,17 @@ class EigenBlock:
     def moved(self, added: Covariances, *, decay: float = 1.0) -> EigenBlock:
         """Return the block in the eigenbases of ``decay · old + added`` covariances, without the added eigenvalues.
 
-        Λ' = decay · (U'_SᵀU_S)^{∘2} Λ ((U'_AᵀU_A)^{∘2})ᵀ = decay · diag(U'ᵀ F U'), so the trace is kept.
+        Λ' = decay · (U'_SᵀU_S)^{∘2} Λ ((U'_AᵀU_A)^{∘2})ᵀ = decay · diag(U'ᵀ F U'), so the trace is kept. Without an
+        added A, A and U_A stay as they are.
         """
-        inputs_cov = decay * self.inputs_cov + added.inputs
+        inputs_cov, inputs_basis = self.inputs_cov, self.inputs_basis
+        if added.inputs is not None:
+            inputs_cov = decay * self.inputs_cov + added.inputs
+            inputs_basis = eigenbasis(inputs_cov)
         outputs_cov = decay * self.outputs_cov + added.outputs
-        inputs_basis, outputs_basis = eigenbasis(inputs_cov), eigenbasis(outputs_cov)
+        outputs_basis = eigenbasis(outputs_cov)
         eigenvalues = torch.zeros_like(self.eigenvalues)
-        if self.eigenvalues.any():
+        if decay and self.eigenvalues.any():
             overlap_in = (inputs_basis.T @ self.inputs_basis).square()
             overlap_out = (outputs_basis.T @ self.outputs_basis).square()
             eigenvalues = decay * overlap_out @ self.eigenvalues @ overlap_in.T

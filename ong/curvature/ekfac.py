@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -85,6 +85,7 @@ class EKFAC:
         forward: Forward | None = None,
         blocks: Mapping[str, Block] | None = None,
         decay: float = 1.0,
+        keep_inputs: Collection[str] = (),
     ) -> None:
         """Add the Fisher of a data set at the model's present weights, the model in eval mode.
 
@@ -106,7 +107,10 @@ class EKFAC:
             generator: their randomness, on the model's device; one seeded with 0 by default.
             forward: maps a batch to logits ``[N, C]``; ``model(batch[0])`` by default.
             blocks: the model's blocks, where the caller has them already.
-            decay: factor on what was there before.
+            decay: factor on what was there before; 0 puts the new data in its place.
+            keep_inputs: blocks whose A and U_A stay as they are, which saves most of the work for a wide layer. Right
+                for a layer that reads data of the same distribution again, as one does that reads a task's inputs:
+                its A does not depend on the weights.
 
         Raises:
             ValueError: no examples, or a factor that is not finite.
@@ -149,9 +153,10 @@ class EKFAC:
 
         with evaluating(model):
             moved = {}
-            for name, added in covariances(keeping(), examples).items():
+            kept_inputs = self.blocks.keys() & keep_inputs
+            for name, added in covariances(keeping(), examples, kept_inputs).items():
                 rows, columns = blocks[name].shape
-                old = self.blocks.get(name) or EigenBlock.zero(rows, columns, added.inputs.device)
+                old = self.blocks.get(name) or EigenBlock.zero(rows, columns, added.outputs.device)
                 moved[name] = old.grown(rows, columns).moved(added, decay=decay)
             turned: dict[str, EigenBlock] = {}  # the bases in the factors' dtype
             for parts in factors() if kept is None else kept:

@@ -19,7 +19,7 @@ from ong.plugins.boundaries import Boundaries, identity_of, task_of
 from ong.plugins.holding import release
 from ong.streams.avalanche_tensors import in_memory_columns
 
-__all__ = ["GradientPlugin", "draw_examples", "forward_of"]
+__all__ = ["GradientPlugin", "draw_examples", "forward_of", "probe_batch"]
 
 _BATCH = 256  # examples a forward when a task's examples are gone through
 
@@ -43,6 +43,11 @@ def draw_examples(strategy: Any, count: int, generator: torch.Generator, *, far:
         collate = getattr(dataset, "collate_fn", None) or default_collate
         batches = [collate([dataset[i] for i in part.tolist()]) for part in torch.split(chosen, _BATCH)]
     return [[part.to(strategy.device) for part in batch] for batch in batches]
+
+
+def probe_batch(strategy: Any) -> Batch:
+    """Return a few examples of the current experience, always the same, to look at how the model treats them."""
+    return draw_examples(strategy, 8, torch.Generator().manual_seed(0))[0]
 
 
 def forward_of(strategy: Any, batch: Batch) -> Tensor:

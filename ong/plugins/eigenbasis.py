@@ -17,12 +17,12 @@ from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
 
-from ong.curvature import Batch, Block, BlockMetric, Metric, evaluating
+from ong.curvature import Block, BlockMetric, Metric, evaluating
+from ong.plugins.base import forward_of, probe_batch
 from ong.plugins.coefficients import Coefficients, moving
 from ong.plugins.first_layer import FirstLayer
 from ong.plugins.held_linear import Bases, HeldLinear
 from ong.plugins.holding import Held, release
-from ong.plugins.inputs import reader_of_inputs
 from ong.streams import InMemoryLoader
 
 __all__ = ["Eigenbasis", "why_not"]
@@ -71,10 +71,17 @@ class Eigenbasis:
         entered: whether the weights are rotated now.
     """
 
-    def __init__(self, strategy: Any, blocks: Mapping[str, Block], metric: Metric) -> None:
-        """Take the layers that can be rotated; nothing is rotated yet, and :meth:`agrees` comes first."""
+    def __init__(self, strategy: Any, blocks: Mapping[str, Block], metric: Metric, reader: str | None) -> None:
+        """Take the layers that can be rotated; nothing is rotated yet.
+
+        Args:
+            strategy: the strategy.
+            blocks: the model's blocks.
+            metric: M.
+            reader: the layer that reads the batch's inputs, see :func:`ong.plugins.inputs.reader_of_inputs`.
+        """
         self._model, self._optimizer = strategy.model, strategy.optimizer
-        self._blocks, self._metric = blocks, metric
+        self._blocks = blocks
         self.names = frozenset(
             name
             for name, block in blocks.items()
@@ -82,10 +89,20 @@ class Eigenbasis:
             and block.weight is not None
             and block.weight.dtype == metric.blocks[name].scale.dtype  # not of bfloat16
         )
-        self._bases = {name: Bases(metric.blocks[name], blocks[name].bias is not None) for name in self.names}
         self.entered = False
-        self.first: FirstLayer | None = None
+        self.first = FirstLayer(blocks[reader], self._optimizer) if reader in self.names else None
+        self.turn_to(metric)
         self._guard = self._model.register_state_dict_pre_hook(release)
+
+    def turn_to(self, metric: Metric) -> None:
+        """Take a metric; a further one must have the first layer's U_A of the one before, where that was worked with."""
+        self.leave()
+        self._metric = metric
+        self._bases = {
+            name: Bases(metric.blocks[name], self._blocks[name].bias is not None) for name in sorted(self.names)
+        }
+        if self.first is not None:
+            self.first.turn_to(metric.blocks[self.first.name], self._bases[self.first.name])
 
     def enter(self, *, gradient: bool = False) -> None:
         """Rotate weights and momentum in, and the gradient where it is still wanted."""
@@ -141,22 +158,19 @@ class Eigenbasis:
 
         return forward
 
-    def agrees(self, forward: Callable[[Batch], Tensor], batch: Batch) -> bool:
+    def agrees(self, strategy: Any) -> bool:
         """Return whether the model's outputs are the same in both coordinates.
 
-        They are not when its code reads a layer's weights itself. On the way the first layer is found.
+        They are not when its code reads a layer's weights itself.
         """
+        batch = probe_batch(strategy)
         with evaluating(self._model), torch.no_grad():
-            modules = {name: self._blocks[name].module for name in self.names}
-            expected, first = reader_of_inputs(modules, forward, batch)
-            if first is not None:
-                of_first = self._blocks[first], self._metric.blocks[first], self._bases[first]
-                self.first = FirstLayer(*of_first, self._optimizer)
+            expected = forward_of(strategy, batch)
             parts = [moving(self._blocks[name], self._optimizer) for name in self.names]
             exact = [tensor for part in parts for tensors in part if tensors is not None for tensor in tensors]
             copies = [tensor.clone() for tensor in exact]
             self.enter()
-            found = forward(batch)
+            found = forward_of(strategy, batch)
             self.leave()
             for tensor, copy in zip(exact, copies, strict=True):  # looking leaves no rounding behind
                 tensor.copy_(copy)

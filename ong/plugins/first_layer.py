@@ -29,12 +29,16 @@ class FirstLayer:
         coefficients: None while projections are taken in vectors.
     """
 
-    def __init__(self, block: Block, metric: BlockMetric, bases: Bases, optimizer: torch.optim.SGD) -> None:
-        """Take the layer with its bases; its projections are taken in vectors."""
-        self.name, self._block, self._metric, self._bases = block.name, block, metric, bases
+    def __init__(self, block: Block, optimizer: torch.optim.SGD) -> None:
+        """Take the layer, and :meth:`turn_to` its bases next; its projections are taken in vectors."""
+        self.name, self._block = block.name, block
         self._optimizer, self._inputs = optimizer, WorkedOut()
         self.coefficients: Coefficients | None = None
         self._scales: list[Tensor] = []  # M⁻¹, a tensor a parameter
+
+    def turn_to(self, metric: BlockMetric, bases: Bases) -> None:
+        """Take bases; where inputs have been worked out, U_A is the one they were worked out with."""
+        self._metric, self._bases = metric, bases
 
     def prepare(self, strategy: Any, rows: Rows | None) -> Any:
         """Work out what the layer needs of a task's inputs.

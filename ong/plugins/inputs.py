@@ -9,7 +9,8 @@ import torch
 from avalanche.training.templates.update_type.sgd_update import SGDUpdate
 from torch import Tensor, nn
 
-from ong.curvature import Batch
+from ong.curvature import Block, evaluating
+from ong.plugins.base import forward_of, probe_batch
 from ong.streams import TensorLoader
 
 __all__ = ["WorkedOut", "reader_of_inputs"]
@@ -17,30 +18,28 @@ __all__ = ["WorkedOut", "reader_of_inputs"]
 _ROWS = 4096  # worked out at a time
 
 
-def reader_of_inputs(
-    modules: Mapping[str, nn.Module], forward: Callable[[Batch], Tensor], batch: Batch
-) -> tuple[Tensor, str | None]:
-    """Return a forward's outputs, and which module alone was called with the batch's inputs, flattened, and only once.
+def reader_of_inputs(strategy: Any, blocks: Mapping[str, Block]) -> str | None:
+    """Return the ``Linear`` layer that alone is called with a batch's inputs, flattened, and only once.
 
-    Args:
-        modules: those that are asked about.
-        forward: maps a batch to outputs.
-        batch: inputs and whatever else ``forward`` wants.
+    Seen in a forward of a few examples in eval mode; None where there is no such layer.
     """
+    batch = probe_batch(strategy)
     seen: list[tuple[str, Tensor]] = []
     handles = [
-        module.register_forward_pre_hook(lambda _, args, name=name: seen.append((name, args[0])))
-        for name, module in modules.items()
+        block.module.register_forward_pre_hook(lambda _, args, name=name: seen.append((name, args[0])))
+        for name, block in blocks.items()
+        if type(block.module) is nn.Linear
     ]
     try:
-        outputs = forward(batch)
+        with evaluating(strategy.model), torch.no_grad():
+            forward_of(strategy, batch)
     finally:
         for handle in handles:
             handle.remove()
     flat = batch[0].flatten(1)
     direct = [name for name, x in seen if x.shape == flat.shape and torch.equal(x, flat)]
     calls = [name for name, _ in seen]
-    return outputs, direct[0] if len(direct) == 1 and calls.count(direct[0]) == 1 else None
+    return direct[0] if len(direct) == 1 and calls.count(direct[0]) == 1 else None
 
 
 class WorkedOut:

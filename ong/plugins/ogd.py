@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ong.curvature import Unsupported, Vector
-from ong.plugins.base import draw_examples, forward_of
+from ong.plugins.base import draw_examples
 from ong.plugins.directions import DirectionPlugin
 from ong.plugins.eigenbasis import why_not
 from ong.plugins.shadow import Shadow
@@ -82,10 +82,7 @@ class OGD(DirectionPlugin):
         self._projection = EuclideanProjection(self.memory) if len(self.memory) else None
         self._close_shadows()  # of a task that was interrupted
         if self._projection is not None and why_not(strategy, self) is None:
-            batch = draw_examples(strategy, 8, torch.Generator().manual_seed(0))[0]
-            self._shadows = Shadow.of(
-                strategy, self._blocks, self.memory, lambda batch: forward_of(strategy, batch), batch
-            )
+            self._shadows = Shadow.of(strategy, self._blocks, self.memory)
 
     def _close_shadows(self) -> None:
         for shadow in self._shadows:

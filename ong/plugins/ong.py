@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
+from avalanche.benchmarks import OnlineCLExperience
 from torch import Tensor
 
 from ong.curvature import (
@@ -21,6 +21,7 @@ from ong.plugins.base import draw_examples, forward_of
 from ong.plugins.directions import DirectionPlugin
 from ong.plugins.eigenbasis import Eigenbasis, why_not
 from ong.plugins.first_layer import FirstLayer
+from ong.plugins.inputs import reader_of_inputs
 from ong.plugins.preconditioning import Preconditioner
 from ong.plugins.training_fisher import TrainingFisher
 from ong.projection import (
@@ -170,6 +171,7 @@ class ONG(DirectionPlugin):
         self._metric: Metric | None = None
         self._preconditioner: Preconditioner | None = None  # where updates take no more
         self._rotation: Eigenbasis | None = None
+        self._reader: str | None = None  # the layer that reads the batch's inputs
         self._running: TrainingFisher | None = None
         self._running_state: dict[str, Any] | None = None
 
@@ -182,22 +184,36 @@ class ONG(DirectionPlugin):
         if self.projection == "euclidean" and len(self.memory):
             self._projection = EuclideanProjection(self.memory)
         self.plain_because = self._why_plain(strategy)
+        self._reader = reader_of_inputs(strategy, self._blocks)
         if self.running:
             self._running = TrainingFisher(self._blocks, damping=self.damping, window=self.fisher_examples)
             if self._step and self._running_state is not None:
                 self._running.load_state_dict(self._running_state)
             self._running_state = None
-        elif self.ekfac.blocks and (self.metric == "prior" or self._step):
-            self._use(self.ekfac, strategy)
+        elif self.metric == "current" and not self._step:
+            self.ekfac = EKFAC()
+            self._refresh(strategy)
+        elif self.ekfac.blocks:
+            self._use_metric(strategy)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Prepare the task, and what is worked out once from its inputs where its metric stays."""
+        """Prepare the task, and what is worked out once from its inputs."""
         super().before_training_exp(strategy, **kwargs)
         first = self._first
-        if first is not None and self.metric == "prior":
-            plain = isinstance(self._projection, MetricProjection) and not self.pull
+        if first is not None and self._inputs_stay(strategy):
+            plain = self.metric == "prior" and isinstance(self._projection, MetricProjection) and not self.pull
             directions = self._projection.memory.rows if plain and self._projection is not None else {}
             strategy.dataloader = first.prepare(strategy, directions.get(first.name))
+
+    def _inputs_stay(self, strategy: Any) -> bool:
+        """Return whether the first layer's U_A stays while an experience is trained."""
+        return self.metric == "prior" or not isinstance(strategy.experience, OnlineCLExperience)
+
+    def _refresh(self, strategy: Any) -> None:
+        """Take the current task's EKFAC anew, but for U_A of the layer that reads the inputs, which stay the same."""
+        keep = {self._reader} if self._reader is not None and self._inputs_stay(strategy) else ()
+        self._fit(self.ekfac, strategy, decay=0.0, keep_inputs=keep)
+        self._use_metric(strategy)
 
     def _why_plain(self, strategy: Any) -> str | None:
         if not self.eigenbasis:
@@ -232,15 +248,17 @@ class ONG(DirectionPlugin):
     def _idle(self) -> bool:
         return self.metric == "prior" and self._metric is None
 
-    def _use(self, ekfac: EKFAC, strategy: Any) -> None:
-        """Take a metric: rotate weights and directions into its eigenbasis, where that is allowed."""
-        self._leave()
+    def _use_metric(self, strategy: Any) -> None:
+        """Take the EKFAC's metric: rotate weights and directions into its eigenbasis, where that is allowed."""
+        if self._rotation is not None:
+            self._rotation.leave()
         near = self.memory.of_one_position if self.projection == "metric" and not self.pull else frozenset()
-        self._metric = Metric(ekfac, self._blocks, self.damping, self.scale_tolerance, near)
-        if self.plain_because is None:
-            rotation = Eigenbasis(strategy, self._blocks, self._metric)
-            batch = draw_examples(strategy, 8, torch.Generator().manual_seed(0))[0]
-            if rotation.agrees(lambda part: forward_of(strategy, part), batch):
+        self._metric = Metric(self.ekfac, self._blocks, self.damping, self.scale_tolerance, near)
+        if self._rotation is not None:
+            self._rotation.turn_to(self._metric)
+        elif self.plain_because is None:
+            rotation = Eigenbasis(strategy, self._blocks, self._metric, self._reader)
+            if rotation.agrees(strategy):
                 self._rotation = rotation
             else:
                 rotation.close()
@@ -276,10 +294,8 @@ class ONG(DirectionPlugin):
                 self._running.fill(strategy, draw_examples(strategy, self.fisher_examples, self._generator))
             if self._step % self.refresh_every == 0:
                 self._running.refresh()
-        elif self.metric == "current" and self._step % self.refresh_every == 0:
-            self._leave()
-            self.ekfac = self._fit(strategy)
-            self._use(self.ekfac, strategy)
+        elif self.metric == "current" and self._step and self._step % self.refresh_every == 0:
+            self._refresh(strategy)
         if self._rotation is not None:
             self._rotation.enter()
         if self._first is not None:
@@ -369,9 +385,8 @@ class ONG(DirectionPlugin):
         force = metric.curvature(self._moved(), self._held)
         return {name: part + self.pull * force[name] for name, part in gradient.items()}
 
-    def _fit(self, strategy: Any, into: EKFAC | None = None) -> EKFAC:
-        """Return the EKFAC of the current task's examples, added to ``into`` where given."""
-        ekfac = into if into is not None else EKFAC()
+    def _fit(self, ekfac: EKFAC, strategy: Any, **options: Any) -> EKFAC:
+        """Add the Fisher of the current task's examples; the options are :meth:`EKFAC.add`'s."""
         ekfac.add(
             strategy.model,
             draw_examples(strategy, self.fisher_examples, self._generator),
@@ -380,15 +395,16 @@ class ONG(DirectionPlugin):
             generator=self._device_generator(strategy),
             forward=lambda batch: forward_of(strategy, batch),
             blocks=self._blocks,
+            **options,
         )
         return ekfac
 
     def _consolidate(self, strategy: Any) -> None:
         if self.projection != "none":
-            metric = Metric(self._fit(strategy), self._blocks, self.damping) if self.natural else None
+            metric = Metric(self._fit(EKFAC(), strategy), self._blocks, self.damping) if self.natural else None
             self._remember(strategy, dict if metric is None else lambda rows: natural_rows(rows, metric))
         if self.metric == "prior":
-            self._fit(strategy, into=self.ekfac)
+            self._fit(self.ekfac, strategy)
             if self.pull:
                 self._anchor = {name: block.values().clone() for name, block in self._blocks.items()}
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ong.curvature import Batch, Block, evaluating
+from ong.curvature import Block, evaluating
+from ong.plugins.base import forward_of, probe_batch
 from ong.plugins.coefficients import Coefficients, plain_sgd
 from ong.plugins.holding import Held, release
 from ong.plugins.inputs import WorkedOut, reader_of_inputs
@@ -56,20 +57,11 @@ class Shadow:
         self._guard = model.register_state_dict_pre_hook(release)  # type: ignore[no-untyped-call]
 
     @classmethod
-    def of(
-        cls,
-        strategy: Any,
-        blocks: Mapping[str, Block],
-        memory: DirectionMemory,
-        forward: Callable[[Batch], Tensor],
-        batch: Batch,
-    ) -> list[Shadow]:
+    def of(cls, strategy: Any, blocks: Mapping[str, Block], memory: DirectionMemory) -> list[Shadow]:
         """Return the shadows of the layers that they are exact for and cheaper."""
-        modules = {name: block.module for name, block in blocks.items() if _suits(block, memory)}
-        with evaluating(strategy.model), torch.no_grad():
-            _, first = reader_of_inputs(modules, forward, batch)
+        first = reader_of_inputs(strategy, blocks)
         shadows = []
-        for name in modules:
+        for name in (name for name, block in blocks.items() if _suits(block, memory)):
             rows, (height, width) = memory.rows[name], blocks[name].shape
             assert isinstance(rows, FactoredRows)
             numbers = 2 * height + (width if name == first else 2 * width)
@@ -78,25 +70,25 @@ class Shadow:
             if not plain_sgd(strategy.optimizer, blocks[name].parameters):
                 continue
             shadow = cls(strategy.model, blocks[name], rows, strategy.optimizer, reads_inputs=name == first)
-            if shadow._agrees(forward, strategy.model, batch):
+            if shadow._agrees(strategy):
                 shadows.append(shadow)
             else:
                 shadow.close()
         return shadows
 
-    def _agrees(self, forward: Callable[[Batch], Tensor], model: nn.Module, batch: Batch) -> bool:
+    def _agrees(self, strategy: Any) -> bool:
         """Return whether W_held and C are as good as W; not where the model's code reads the weights itself."""
-        block, own = self._block, self._coefficients
+        block, own, batch = self._block, self._coefficients, probe_batch(strategy)
         exact = block.values(held=True)
         generator = torch.Generator().manual_seed(0)
         own.values += torch.randn(len(own.values), generator=generator).to(own.values)
         own.values *= exact.norm() / own.combine(own.values).norm().clamp_min(1e-30)
-        with evaluating(model), torch.no_grad():
+        with evaluating(strategy.model), torch.no_grad():
             block.scatter(self._held.values(exact), list(block.parameters))
-            expected = forward(batch)
+            expected = forward_of(strategy, batch)
             block.scatter(exact, list(block.parameters))
             self.enter()
-            found = forward(batch)
+            found = forward_of(strategy, batch)
             own.clear()
             self.leave()
             block.scatter(exact, list(block.parameters))

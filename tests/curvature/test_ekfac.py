@@ -92,6 +92,35 @@ def test_for_one_example_ekfac_is_the_fisher(kind: str) -> None:
         torch.testing.assert_close(found, true, rtol=1e-9, atol=1e-13)
 
 
+def test_renewed_with_inputs_kept_it_is_that_of_a_fit_anew_where_the_inputs_are_the_same() -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    blocks = find_blocks(model)
+    ekfac = EKFAC.fit(model, [(x, y)], fisher="exact")
+    with torch.no_grad():
+        model[0].weight.mul_(1.3).add_(0.1)
+    ekfac.add(model, [(x, y)], fisher="exact", decay=0.0, keep_inputs={"0"})
+    anew = EKFAC.fit(model, [(x, y)], fisher="exact")
+    for found, expected in zip(dense(ekfac, blocks), dense(anew, blocks), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-13)
+
+
+def test_renewed_with_inputs_kept_it_is_the_best_diagonal_in_their_basis_for_other_inputs() -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    other, labels = data(seed=7)
+    blocks = find_blocks(model)
+    ekfac = EKFAC.fit(model, [(x, y)], fisher="exact")
+    kept = ekfac.blocks["0"].inputs_basis
+    ekfac.add(model, [(other, labels)], fisher="exact", decay=0.0, keep_inputs={"0"})
+    assert ekfac.blocks["0"].inputs_basis is kept
+    first, second = diagonal_blocks(fisher(jacobian(model, other, blocks), model(other)), blocks)
+    part = ekfac.blocks["0"]
+    basis = torch.kron(part.outputs_basis, kept)
+    torch.testing.assert_close((basis.T @ first @ basis).diagonal(), part.eigenvalues.flatten(), rtol=0, atol=1e-14)
+    assert ekfac.trace() == pytest.approx(float(torch.trace(first) + torch.trace(second)), rel=1e-12)
+    anew = dense(EKFAC.fit(model, [(other, labels)], fisher="exact"), blocks)
+    torch.testing.assert_close(dense(ekfac, blocks)[1], anew[1], rtol=1e-9, atol=1e-13)  # a layer that keeps nothing
+
+
 def test_small_affine_blocks_are_exact() -> None:
     maker, (x, y) = MODELS["normalisation"]
     model = maker()

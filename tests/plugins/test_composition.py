@@ -272,9 +272,9 @@ def test_the_current_metric_is_taken_from_the_piece_at_hand_and_refreshed_across
     seen = []
 
     class Watched(ONG):
-        def _fit(self, strategy: Any, into: Any = None) -> Any:
+        def _refresh(self, strategy: Any) -> None:
             seen.append((self._step, len(strategy.experience.dataset)))
-            return super()._fit(strategy, into)
+            super()._refresh(strategy)
 
     strategy = learner(mlp(6, 8, 3), Watched(metric="current", projection="none", refresh_every=3), batch=2)
     for piece in online(stream(2), 4):  # two steps a piece

@@ -115,7 +115,8 @@ def test_periodic_evaluation_within_an_epoch_changes_nothing() -> None:
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-12)
 
 
-def test_inputs_are_rotated_once_a_task_where_they_lie_in_memory() -> None:
+@pytest.mark.parametrize(("version", "columns"), [("ong-prior", [3, 4]), ("ngd", [4, 4]), ("ong-v1", [4, 4])])
+def test_inputs_are_rotated_once_a_task_where_they_lie_in_memory(version: str, columns: list[int]) -> None:
     class Loaders(SupervisedPlugin):
         def __init__(self) -> None:
             super().__init__()
@@ -128,10 +129,10 @@ def test_inputs_are_rotated_once_a_task_where_they_lie_in_memory() -> None:
     loaders = Loaders()
     loaders.coordinate_free = True  # type: ignore[attr-defined]
     model = nn.Sequential(nn.Flatten(), *mlp(6, 12, 8, 3))
-    strategy = learner(model, InMemoryLoader(), loaders, ONG(damping=0.05, directions_per_task=6))
+    strategy = learner(model, InMemoryLoader(), loaders, VERSIONS[version]())
     for experience in tasks(2).train_stream:
         strategy.train(experience, eval_streams=[])
-    assert loaders.columns == [3, 4]
+    assert loaders.columns == columns
 
 
 class Penalty(SupervisedPlugin):

@@ -1,0 +1,81 @@
+"""The current task's EKFAC over a task: what a refresh takes anew, and what stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from avalanche.benchmarks import split_online_stream
+from avalanche.core import SupervisedPlugin
+from harness import learner, tasks
+from nets import mlp
+from torch import Tensor, nn
+
+from ong.curvature import EKFAC
+from ong.plugins import ONG
+
+pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*before_update runs after")
+
+
+class Bases(SupervisedPlugin):
+    """Notes the EKFAC of each step."""
+
+    coordinate_free = True
+
+    def __init__(self, plugin: ONG) -> None:
+        super().__init__()
+        self.plugin, self.ekfacs = plugin, []
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        ekfac = EKFAC()
+        ekfac.load_state_dict(self.plugin.ekfac.state_dict())
+        self.ekfacs.append(ekfac)
+
+    def inputs_of(self, name: str) -> list[Tensor]:
+        return [ekfac.blocks[name].inputs_basis for ekfac in self.ekfacs]
+
+
+def trained(model: nn.Module, *streams: Any, **options: Any) -> Bases:
+    plugin = ONG(metric="current", projection="none", damping=0.05, refresh_every=2, fisher_examples=9, **options)
+    bases = Bases(plugin)
+    strategy = learner(model, bases, plugin)  # three steps a task of 24 examples
+    for experience in (experience for stream in streams for experience in stream):
+        strategy.train(experience, eval_streams=[])
+    return bases
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    return bool(torch.equal(one, other))
+
+
+@pytest.mark.parametrize("eigenbasis", [True, False])
+def test_a_refresh_keeps_the_basis_of_the_tasks_inputs_and_takes_all_else_anew(eigenbasis: bool) -> None:
+    bases = trained(mlp(6, 5, 3), tasks(2).train_stream, eigenbasis=eigenbasis)
+    of_first, of_second = bases.inputs_of("0"), bases.inputs_of("2")
+    assert [same(of_first[k], of_first[k + 1]) for k in range(5)] == [True, True, False, True, True]
+    assert [same(of_second[k], of_second[k + 1]) for k in range(5)] == [True, False, False, True, False]
+    eigenvalues = [ekfac.blocks["0"].eigenvalues for ekfac in bases.ekfacs]
+    assert [same(eigenvalues[k], eigenvalues[k + 1]) for k in range(5)] == [True, False, False, True, False]
+
+
+class Squared(nn.Module):
+    """Gives its first layer something else than the batch's inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp(6, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x.square())
+
+
+def test_where_no_layer_reads_the_inputs_all_is_taken_anew() -> None:
+    of_first = trained(Squared(), tasks(1).train_stream).inputs_of("body.0")
+    assert [same(of_first[k], of_first[k + 1]) for k in range(2)] == [True, False]
+
+
+def test_pieces_of_an_online_stream_whose_inputs_may_drift_have_bases_of_their_own() -> None:
+    online = split_online_stream(tasks(1).train_stream, experience_size=8, access_task_boundaries=True)
+    of_first = trained(mlp(6, 5, 3), online).inputs_of("0")
+    assert [same(of_first[k], of_first[k + 1]) for k in range(2)] == [True, False]
