@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,47 +23,47 @@ class Covariances:
     """Second moments of one block's factors over a data set.
 
     Attributes:
-        inputs: A, ``[columns, columns]``, mean over examples, positions and cotangent sets; None where it was not asked
-            for.
+        inputs: A, ``[columns, columns]``, mean over examples, positions and cotangent sets.
         outputs: S, ``[rows, rows]``, mean over examples and positions, summed over cotangent sets.
         positions: T, so that the Kronecker-factored Fisher is T · S ⊗ A.
     """
 
-    inputs: Tensor | None
+    inputs: Tensor
     outputs: Tensor
     positions: float
 
 
 def covariances(
-    factors: Iterable[dict[str, Factors]], examples: int, without_inputs: Container[str] = ()
+    factors: Iterable[dict[str, Factors]], examples: int, known_inputs: Mapping[str, Tensor] | None = None
 ) -> dict[str, Covariances]:
     """Return A and S of every block in float64.
 
     Args:
         factors: the factors of all batches and cotangent sets.
         examples: N, the number of examples that took part.
-        without_inputs: blocks whose A is not wanted.
+        known_inputs: A of blocks where it need not be measured.
 
     Raises:
         ValueError: a factor that is not finite.
     """
-    sums: dict[str, tuple[Tensor | None, Tensor, int, int]] = {}
+    known = known_inputs or {}
+    sums: dict[str, tuple[Tensor, Tensor, int, int]] = {}
     for parts in factors:
         for name, part in parts.items():
             a, d = part.inputs.flatten(0, 1), part.outputs.flatten(0, 1)
-            inputs = None if name in without_inputs else _upper_moment(a).double()
+            inputs = known[name] if name in known else _upper_moment(a).double()
             outputs, rows, seen = _upper_moment(d).double(), len(a), len(part.inputs)
             if name in sums:
                 old = sums[name]
-                inputs = inputs if inputs is None or old[0] is None else old[0] + inputs
+                inputs = inputs if name in known else old[0] + inputs
                 outputs, rows, seen = old[1] + outputs, old[2] + rows, old[3] + seen
             sums[name] = (inputs, outputs, rows, seen)
     result = {}
     for name, (inputs, outputs, rows, seen) in sums.items():
-        if not all(moment.isfinite().all() for moment in (inputs, outputs) if moment is not None):
+        if not (inputs.isfinite().all() and outputs.isfinite().all()):
             raise ValueError(f"the factors of layer '{name}' are not finite: the weights or the inputs have diverged")
         positions = rows / seen  # seen counts every example once a cotangent set
-        inputs = None if inputs is None else (inputs + inputs.triu(1).T) / rows
+        inputs = inputs if name in known else (inputs + inputs.triu(1).T) / rows
         result[name] = Covariances(inputs, (outputs + outputs.triu(1).T) / (examples * positions), positions)
     return result
 
@@ -125,14 +125,14 @@ class EigenBlock:
             self.positions,
         )
 
-    def moved(self, added: Covariances, *, decay: float = 1.0) -> EigenBlock:
+    def moved(self, added: Covariances, *, decay: float = 1.0, keep_inputs: bool = False) -> EigenBlock:
         """Return the block in the eigenbases of ``decay · old + added`` covariances, without the added eigenvalues.
 
-        Λ' = decay · (U'_SᵀU_S)^{∘2} Λ ((U'_AᵀU_A)^{∘2})ᵀ = decay · diag(U'ᵀ F U'), so the trace is kept. Without an
-        added A, A and U_A stay as they are.
+        Λ' = decay · (U'_SᵀU_S)^{∘2} Λ ((U'_AᵀU_A)^{∘2})ᵀ = decay · diag(U'ᵀ F U'), so the trace is kept. With
+        ``keep_inputs`` A and U_A stay as they are.
         """
         inputs_cov, inputs_basis = self.inputs_cov, self.inputs_basis
-        if added.inputs is not None:
+        if not keep_inputs:
             inputs_cov = decay * self.inputs_cov + added.inputs
             inputs_basis = eigenbasis(inputs_cov)
         outputs_cov = decay * self.outputs_cov + added.outputs

@@ -153,11 +153,11 @@ class EKFAC:
 
         with evaluating(model):
             moved = {}
-            kept_inputs = self.blocks.keys() & keep_inputs
-            for name, added in covariances(keeping(), examples, kept_inputs).items():
+            known = {name: block.inputs_cov for name, block in self.blocks.items() if name in keep_inputs}
+            for name, added in covariances(keeping(), examples, known).items():
                 rows, columns = blocks[name].shape
                 old = self.blocks.get(name) or EigenBlock.zero(rows, columns, added.outputs.device)
-                moved[name] = old.grown(rows, columns).moved(added, decay=decay)
+                moved[name] = old.grown(rows, columns).moved(added, decay=decay, keep_inputs=name in known)
             turned: dict[str, EigenBlock] = {}  # the bases in the factors' dtype
             for parts in factors() if kept is None else kept:
                 for name, part in parts.items():
