@@ -95,7 +95,7 @@ class Eigenbasis:
         self._guard = self._model.register_state_dict_pre_hook(release)
 
     def turn_to(self, metric: Metric) -> None:
-        """Take a metric; a further one must have the first layer's U_A of the one before, where that was worked with."""
+        """Take a metric; a further one must have the same U_A of the first layer, where inputs were worked out."""
         self.leave()
         self._metric = metric
         self._bases = {

@@ -85,10 +85,10 @@ class NCL(ONG):
 
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
         """Return v by M⁻¹(g + γ(F+λ₀)d) = M⁻¹(g − γ(λ−λ₀)d) + γλd, d = θ − μ: no rotation more than without pull."""
-        update = super()._update(gradient, strategy)
-        if update is None or not self.pull:
+        update, metric = super()._update(gradient, strategy), self._task.metric
+        if update is None or metric is None or not self.pull:
             return update
-        moved = self._moved()
+        moved = self._moved(metric)
         return {name: part + self.pull * self.damping * moved[name] for name, part in update.items()}
 
     def _pulled(self, gradient: Vector, metric: Metric) -> Vector:
@@ -96,5 +96,5 @@ class NCL(ONG):
         strength = self.pull * (self.damping - self.prior_precision)
         if not strength:
             return gradient
-        moved = self._moved()
+        moved = self._moved(metric)
         return {name: part - strength * moved[name] for name, part in gradient.items()}

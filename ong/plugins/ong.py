@@ -17,12 +17,12 @@ from ong.curvature import (
     check_fisher,
 )
 from ong.errors import UnknownNameError
+from ong.plugins.anchor import Anchor
 from ong.plugins.base import draw_examples, forward_of
 from ong.plugins.directions import DirectionPlugin
-from ong.plugins.eigenbasis import Eigenbasis, why_not
-from ong.plugins.first_layer import FirstLayer
+from ong.plugins.eigenbasis import why_not
 from ong.plugins.inputs import reader_of_inputs
-from ong.plugins.preconditioning import Preconditioner
+from ong.plugins.task_in_metric import TaskInMetric
 from ong.plugins.training_fisher import TrainingFisher
 from ong.projection import (
     DirectionKind,
@@ -60,7 +60,6 @@ class ONG(DirectionPlugin):
 
     Attributes:
         memory: G, or the natural gradients in its place.
-        plain_because: why the task in training is trained in the original coordinates, None where it is not.
         ekfac: F of the finished tasks (``metric="prior"``) or of the current one.
     """
 
@@ -164,27 +163,27 @@ class ONG(DirectionPlugin):
         self.fisher_examples, self.fisher_samples = fisher_examples, fisher_samples
         self.refresh_every, self.running = refresh_every, running
         self.eigenbasis = eigenbasis
-        self.plain_because: str | None = None
         self.ekfac = EKFAC()
-        self._anchor: dict[str, Tensor] = {}
-        self._anchor_held: dict[str, Tensor] = {}  # the anchor in the eigenbasis of the task in training
-        self._metric: Metric | None = None
-        self._preconditioner: Preconditioner | None = None  # where updates take no more
-        self._rotation: Eigenbasis | None = None
-        self._reader: str | None = None  # the layer that reads the batch's inputs
+        self._task = TaskInMetric({}, None, None)
+        self._anchor = Anchor()
         self._running: TrainingFisher | None = None
         self._running_state: dict[str, Any] | None = None
 
+    @property
+    def plain_because(self) -> str | None:
+        """Why the task in training is trained in the original coordinates, None where it is not."""
+        return self._task.plain_because
+
     def _prepare(self, strategy: Any) -> None:
         super()._prepare(strategy)
-        self._leave()  # a task that was interrupted
+        self._task.close()  # one that was interrupted
+        self._task = TaskInMetric(self._blocks, reader_of_inputs(strategy, self._blocks), self._why_plain(strategy))
+        self._anchor.begin()
         if self._running is not None:
             self._running.close()
-        self._metric = self._projection = None
+        self._projection = None
         if self.projection == "euclidean" and len(self.memory):
             self._projection = EuclideanProjection(self.memory)
-        self.plain_because = self._why_plain(strategy)
-        self._reader = reader_of_inputs(strategy, self._blocks)
         if self.running:
             self._running = TrainingFisher(self._blocks, damping=self.damping, window=self.fisher_examples)
             if self._step and self._running_state is not None:
@@ -199,11 +198,11 @@ class ONG(DirectionPlugin):
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Prepare the task, and what is worked out once from its inputs."""
         super().before_training_exp(strategy, **kwargs)
-        first = self._first
+        first, projection = self._task.first, self._projection
         if first is not None and self._inputs_stay(strategy):
-            plain = self.metric == "prior" and isinstance(self._projection, MetricProjection) and not self.pull
-            directions = self._projection.memory.rows if plain and self._projection is not None else {}
-            strategy.dataloader = first.prepare(strategy, directions.get(first.name))
+            fixed = self.metric == "prior" and not self.pull
+            rows = projection.memory.rows if fixed and isinstance(projection, MetricProjection) else {}
+            strategy.dataloader = first.prepare(strategy, rows.get(first.name))
 
     def _inputs_stay(self, strategy: Any) -> bool:
         """Return whether the first layer's U_A stays while an experience is trained."""
@@ -211,7 +210,8 @@ class ONG(DirectionPlugin):
 
     def _refresh(self, strategy: Any) -> None:
         """Take the current task's EKFAC anew, but for U_A of the layer that reads the inputs, which stay the same."""
-        keep = {self._reader} if self._reader is not None and self._inputs_stay(strategy) else ()
+        reader = self._task.reader
+        keep = {reader} if reader is not None and self._inputs_stay(strategy) else ()
         self._fit(self.ekfac, strategy, decay=0.0, keep_inputs=keep)
         self._use_metric(strategy)
 
@@ -246,46 +246,19 @@ class ONG(DirectionPlugin):
 
     @property
     def _idle(self) -> bool:
-        return self.metric == "prior" and self._metric is None
+        return self.metric == "prior" and self._task.metric is None
 
     def _use_metric(self, strategy: Any) -> None:
-        """Take the EKFAC's metric: rotate weights and directions into its eigenbasis, where that is allowed."""
-        if self._rotation is not None:
-            self._rotation.leave()
+        """Take the EKFAC's metric, and rotate directions into its eigenbasis where they are wanted there."""
+        self._task.leave()
         near = self.memory.of_one_position if self.projection == "metric" and not self.pull else frozenset()
-        self._metric = Metric(self.ekfac, self._blocks, self.damping, self.scale_tolerance, near)
-        if self._rotation is not None:
-            self._rotation.turn_to(self._metric)
-        elif self.plain_because is None:
-            rotation = Eigenbasis(strategy, self._blocks, self._metric, self._reader)
-            if rotation.agrees(strategy):
-                self._rotation = rotation
-            else:
-                rotation.close()
-                self.plain_because = "the model's code reads the weights of its layers itself"
-        held = self._held
-        if not self.pull and (self.projection == "none" or not len(self.memory)):
-            self._preconditioner = Preconditioner(self._blocks, self._metric, held)
+        metric = Metric(self.ekfac, self._blocks, self.damping, self.scale_tolerance, near)
+        self._task.turn_to(metric, strategy)
+        held = self._task.held
         if len(self.memory) and self.projection == "metric":
-            self._projection = MetricProjection(self.memory, self._metric, held)
-        elif len(self.memory) and self.projection == "euclidean" and held:
-            self._projection = EuclideanProjection(self.memory.rotated(self._metric, held))
-
-    @property
-    def _held(self) -> frozenset[str]:
-        """The blocks that train in the eigenbasis."""
-        return self._rotation.names if self._rotation is not None else frozenset()
-
-    @property
-    def _first(self) -> FirstLayer | None:
-        """The layer among them that reads the batch's inputs."""
-        return self._rotation.first if self._rotation is not None else None
-
-    def _leave(self) -> None:
-        if self._rotation is not None:
-            self._rotation.close()
-        self._rotation = self._preconditioner = None
-        self._anchor_held = {}
+            self._projection = MetricProjection(self.memory, metric, held)
+        elif self._projection is not None and held:
+            self._projection = EuclideanProjection(self.memory.rotated(metric, held), self._projection.solver)
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Refresh the current task's EKFAC when it is due, and go into the eigenbasis."""
@@ -296,10 +269,9 @@ class ONG(DirectionPlugin):
                 self._running.refresh()
         elif self.metric == "current" and self._step and self._step % self.refresh_every == 0:
             self._refresh(strategy)
-        if self._rotation is not None:
-            self._rotation.enter()
-        if self._first is not None:
-            self._first.offer(strategy)
+        self._task.enter()
+        if self._task.first is not None:
+            self._task.first.offer(strategy)
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Take note of the strategy's own forward, where the EKFAC comes out of it."""
@@ -310,35 +282,33 @@ class ONG(DirectionPlugin):
         """Rotated inputs serve the strategy's own forward only, and no other is taken note of."""
         if self._running is not None:
             self._running.close()
-        if self._first is not None:
-            self._first.take_back()
+        if self._task.first is not None:
+            self._task.first.take_back()
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Put the weights back for whoever looks between epochs."""
-        if self._rotation is not None:
-            self._rotation.leave()
+        self._task.leave()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Consolidate in the original coordinates; the pieces of an online task share their eigenbasis."""
         if self._boundaries.ends(strategy.experience):
-            self._leave()
+            self._task.close()
         super().after_training_exp(strategy, **kwargs)
 
     def _rewrite(self, strategy: Any) -> None:
-        if self._rotation is not None:
-            self._rotation.enter(gradient=True)  # where somebody has looked since the backward
+        self._task.enter(gradient=True)  # where somebody has looked since the backward
         if self._running is not None:
             self._running.read(strategy)
         if self._running is not None and self._projection is None:
             self._running.precondition_in_place()
-        elif self._preconditioner is not None:
-            self._preconditioner()
+        elif self._projection is None and not self.pull and self._running is None:
+            self._task.precondition()
         elif not self._step_in_coefficients():
             super()._rewrite(strategy)
 
     def _step_in_coefficients(self) -> bool:
         """Take the step where the first layer's projections are held in coefficients; say whether it was taken."""
-        first, projection = self._first, self._projection
+        first, projection = self._task.first, self._projection
         products = first.products() if first is not None else None
         if first is None or products is None:
             return False
@@ -355,7 +325,7 @@ class ONG(DirectionPlugin):
         return True
 
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
-        metric = self._metric if self._running is None else self._running
+        metric = self._task.metric if self._running is None else self._running
         if metric is None:
             return None
         if self.pull and isinstance(metric, Metric):
@@ -363,26 +333,16 @@ class ONG(DirectionPlugin):
         gradient = self._moving(gradient)
         if isinstance(self._projection, MetricProjection):
             return self._projection(gradient)
-        natural = metric.precondition(gradient, self._held)
+        natural = metric.precondition(gradient, self._task.held)
         return self._projection(natural) if self._projection is not None else natural
 
-    def _moved(self) -> Vector:
-        """Return θ − μ in the coordinates the weights are held in, zero where a layer did not exist a task ago."""
-        moved = {}
-        for name, block in self._blocks.items():
-            now = block.values(held=True)
-            if name in self._held and name not in self._anchor_held:
-                assert self._metric is not None
-                self._anchor_held[name] = self._metric.blocks[name].rotate(
-                    _padded(self._anchor.get(name), block.values())
-                )
-            anchor = self._anchor_held.get(name)
-            moved[name] = now - (_padded(self._anchor.get(name), now) if anchor is None else anchor)
-        return moved
+    def _moved(self, metric: Metric) -> Vector:
+        """Return θ − μ in the coordinates the weights are held in."""
+        return self._anchor.distance(self._blocks, metric, self._task.held)
 
     def _pulled(self, gradient: Vector, metric: Metric) -> Vector:
         """Return g + γ F(θ − μ)."""
-        force = metric.curvature(self._moved(), self._held)
+        force = metric.curvature(self._moved(metric), self._task.held)
         return {name: part + self.pull * force[name] for name, part in gradient.items()}
 
     def _fit(self, ekfac: EKFAC, strategy: Any, **options: Any) -> EKFAC:
@@ -406,14 +366,14 @@ class ONG(DirectionPlugin):
         if self.metric == "prior":
             self._fit(self.ekfac, strategy)
             if self.pull:
-                self._anchor = {name: block.values().clone() for name, block in self._blocks.items()}
+                self._anchor.drop(self._blocks)
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of the stored directions and of the finished tasks' EKFAC."""
         kept = self.ekfac.blocks.values() if self.metric == "prior" else ()
         tensors = [value for block in kept for value in vars(block).values() if isinstance(value, Tensor)]
-        tensors += self._anchor.values()
+        tensors += self._anchor.weights.values()
         return self.memory.bytes + sum(t.numel() * t.element_size() for t in tensors)
 
     def state_dict(self) -> dict[str, Any]:
@@ -421,7 +381,7 @@ class ONG(DirectionPlugin):
         kept = self.metric == "prior" or self._step
         return super().state_dict() | {
             "ekfac": self.ekfac.state_dict() if kept else {},
-            "anchor": dict(self._anchor),
+            "anchor": dict(self._anchor.weights),
             "running": self._running_kept(),
         }
 
@@ -435,14 +395,5 @@ class ONG(DirectionPlugin):
         super().load_state_dict(state)
         self.ekfac = EKFAC()
         self.ekfac.load_state_dict(state["ekfac"])
-        self._anchor = dict(state["anchor"])
+        self._anchor.weights = dict(state["anchor"])
         self._running_state = state["running"]
-
-
-def _padded(anchor: Tensor | None, values: Tensor) -> Tensor:
-    """Return the old weights, and the present ones where a layer did not exist yet."""
-    if anchor is None:
-        return values
-    padded = values.clone()
-    padded[: anchor.shape[0], : anchor.shape[1]] = anchor
-    return padded

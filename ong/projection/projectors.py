@@ -24,10 +24,15 @@ class EuclideanProjection:
     Then Gᵀv = 0 and gᵀv = ‖v‖² ≥ 0.
     """
 
-    def __init__(self, memory: DirectionMemory) -> None:
-        """Prepare the projection off a memory's directions."""
+    def __init__(self, memory: DirectionMemory, solver: GramSolver | None = None) -> None:
+        """Prepare the projection off a memory's directions.
+
+        Args:
+            memory: G.
+            solver: (GᵀG)⁺ where it is known, as it is of the same directions in another orthonormal basis.
+        """
         self.memory = memory
-        self.solver = GramSolver(memory.gram()) if memory.count else None
+        self.solver = GramSolver(memory.gram()) if solver is None and memory.count else solver
         self._restricted: dict[frozenset[str], EuclideanProjection] = {}
 
     def __call__(self, vector: Mapping[str, Tensor]) -> Vector:
