@@ -210,6 +210,7 @@ class ONG(DirectionPlugin):
 
     def _refresh(self, strategy: Any) -> None:
         """Take the current task's EKFAC anew, but for U_A of the layer that reads the inputs, which stay the same."""
+        self._task.leave()
         reader = self._task.reader
         keep = {reader} if reader is not None and self._inputs_stay(strategy) else ()
         self._fit(self.ekfac, strategy, decay=0.0, keep_inputs=keep)
@@ -250,7 +251,6 @@ class ONG(DirectionPlugin):
 
     def _use_metric(self, strategy: Any) -> None:
         """Take the EKFAC's metric, and rotate directions into its eigenbasis where they are wanted there."""
-        self._task.leave()
         near = self.memory.of_one_position if self.projection == "metric" and not self.pull else frozenset()
         metric = Metric(self.ekfac, self._blocks, self.damping, self.scale_tolerance, near)
         self._task.turn_to(metric, strategy)
