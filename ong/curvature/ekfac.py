@@ -108,9 +108,9 @@ class EKFAC:
             forward: maps a batch to logits ``[N, C]``; ``model(batch[0])`` by default.
             blocks: the model's blocks, where the caller has them already.
             decay: factor on what was there before; 0 puts the new data in its place.
-            keep_inputs: blocks whose A and U_A stay as they are, which saves most of the work for a wide layer. Right
-                for a layer that reads data of the same distribution again, as one does that reads a task's inputs:
-                its A does not depend on the weights.
+            keep_inputs: blocks whose A and U_A stay as they are, which saves most of the work for a wide layer: right
+                where inputs do not depend on the weights, as those of the first layer, whose A may come from more data
+                (:meth:`EigenBlock.of_inputs`).
 
         Raises:
             ValueError: no examples, or a factor that is not finite.

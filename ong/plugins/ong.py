@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ong.curvature import (
     EKFAC,
+    EigenBlock,
     FisherType,
     Metric,
     Unsupported,
     Vector,
     check_fisher,
+    input_covariances,
 )
 from ong.errors import UnknownNameError
 from ong.plugins.anchor import Anchor
@@ -33,8 +35,11 @@ from ong.projection import (
     kept_dense,
     natural_rows,
 )
+from ong.streams.avalanche_tensors import in_memory_columns
 
 __all__ = ["ONG"]
+
+_MOST_INPUTS = 10_000  # of a task that A of its first layer is taken from
 
 
 class ONG(DirectionPlugin):
@@ -190,7 +195,6 @@ class ONG(DirectionPlugin):
                 self._running.load_state_dict(self._running_state)
             self._running_state = None
         elif self.metric == "current" and not self._step:
-            self.ekfac = EKFAC()
             self._refresh(strategy)
         elif self.ekfac.blocks:
             self._use_metric(strategy)
@@ -206,13 +210,25 @@ class ONG(DirectionPlugin):
 
     def _inputs_stay(self, strategy: Any) -> bool:
         """Return whether the first layer's U_A stays while an experience is trained."""
-        return self.metric == "prior" or not isinstance(strategy.experience, OnlineCLExperience)
+        experience = strategy.experience
+        return self.metric == "prior" or (
+            not isinstance(experience, OnlineCLExperience) and in_memory_columns(experience.dataset.eval()) is not None
+        )
 
     def _refresh(self, strategy: Any) -> None:
-        """Take the current task's EKFAC anew, but for U_A of the layer that reads the inputs, which stay the same."""
+        """Take the current task's EKFAC anew.
+
+        Where the task's inputs lie in memory, A of the layer that reads them comes from all of them (or 10,000), once:
+        no weight changes it. So its basis is better than that of the examples of a refresh, and stays.
+        """
         self._task.leave()
         reader = self._task.reader
-        keep = {reader} if reader is not None and self._inputs_stay(strategy) else ()
+        keep = {reader: self._blocks[reader]} if reader is not None and self._inputs_stay(strategy) else {}
+        if not self._step:
+            self.ekfac = EKFAC()
+            examples = draw_examples(strategy, _MOST_INPUTS, self._generator) if keep else []
+            found = input_covariances(strategy.model, examples, keep, forward=lambda batch: forward_of(strategy, batch))
+            self.ekfac.blocks = {name: EigenBlock.of_inputs(a, keep[name].rows) for name, a in found.items()}
         self._fit(self.ekfac, strategy, decay=0.0, keep_inputs=keep)
         self._use_metric(strategy)
 

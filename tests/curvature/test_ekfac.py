@@ -7,7 +7,7 @@ import torch
 from nets import fisher, flat, jacobian, mlp, seeded, unflat
 from torch import Tensor, nn
 
-from ong.curvature import EKFAC, Block, Metric, find_blocks, inner
+from ong.curvature import EKFAC, Block, EigenBlock, Metric, find_blocks, inner, input_covariances
 
 
 def data(examples: int = 30, width: int = 5, classes: int = 3, seed: int = 1) -> tuple[Tensor, Tensor]:
@@ -104,21 +104,26 @@ def test_renewed_with_inputs_kept_it_is_that_of_a_fit_anew_where_the_inputs_are_
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-13)
 
 
-def test_renewed_with_inputs_kept_it_is_the_best_diagonal_in_their_basis_for_other_inputs() -> None:
+def test_with_known_inputs_it_is_the_best_diagonal_in_their_basis() -> None:
     model, (x, y) = mlp(5, 4, 3), data()
-    other, labels = data(seed=7)
+    others, _ = data(40, seed=7)
     blocks = find_blocks(model)
-    ekfac = EKFAC.fit(model, [(x, y)], fisher="exact")
+    ones = torch.cat([others, torch.ones(40, 1, dtype=torch.float64)], 1)
+    known = input_covariances(model, [(others[:15],), (others[15:],)], {"0": blocks["0"]})
+    torch.testing.assert_close(known["0"], ones.T @ ones / 40, rtol=1e-12, atol=1e-14)
+    ekfac = EKFAC({"0": EigenBlock.of_inputs(known["0"], 4)})
     kept = ekfac.blocks["0"].inputs_basis
-    ekfac.add(model, [(other, labels)], fisher="exact", decay=0.0, keep_inputs={"0"})
+    diagonal = kept.T @ known["0"] @ kept
+    torch.testing.assert_close(diagonal, torch.diag(diagonal.diagonal()), rtol=0, atol=1e-13)
+    ekfac.add(model, [(x, y)], fisher="exact", keep_inputs={"0"})
     assert ekfac.blocks["0"].inputs_basis is kept
-    first, second = diagonal_blocks(fisher(jacobian(model, other, blocks), model(other)), blocks)
+    first, second = diagonal_blocks(fisher(jacobian(model, x, blocks), model(x)), blocks)
     part = ekfac.blocks["0"]
     basis = torch.kron(part.outputs_basis, kept)
     torch.testing.assert_close((basis.T @ first @ basis).diagonal(), part.eigenvalues.flatten(), rtol=0, atol=1e-14)
     assert ekfac.trace() == pytest.approx(float(torch.trace(first) + torch.trace(second)), rel=1e-12)
-    anew = dense(EKFAC.fit(model, [(other, labels)], fisher="exact"), blocks)
-    torch.testing.assert_close(dense(ekfac, blocks)[1], anew[1], rtol=1e-9, atol=1e-13)  # a layer that keeps nothing
+    anew = dense(EKFAC.fit(model, [(x, y)], fisher="exact"), blocks)
+    torch.testing.assert_close(dense(ekfac, blocks)[1], anew[1], rtol=1e-9, atol=1e-13)  # of a layer not named
 
 
 def test_small_affine_blocks_are_exact() -> None:

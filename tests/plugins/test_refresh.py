@@ -59,6 +59,16 @@ def test_a_refresh_keeps_the_basis_of_the_tasks_inputs_and_takes_all_else_anew(e
     assert [same(eigenvalues[k], eigenvalues[k + 1]) for k in range(5)] == [True, False, False, True, False]
 
 
+def test_the_basis_of_the_inputs_is_that_of_all_of_a_tasks_inputs() -> None:
+    stream = tasks(2).train_stream
+    first = trained(mlp(6, 5, 3), stream).ekfacs[-1].blocks["0"]
+    x = torch.stack([item[0] for item in stream[1].dataset])
+    ones = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1)
+    torch.testing.assert_close(first.inputs_cov, ones.T @ ones / len(x), rtol=1e-12, atol=1e-14)
+    diagonal = first.inputs_basis.T @ first.inputs_cov @ first.inputs_basis
+    torch.testing.assert_close(diagonal, torch.diag(diagonal.diagonal()), rtol=0, atol=1e-13)
+
+
 class Squared(nn.Module):
     """Gives its first layer something else than the batch's inputs."""
 
@@ -72,6 +82,14 @@ class Squared(nn.Module):
 
 def test_where_no_layer_reads_the_inputs_all_is_taken_anew() -> None:
     of_first = trained(Squared(), tasks(1).train_stream).inputs_of("body.0")
+    assert [same(of_first[k], of_first[k + 1]) for k in range(2)] == [True, False]
+
+
+def test_where_inputs_do_not_lie_in_memory_all_is_taken_anew() -> None:
+    stream = tasks(1).train_stream
+    dataset = stream[0]._dataset
+    stream[0]._dataset = dataset.eval().replace_current_transform_group((lambda x: x, None)).train()
+    of_first = trained(mlp(6, 5, 3), stream).inputs_of("0")
     assert [same(of_first[k], of_first[k + 1]) for k in range(2)] == [True, False]
 
 
