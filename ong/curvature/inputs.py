@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ong.curvature.blocks import Block, Unsupported, evaluating
-from ong.curvature.eigenblock import upper_moment
 from ong.curvature.ekfac import Batch, Forward
 from ong.curvature.layers import UnsupportedLayerError, layer_factors
 
@@ -58,10 +57,9 @@ def input_covariances(
             parts = layer_factors(module, inputs.detach(), torch.zeros_like(output))
             used = (blocks[name].weight, blocks[name].bias)
             columns = [part for part, parameter in zip(parts[:2], used, strict=True) if parameter is not None]
-            a = torch.cat(columns, dim=2).flatten(0, 1)
-            moment = upper_moment(a if a.dtype == torch.float64 else a.float()).double()
-            total, count = sums.get(name, (torch.zeros_like(moment), 0))
-            sums[name] = (total + moment, count + len(a))
+            a = torch.cat(columns, dim=2).flatten(0, 1).double()
+            total, count = sums[name] if name in sums else (a.new_zeros(a.shape[1], a.shape[1]), 0)
+            sums[name] = (total + a.T @ a, count + len(a))
 
         return hook
 
@@ -76,4 +74,4 @@ def input_covariances(
     for name, (total, _) in sums.items():
         if not total.isfinite().all():
             raise ValueError(f"the inputs of layer '{name}' are not finite: the weights or the inputs have diverged")
-    return {name: (upper + upper.triu(1).T) / count for name, (upper, count) in sums.items()}
+    return {name: total / count for name, (total, count) in sums.items()}

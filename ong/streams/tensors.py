@@ -134,20 +134,17 @@ class TensorLoader:
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
         """Begin an epoch; yield lists with a tensor per column."""
         epoch, self.epoch = self.epoch, self.epoch + 1
-        return self._batches(epoch_order(self.rows, self.seed, epoch) if self.shuffle else None)
+        return self._batches(epoch_order(self.rows, self.seed, epoch) if self.shuffle else torch.arange(self.rows))
 
-    def _batches(self, order: torch.Tensor | None) -> Iterator[list[torch.Tensor]]:
+    def _batches(self, order: torch.Tensor) -> Iterator[list[torch.Tensor]]:
         stop = len(self) * self.batch_size if self.drop_last else self.rows
         step = self.batch_size * max(1, _CHUNK_ROWS // self.batch_size)
         for start in range(0, stop, step):
-            rows = slice(start, min(start + step, stop))
-            index = rows if order is None else order[rows]
-            chunks = [_taken(column, index) for column in self.columns]
-            for first in range(0, rows.stop - start, self.batch_size):
+            index = order[start : min(start + step, stop)]
+            chunks = [_taken(column, index) for column in self.columns]  # copies: a model may work in place
+            for first in range(0, len(index), self.batch_size):
                 yield [chunk[first : first + self.batch_size] for chunk in chunks]
 
 
-def _taken(column: torch.Tensor | Segments, index: slice | torch.Tensor) -> torch.Tensor:
-    if isinstance(index, torch.Tensor) and isinstance(column, torch.Tensor):
-        return column.index_select(0, index.to(column.device))
-    return column[index]
+def _taken(column: torch.Tensor | Segments, index: torch.Tensor) -> torch.Tensor:
+    return column[index] if isinstance(column, Segments) else column.index_select(0, index.to(column.device))

@@ -281,3 +281,11 @@ def test_training_is_the_same_as_from_the_stock_loader_in_the_same_order(tiny: I
 def test_negative_seed_is_refused() -> None:
     with pytest.raises(ValueError, match="seed is -1"):
         InMemoryLoader(seed=-1)
+
+
+def test_a_model_that_works_in_place_leaves_the_data_as_they_are(mnist10k: ImageDataset) -> None:
+    benchmark = permuted(mnist10k, tasks=1)
+    batches = TensorLoader(in_memory_columns(benchmark.test_stream[0].dataset.eval()), batch_size=8)
+    before = next(iter(batches))[0].clone()
+    next(iter(batches))[0].relu_()
+    torch.testing.assert_close(next(iter(batches))[0], before, rtol=0, atol=0)
