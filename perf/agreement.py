@@ -42,14 +42,14 @@ PAIRS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
 
 @contextmanager
 def plainly(wanted: bool) -> Any:
-    coefficients, kept_inputs = Shadow.of, ONG._inputs_stay
+    coefficients, kept_inputs = Shadow.of, ONG._inputs_basis_stays
     if wanted:
         Shadow.of = staticmethod(lambda *_: [])  # type: ignore[method-assign, assignment]
-        ONG._inputs_stay = lambda *_: False  # type: ignore[method-assign]
+        ONG._inputs_basis_stays = lambda *_: False  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Shadow.of, ONG._inputs_stay = coefficients, kept_inputs  # type: ignore[method-assign]
+        Shadow.of, ONG._inputs_basis_stays = coefficients, kept_inputs  # type: ignore[method-assign]
 
 
 def matrix(strategy: str, changes: Mapping[str, Any], plain: bool) -> np.ndarray:

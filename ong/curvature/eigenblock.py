@@ -13,7 +13,7 @@ from torch import Tensor
 from ong.curvature.eigenpairs import eigenbasis
 from ong.curvature.factors import Factors
 
-__all__ = ["Covariances", "EigenBlock", "covariances", "gradient_squares", "rotated_squares", "upper_moment"]
+__all__ = ["Covariances", "EigenBlock", "covariances", "gradient_squares", "rotated_squares"]
 
 _CHUNK = 2**25  # numbers of one [examples, rows, columns] intermediate
 
@@ -51,8 +51,8 @@ def covariances(
     for parts in factors:
         for name, part in parts.items():
             a, d = part.inputs.flatten(0, 1), part.outputs.flatten(0, 1)
-            inputs = known[name] if name in known else upper_moment(a).double()
-            outputs, rows, seen = upper_moment(d).double(), len(a), len(part.inputs)
+            inputs = known[name] if name in known else _upper_moment(a).double()
+            outputs, rows, seen = _upper_moment(d).double(), len(a), len(part.inputs)
             if name in sums:
                 old = sums[name]
                 inputs = inputs if name in known else old[0] + inputs
@@ -68,7 +68,7 @@ def covariances(
     return result
 
 
-def upper_moment(rows: Tensor) -> Tensor:
+def _upper_moment(rows: Tensor) -> Tensor:
     """Return XᵀX on and above its diagonal, multiplied in X's dtype; by the BLAS routine for it on a CPU."""
     if rows.device.type != "cpu" or len(rows) < 2:
         return (rows.T @ rows).triu()
@@ -106,8 +106,22 @@ class EigenBlock:
         return cls(0 * inputs, 0 * outputs, inputs, outputs, like.new_zeros(rows, columns))
 
     @classmethod
-    def of_inputs(cls, covariance: Tensor, rows: int) -> EigenBlock:
-        """Return the block of a Fisher that is zero, in the eigenbasis of A ``[columns, columns]``, float64."""
+    def of_inputs(cls, inputs: Iterable[Tensor], rows: int) -> EigenBlock:
+        """Return the block of a Fisher that is zero, in the eigenbasis of A = E[a aᵀ].
+
+        Args:
+            inputs: a, 1 for the bias included, in parts ``[n, columns]``.
+            rows: of the block.
+
+        Raises:
+            ValueError: inputs that are not finite.
+        """
+        upper, count = torch.zeros((), dtype=torch.float64), 0
+        for a in inputs:
+            upper, count = upper.to(a.device) + _upper_moment(a).double(), count + len(a)
+        if not upper.isfinite().all():
+            raise ValueError("the inputs are not finite")
+        covariance = (upper + upper.triu(1).T) / count
         zero = cls.zero(rows, len(covariance), covariance.device)
         return replace(zero, inputs_cov=covariance, inputs_basis=eigenbasis(covariance))
 

@@ -164,6 +164,9 @@ class EKFAC:
                     if name not in turned:
                         turned[name] = moved[name].with_bases_like(part.inputs)
                     moved[name] = moved[name].plus(rotated_squares(part, turned[name]) / examples)
+        for name, block in moved.items():
+            if not block.eigenvalues.isfinite().all():
+                raise ValueError(f"the factors of layer '{name}' are not finite: weights or inputs have diverged")
         for name, old in self.blocks.items():  # a layer that took no part in this data, such as another task's head
             if name not in moved and decay != 1.0:
                 moved[name] = old.plus((decay - 1.0) * old.eigenvalues)

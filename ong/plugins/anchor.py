@@ -42,10 +42,12 @@ class Anchor:
         moved = {}
         for name, block in blocks.items():
             now = block.values(held=True)
-            if name in held and name not in self._turned:
+            if name not in held:
+                moved[name] = now - _padded(self.weights.get(name), now)
+                continue
+            if name not in self._turned:
                 self._turned[name] = metric.blocks[name].rotate(_padded(self.weights.get(name), block.values()))
-            turned = self._turned.get(name)
-            moved[name] = now - (_padded(self.weights.get(name), now) if turned is None else turned)
+            moved[name] = now - self._turned[name]
         return moved
 
 

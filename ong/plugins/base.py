@@ -140,8 +140,12 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
             self._warned = True
         if not self._resumed:
             self._step = 0
+        try:
+            self._prepare(strategy)
+        except BaseException:
+            self._blocks = {}  # so that the next piece of an online stream prepares the task
+            raise
         self._resumed = False
-        self._prepare(strategy)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         """Replace the gradient by the update."""

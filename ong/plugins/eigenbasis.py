@@ -148,8 +148,9 @@ class Eigenbasis:
     def _forward_of(self, name: str) -> Callable[[nn.Linear, Tensor], Tensor]:
         bases, first = self._bases[name], self._first(name)
 
-        def forward(module: nn.Linear, x: Tensor) -> Tensor:
+        def forward(module: nn.Linear, input: Tensor) -> Tensor:
             held: Any = module._ong_held
+            x = input  # a keyword of nn.Linear's own forward
             rotated, shift = first.look_up(x, held.coefficients) if first is not None else (None, None)
             flat, bias = x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), module.bias if bases.biased else None
             z: Tensor = HeldLinear.apply(flat, rotated, module.weight, bias, bases, shift)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from avalanche.training.templates.update_type.sgd_update import SGDUpdate
 from torch import Tensor, nn
 
-from ong.curvature import Block, evaluating
+from ong.curvature import Batch, Block, EigenBlock, evaluating
 from ong.plugins.base import forward_of, probe_batch
 from ong.streams import TensorLoader
 
-__all__ = ["WorkedOut", "reader_of_inputs"]
+__all__ = ["WorkedOut", "block_of_inputs", "reader_of_inputs"]
 
 _ROWS = 4096  # worked out at a time
 
@@ -21,12 +21,25 @@ _ROWS = 4096  # worked out at a time
 def reader_of_inputs(strategy: Any, blocks: Mapping[str, Block]) -> str | None:
     """Return the ``Linear`` layer that alone is called with a batch's inputs, flattened, and only once.
 
-    Seen in a forward of a few examples in eval mode; None where there is no such layer.
+    Seen in a forward of a few examples in eval mode: the layer must get their very memory, as they were. (Numbers that
+    are equal could be so by chance, where weights in between are zero at first.) None where there is no such layer.
     """
     batch = probe_batch(strategy)
-    seen: list[tuple[str, Tensor]] = []
+    calls: list[str] = []
+    direct: list[str] = []
+
+    def look(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = args[0] if args else next(iter(kwargs.values()))
+            calls.append(name)
+            if x.ndim == 2 and _are(x, batch[0], version):
+                direct.append(name)
+
+        return hook
+
+    version = batch[0]._version
     handles = [
-        block.module.register_forward_pre_hook(lambda _, args, name=name: seen.append((name, args[0])))
+        block.module.register_forward_pre_hook(look(name), with_kwargs=True)
         for name, block in blocks.items()
         if type(block.module) is nn.Linear
     ]
@@ -36,10 +49,26 @@ def reader_of_inputs(strategy: Any, blocks: Mapping[str, Block]) -> str | None:
     finally:
         for handle in handles:
             handle.remove()
-    flat = batch[0].flatten(1)
-    direct = [name for name, x in seen if x.shape == flat.shape and torch.equal(x, flat)]
-    calls = [name for name, _ in seen]
     return direct[0] if len(direct) == 1 and calls.count(direct[0]) == 1 else None
+
+
+def block_of_inputs(block: Block, batches: Sequence[Batch]) -> EigenBlock:
+    """Return the EKFAC of a ``Linear`` layer that reads the inputs as far as they tell it: A and U_A, and Λ = 0."""
+    values = block.values()
+
+    def rows() -> Iterator[Tensor]:
+        for batch in batches:
+            x = batch[0].flatten(1).to(values)
+            read = (block.weight, x), (block.bias, torch.ones_like(x[:, :1]))
+            yield torch.cat([columns for parameter, columns in read if parameter is not None], 1)
+
+    return EigenBlock.of_inputs(rows(), block.rows)
+
+
+def _are(x: Tensor, inputs: Tensor, version: int) -> bool:
+    """Return whether x is a view of a batch's whole inputs, which nothing has changed in place since."""
+    whole = x.data_ptr() == inputs.data_ptr() and x.numel() == inputs.numel()
+    return whole and not x.is_inference() and x._version == version
 
 
 class WorkedOut:
@@ -52,6 +81,7 @@ class WorkedOut:
     def __init__(self) -> None:
         self._loader: Any = None
         self._inputs: Tensor | None = None
+        self._version = 0
         self._column: Tensor | None = None
 
     @staticmethod
@@ -101,6 +131,7 @@ class WorkedOut:
         self.take_back()
         if self._loader is not None and strategy.dataloader is self._loader:
             self._inputs, self._column = strategy.mbatch[0], strategy.mbatch[-2]
+            self._version = self._inputs._version
 
     def take_back(self) -> None:
         """Have nothing ready."""
@@ -110,5 +141,4 @@ class WorkedOut:
         """Return the rows of inputs, if those are the batch's as they are; the next time nothing."""
         inputs, column = self._inputs, self._column
         self.take_back()
-        same = inputs is not None and x.data_ptr() == inputs.data_ptr() and x.numel() == inputs.numel()
-        return column if same else None
+        return column if inputs is not None and _are(x, inputs, self._version) else None

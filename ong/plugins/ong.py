@@ -10,20 +10,18 @@ from torch import Tensor
 
 from ong.curvature import (
     EKFAC,
-    EigenBlock,
     FisherType,
     Metric,
     Unsupported,
     Vector,
     check_fisher,
-    input_covariances,
 )
 from ong.errors import UnknownNameError
 from ong.plugins.anchor import Anchor
 from ong.plugins.base import draw_examples, forward_of
 from ong.plugins.directions import DirectionPlugin
 from ong.plugins.eigenbasis import why_not
-from ong.plugins.inputs import reader_of_inputs
+from ong.plugins.inputs import block_of_inputs, reader_of_inputs
 from ong.plugins.task_in_metric import TaskInMetric
 from ong.plugins.training_fisher import TrainingFisher
 from ong.projection import (
@@ -99,7 +97,8 @@ class ONG(DirectionPlugin):
             damping: λ > 0, in units of the Fisher's eigenvalues.
             fisher: Fisher type, see :func:`ong.curvature.cotangents`; ``logit`` wants a λ about 100 times that of
                 the others.
-            fisher_examples: training examples of a task that its EKFAC is taken from.
+            fisher_examples: training examples of a task that its EKFAC is taken from, but for A of a ``Linear`` layer
+                that reads the inputs: the current task's is of all inputs, 10,000 at most, where they lie in memory.
             fisher_samples: random draws an example for the random Fisher types.
             directions: kind of direction, see :func:`ong.projection.collect_directions`.
             directions_per_task: examples of a finished task whose directions are stored.
@@ -109,7 +108,7 @@ class ONG(DirectionPlugin):
                 a sum of few products there; then steps with many directions and their Gram cost a fraction, and the
                 projection is exact in the metric so obtained. 0 keeps λ(F+λ)⁻¹ as it is; so do projections other than
                 in the metric, a pull, and convolutions. See :func:`ong.curvature.separable.separable`.
-            refresh_every: steps between refreshes of the current task's EKFAC.
+            refresh_every: steps between refreshes of the current task's EKFAC; that A and its basis stay.
             running: take the current task's EKFAC from training's own passes, see :class:`ong.curvature.RunningEKFAC`:
                 the empirical Fisher of the last ``fisher_examples`` examples, leading eigenpairs every
                 ``refresh_every`` steps from those before, eigenvalues every step. Layers that mix the examples of a
@@ -182,7 +181,10 @@ class ONG(DirectionPlugin):
     def _prepare(self, strategy: Any) -> None:
         super()._prepare(strategy)
         self._task.close()  # one that was interrupted
-        self._task = TaskInMetric(self._blocks, reader_of_inputs(strategy, self._blocks), self._why_plain(strategy))
+        plain = self._why_plain(strategy)
+        fits = self.metric == "current" and not self.running
+        reader = reader_of_inputs(strategy, self._blocks) if fits or plain is None else None
+        self._task = TaskInMetric(self._blocks, reader, plain)
         self._anchor.begin()
         if self._running is not None:
             self._running.close()
@@ -194,7 +196,7 @@ class ONG(DirectionPlugin):
             if self._step and self._running_state is not None:
                 self._running.load_state_dict(self._running_state)
             self._running_state = None
-        elif self.metric == "current" and not self._step:
+        elif self.metric == "current" and not (self._resumed and self.ekfac.blocks):
             self._refresh(strategy)
         elif self.ekfac.blocks:
             self._use_metric(strategy)
@@ -203,13 +205,13 @@ class ONG(DirectionPlugin):
         """Prepare the task, and what is worked out once from its inputs."""
         super().before_training_exp(strategy, **kwargs)
         first, projection = self._task.first, self._projection
-        if first is not None and self._inputs_stay(strategy):
-            fixed = self.metric == "prior" and not self.pull
-            rows = projection.memory.rows if fixed and isinstance(projection, MetricProjection) else {}
+        if first is not None and self._inputs_basis_stays(strategy):
+            fixed = self.metric == "prior" and isinstance(projection, MetricProjection)
+            rows = projection.memory.rows if fixed and projection is not None else {}
             strategy.dataloader = first.prepare(strategy, rows.get(first.name))
 
-    def _inputs_stay(self, strategy: Any) -> bool:
-        """Return whether the first layer's U_A stays while an experience is trained."""
+    def _inputs_basis_stays(self, strategy: Any) -> bool:
+        """Return whether U_A of the layer that reads the inputs stays while an experience is trained."""
         experience = strategy.experience
         return self.metric == "prior" or (
             not isinstance(experience, OnlineCLExperience) and in_memory_columns(experience.dataset.eval()) is not None
@@ -223,12 +225,10 @@ class ONG(DirectionPlugin):
         """
         self._task.leave()
         reader = self._task.reader
-        keep = {reader: self._blocks[reader]} if reader is not None and self._inputs_stay(strategy) else {}
+        keep = {reader} if reader is not None and self._inputs_basis_stays(strategy) else set()
         if not self._step:
-            self.ekfac = EKFAC()
             examples = draw_examples(strategy, _MOST_INPUTS, self._generator) if keep else []
-            found = input_covariances(strategy.model, examples, keep, forward=lambda batch: forward_of(strategy, batch))
-            self.ekfac.blocks = {name: EigenBlock.of_inputs(a, keep[name].rows) for name, a in found.items()}
+            self.ekfac = EKFAC({name: block_of_inputs(self._blocks[name], examples) for name in keep})
         self._fit(self.ekfac, strategy, decay=0.0, keep_inputs=keep)
         self._use_metric(strategy)
 
@@ -317,7 +317,7 @@ class ONG(DirectionPlugin):
             self._running.read(strategy)
         if self._running is not None and self._projection is None:
             self._running.precondition_in_place()
-        elif self._projection is None and not self.pull and self._running is None:
+        elif self._projection is None and not self.pull:
             self._task.precondition()
         elif not self._step_in_coefficients():
             super()._rewrite(strategy)
@@ -394,7 +394,7 @@ class ONG(DirectionPlugin):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is kept from task to task, and the current task's EKFAC in the middle of one."""
-        kept = self.metric == "prior" or self._step
+        kept = self.metric == "prior" or self._step or self._blocks  # in the middle of a task
         return super().state_dict() | {
             "ekfac": self.ekfac.state_dict() if kept else {},
             "anchor": dict(self._anchor.weights),

@@ -118,7 +118,8 @@ class Shadow:
         self._guard.remove()
 
     def _forward(self) -> Callable[[nn.Linear, Tensor], Tensor]:
-        def forward(module: nn.Linear, x: Tensor) -> Tensor:
+        def forward(module: nn.Linear, input: Tensor) -> Tensor:
+            x = input  # a keyword of nn.Linear's own forward
             flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
             held: Any = module._ong_held
             own: Coefficients = held.coefficients

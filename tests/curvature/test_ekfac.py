@@ -288,3 +288,14 @@ def test_wrong_input_is_refused() -> None:
         EKFAC.fit(model, [])
     with pytest.raises(ValueError, match="layer '0' are not finite"):
         EKFAC.fit(model, [(x * torch.inf, y)])
+
+
+def test_inputs_that_are_not_finite_are_an_error_where_their_covariance_is_kept() -> None:
+    model, (x, y) = mlp(5, 3), data()
+    ekfac = EKFAC.fit(model, [(x, y)], fisher="logit")
+    bad = x.clone()
+    bad[3, 2] = torch.nan
+    with pytest.raises(ValueError, match="layer '0' are not finite"):
+        ekfac.add(model, [(bad, y)], fisher="logit", decay=0.0, keep_inputs={"0"})
+    with pytest.raises(ValueError, match="inputs are not finite"):
+        EigenBlock.of_inputs([bad], 3)

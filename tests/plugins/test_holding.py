@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from avalanche.benchmarks import split_online_stream
 from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import ReplayPlugin
 from avalanche.training.supervised import Replay
@@ -28,6 +29,10 @@ PLUGINS: dict[str, Callable[[], Any]] = {
     "ong-prior": lambda: ONG(damping=0.05, directions_per_task=6),
     "ong-prior, in coefficients": lambda: ONG(damping=0.05, directions_per_task=6, scale_tolerance=1.0),
     "ong-prior, no directions": lambda: ONG(damping=0.05, projection="none"),
+    "ngd": lambda: ONG(metric="current", projection="none", damping=0.05, refresh_every=4),
+    "ong-v1": lambda: ONG(
+        metric="current", projection="euclidean", damping=0.05, refresh_every=4, directions_per_task=6
+    ),
 }
 both = pytest.mark.parametrize("name", PLUGINS)
 
@@ -108,9 +113,12 @@ def test_training_that_broke_off_goes_on_from_the_weights_it_had(name: str, new_
 
 
 @both
-def test_noise_on_the_inputs_reaches_the_layer(name: str) -> None:
+@pytest.mark.parametrize(
+    "noise", [nn.Dropout(0.4), nn.Dropout(0.4, inplace=True), nn.ReLU(inplace=True)], ids=("new", "in place", "relu")
+)
+def test_noise_on_the_inputs_reaches_the_layer(name: str, noise: nn.Module) -> None:
     def work(held: bool) -> Tensor:
-        model = net(nn.Dropout(0.4))
+        model = net(noise)
         strategy = learner(model, InMemoryLoader(), make(name, held), batch=4)
         for experience in tasks(3, width=WIDTH).train_stream:
             torch.manual_seed(1)
@@ -219,7 +227,7 @@ def test_a_copy_tells_the_original_weights_and_leaves_the_model_held(name: str) 
     strategy.plugins.append(Checking())
     for experience in tasks(2, width=WIDTH).train_stream:
         strategy.train(experience, eval_streams=[])
-    assert seen == [False] * 6 + [True] * 6
+    assert seen == [name in ("ngd", "ong-v1")] * 6 + [True] * 6
     x = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for copied, told in copying.copies:
         before = copied(x).detach()
@@ -313,3 +321,35 @@ def test_bfloat16_layers_train_in_the_original_coordinates() -> None:
     for experience in tasks(2, width=WIDTH, dtype=torch.bfloat16).train_stream:
         strategy.train(experience, eval_streams=[])
     assert all(p.dtype == torch.bfloat16 and p.isfinite().all() for p in model.parameters())
+
+
+class Named(nn.Module):
+    """Calls its layers by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = mlp(WIDTH, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(input=x)
+        return x
+
+
+@both
+def test_layers_may_be_called_by_keyword(name: str) -> None:
+    held, plain = compared(lambda held: taught(learner(Named(), InMemoryLoader(), make(name, held), batch=4)), name)
+    torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
+
+
+@both
+def test_pieces_of_an_online_stream_train_as_in_the_original_coordinates(name: str) -> None:
+    def work(held: bool) -> Tensor:
+        strategy = learner(net(), InMemoryLoader(), make(name, held), batch=4)
+        stream = tasks(3, width=WIDTH).train_stream
+        for piece in split_online_stream(stream, experience_size=8, seed=0, access_task_boundaries=True):
+            strategy.train(piece, eval_streams=[])
+        return weights(strategy.model)
+
+    held, plain = compared(work, name)
+    torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)

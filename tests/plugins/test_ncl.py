@@ -122,3 +122,14 @@ def test_a_break_changes_nothing() -> None:
 def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NCL(**options)
+
+
+def test_outside_a_task_the_distance_from_the_anchor_is_in_the_original_coordinates() -> None:
+    plugin, model = NCL(damping=0.05), mlp(6, 5, 3)
+    strategy = learner(model, plugin)
+    for experience in tasks(2).train_stream:
+        strategy.train(experience, eval_streams=[])
+    blocks = find_blocks(model)
+    assert plugin._task.metric is not None
+    distances = plugin._anchor.distance(blocks, plugin._task.metric, plugin._task.held)
+    assert all(not distance.any() for distance in distances.values())  # μ are the weights the last task ended with

@@ -124,7 +124,11 @@ class SaveAfterEpoch(SupervisedPlugin):
 
     def __init__(self, run: Run, task: int) -> None:
         super().__init__()
-        self.run, self.task, self.state = run, task, None
+        self.run, self.task, self.state, self.first = run, task, None, None
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        if strategy.clock.train_exp_counter == self.task and strategy.clock.train_exp_epochs == 0:
+            self.first = self.run.state()
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         if strategy.clock.train_exp_counter == self.task and strategy.clock.train_exp_epochs == 0:
@@ -145,6 +149,9 @@ def test_between_the_epochs_of_a_task(name: str) -> None:
     resumed.strategy.train_epochs = 2
     resumed.train(stream[2:])
     agree(whole, resumed)
+    from_the_start = Run(name, saver.first, epochs=2)  # of the second task, before its first step
+    from_the_start.train(stream[1:])
+    agree(whole, from_the_start)
 
 
 @pytest.mark.parametrize("name", PLUGINS)
