@@ -394,7 +394,7 @@ class ONG(DirectionPlugin):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is kept from task to task, and the current task's EKFAC in the middle of one."""
-        kept = self.metric == "prior" or self._step or self._blocks  # in the middle of a task
+        kept = self.metric == "prior" or self._step or self._blocks or self._resumed  # in the middle of a task
         return super().state_dict() | {
             "ekfac": self.ekfac.state_dict() if kept else {},
             "anchor": dict(self._anchor.weights),

@@ -149,7 +149,8 @@ def test_between_the_epochs_of_a_task(name: str) -> None:
     resumed.strategy.train_epochs = 2
     resumed.train(stream[2:])
     agree(whole, resumed)
-    from_the_start = Run(name, saver.first, epochs=2)  # of the second task, before its first step
+    again = Run(name, saver.first, epochs=2).state()  # saved as it was loaded
+    from_the_start = Run(name, again, epochs=2)  # of the second task, before its first step
     from_the_start.train(stream[1:])
     agree(whole, from_the_start)
 
