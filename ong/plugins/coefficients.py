@@ -15,19 +15,25 @@ import copy
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ong.curvature import Block
 from ong.projection import FactoredRows
+from ong.projection.layout import Layout
 
-__all__ = ["Coefficients", "Moving", "moving", "plain_sgd"]
+__all__ = ["PROBES", "Coefficients", "Moving", "moving", "plain_sgd"]
+
+PROBES = 8  # directions at random
 
 
 class Coefficients:
     """C of Σ_m C_m G_m, which a layer's held weights lack.
 
+    A few random tuᵀ of one u are held with them, at C = 0, and say whether g comes from the layer's own passes alone.
+
     Attributes:
-        layout: G.
+        layout: G, and the random ones after it.
         values: C, ``[M]``.
         velocity: that of SGD with momentum, ``[M]``.
         step: c of the present step, from the moment it is known to the next batch.
@@ -35,22 +41,27 @@ class Coefficients:
 
     def __init__(self, rows: FactoredRows) -> None:
         """Start at zero, following nothing."""
-        self.layout = rows.layout
-        self.values = rows.like.new_zeros(len(rows))
+        generator = torch.Generator().manual_seed(0)
+        height, width = rows.shape
+        self._across = torch.randn(PROBES, height, generator=generator).to(rows.like)
+        self._along = torch.randn(width, generator=generator).to(rows.like)
+        self._parts: list[Tensor] = []  # of it, cut up as the parameters are
+        inputs, outputs = (F.pad(factor, (0, 0, 0, 0, 0, PROBES)) for factor in (rows.inputs, rows.outputs))
+        inputs[-PROBES:, 0], outputs[-PROBES:, 0] = self._along, self._across
+        self.layout = Layout(inputs, outputs)
+        self._all = rows.like.new_zeros(len(rows) + PROBES)
+        self.values = self._all[: len(rows)]
         self.velocity = torch.zeros_like(self.values)
         self.step: Tensor | None = None
         self._pending = False
-        self._leaf: Tensor | None = self.values.detach().requires_grad_()  # the same numbers; a copy has none
-        self._along = rows.like.new_zeros(rows.shape[0]).requires_grad_()  # t of t uᵀ, whose gradient is gu
-        generator = torch.Generator().manual_seed(0)
-        self._probe = torch.randn(rows.shape[1], generator=generator).to(rows.like)
-        self._probes: list[Tensor] = []  # cut up as the parameters are
+        self._leaf: Tensor | None = self._all.detach().requires_grad_()  # the same numbers; a copy has none
         self._handle: Any = None
 
     def copy(self) -> Coefficients:
         """Return one with the same directions, and values of its own."""
         copied = copy.copy(self)
-        copied.values, copied.velocity = self.values.clone(), self.velocity.clone()
+        copied._all, copied.velocity = self._all.clone(), self.velocity.clone()
+        copied.values = copied._all[: len(self.values)]
         copied._leaf = copied._handle = None
         return copied
 
@@ -86,7 +97,7 @@ class Coefficients:
         """A new batch has come; a step that the optimizer never took is forgotten."""
         self.step, self._pending = None, False
         if self._leaf is not None:
-            self._leaf.grad = self._along.grad = None
+            self._leaf.grad = None
 
     def take(self, step: Tensor) -> None:
         """Let c be what the optimizer's next step lacks."""
@@ -104,41 +115,31 @@ class Coefficients:
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Return Σ_m c_m G_m, ``[rows, columns]``."""
-        return self.layout.combine(coefficients)
+        return self.layout.combine(F.pad(coefficients, (0, PROBES)))
 
-    def shift(self, inputs: Tensor, kernel: Tensor) -> Tensor:
-        """Return (Σ_m C_m G_m) x_b, ``[N, rows]``, differentiable by κ, and by C for :meth:`products`.
-
-        Args:
-            inputs: x, ``[N, columns]``, or without a last column of ones.
-            kernel: their κᵀ, ``[N, R · M]``.
-        """
-        if self._leaf is None or not torch.is_grad_enabled():
-            return self.layout.applied(self.values, kernel)
-        width = inputs.shape[1]
-        probed = torch.mv(inputs.detach(), self._probe[:width])
-        if width < len(self._probe):
-            probed += self._probe[width]
-        return torch.addr(self.layout.applied(self._leaf, kernel), probed, self._along)
+    def shift(self, kernel: Tensor) -> Tensor:
+        """Return (Σ_m C_m G_m) x_b, ``[N, rows]``, from the layout's κᵀ; differentiable by κ, and by C for products."""
+        coefficients = self._all if self._leaf is None or not torch.is_grad_enabled() else self._leaf
+        return self.layout.applied(coefficients, kernel)
 
     def products(self, block: Block) -> Tensor | None:
         """Return ⟨G_m, g⟩, ``[M]``, from the backward passes since the batch came.
 
-        None where they do not make up the gradient g of the layer: gu for a random u shows that something else was
-        added to it, or taken away.
+        None where they do not make up the gradient g of the layer: ⟨tuᵀ, g⟩ for random t and u shows that something
+        else was added to it, or taken away.
         """
         gradients = [p.grad.reshape(block.rows, -1) for p in block.parameters if p.grad is not None]
         if self._leaf is None or self._leaf.grad is None or len(gradients) < len(block.parameters):
             return None
-        assert self._along.grad is not None
-        if not self._probes:
-            self._probes = list(torch.split(self._probe, block.widths))
-        exact = torch.mv(gradients[0], self._probes[0])
-        for gradient, probe in zip(gradients[1:], self._probes[1:], strict=True):
-            exact.addmv_(gradient, probe)
-        off = exact - self._along.grad
+        if not self._parts:
+            self._parts = list(torch.split(self._along, block.widths))
+        along = torch.mv(gradients[0], self._parts[0])
+        for gradient, part in zip(gradients[1:], self._parts[1:], strict=True):
+            along.addmv_(gradient, part)
+        own, exact = self._leaf.grad, torch.mv(self._across, along)
+        off = exact - own[-PROBES:]
         close: float = torch.finfo(exact.dtype).eps  # its root, of the length
-        return self._leaf.grad if float(off.dot(off)) <= close * float(exact.dot(exact)) else None
+        return own[:-PROBES] if float(off.dot(off)) <= close * float(exact.dot(exact)) else None
 
 
 class Moving(NamedTuple):

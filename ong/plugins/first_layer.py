@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ong.curvature import Block, BlockMetric
-from ong.plugins.coefficients import Coefficients, plain_sgd
+from ong.plugins.coefficients import PROBES, Coefficients, plain_sgd
 from ong.plugins.held_linear import Bases
 from ong.plugins.inputs import WorkedOut
 from ong.projection import FactoredRows, Rows
@@ -58,7 +58,8 @@ class FirstLayer:
         before, self.coefficients = self.coefficients, None
         if isinstance(rows, FactoredRows) and terms is not None:
             positions = terms[0].shape[1]
-            once = self._inputs.fits(strategy, width + positions * len(rows), _WORKED_OUT)
+            kernel = positions * (len(rows) + PROBES)
+            once = self._inputs.fits(strategy, width + kernel, _WORKED_OUT)
             if self._worth(strategy.train_mb_size, positions, strategy.train_epochs if once else 1):
                 self.coefficients = before
                 if before is None:  # not the next piece of an online stream
@@ -66,7 +67,7 @@ class FirstLayer:
                     self.coefficients = Coefficients(rows.scaled(terms))
                     self.coefficients.follow(self._optimizer, self._block.weight)
                     self._scales = self._block.split(self._metric.scale)
-                width += positions * len(rows) if once else 0
+                width += kernel if once else 0
         if before is not None and before is not self.coefficients:
             before.close()
 
@@ -103,7 +104,7 @@ class FirstLayer:
             return rotated, None
         rotated = self._bases.rotated(x.reshape(-1, x.shape[-1])) if rotated is None else rotated
         kernel = own.layout.kernel(rotated) if kernel is None else kernel
-        return rotated, own.shift(rotated, kernel)
+        return rotated, own.shift(kernel)
 
     def products(self) -> Tensor | None:
         """Return the layer's part of GᵀM⁻¹g, ``[M]``, where its projections are held in coefficients.

@@ -77,11 +77,12 @@ class HeldLinear(torch.autograd.Function):
         if needs_input:
             inputs = torch.mm(torch.mm(inner, joint), bases.back)
         if needs_weight or needs_bias:
-            by_weight = torch.mm(inner.T, rotated)
+            if of_bias is None and bias is not None:
+                rotated, of_bias = rotated[:, : bases.width], rotated[:, -1]
+            turned = inner.t()
+            by_weight = torch.mm(turned, rotated)
             if of_bias is not None:
-                by_bias = torch.mv(inner.T, of_bias)
-            elif bias is not None:
-                by_weight, by_bias = by_weight[:, : bases.width], by_weight[:, -1]
+                by_bias = torch.mv(turned, of_bias)
         return (
             inputs,
             None,

@@ -126,7 +126,7 @@ class Shadow:
             known = held is self._held and self._reads_inputs and not x.requires_grad
             kernel = self._inputs.of(x) if known else None
             kernel = own.layout.kernel(flat) if kernel is None else kernel
-            z = nn.functional.linear(flat, module.weight, module.bias) + own.shift(flat, kernel)
+            z = nn.functional.linear(flat, module.weight, module.bias) + own.shift(kernel)
             return z if x.ndim == 2 else z.reshape(*x.shape[:-1], -1)
 
         return forward

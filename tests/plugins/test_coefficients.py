@@ -16,7 +16,7 @@ from nets import mlp
 from torch import Tensor, nn
 
 from ong.plugins import OGD, ONG, Diagnostics
-from ong.plugins.coefficients import Coefficients
+from ong.plugins.coefficients import PROBES, Coefficients
 from ong.plugins.shadow import Shadow
 from ong.streams import InMemoryLoader
 
@@ -63,7 +63,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     take: Callable[[Coefficients, Tensor], None] = Coefficients.take
 
     def noting(self: Coefficients, step: Tensor) -> None:
-        steps.append(len(self.layout) // len(step))
+        steps.append(len(self.layout) // (len(step) + PROBES))
         take(self, step)
 
     monkeypatch.setattr(Coefficients, "take", noting)

@@ -30,7 +30,7 @@ def test_what_coefficients_add() -> None:
     coefficients, more = shifted()
 
     def added(x: Tensor) -> Tensor:
-        return coefficients.shift(x, coefficients.layout.kernel(x))
+        return coefficients.shift(coefficients.layout.kernel(x))
 
     x = draw(6, COLUMNS - 1)
     torch.testing.assert_close(added(x).detach(), x @ more[:, :-1].T + more[:, -1])
@@ -53,7 +53,7 @@ def test_a_layer_in_an_eigenbasis(biased: bool, in_coefficients: bool, ready: bo
 
     def held(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         rotated = bases.rotated(x)
-        shift = coefficients.shift(rotated, coefficients.layout.kernel(rotated)) if in_coefficients else None
+        shift = coefficients.shift(coefficients.layout.kernel(rotated)) if in_coefficients else None
         return HeldLinear.apply(x, rotated if ready else None, weight, bias, bases, shift)
 
     whole = metric.rotate_back(turned + more if in_coefficients else turned)
