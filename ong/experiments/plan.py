@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +58,20 @@ def plan(
             raise UserError(f"--dataset {dataset}: benchmark '{learned.name}' of kind {kind.name} has no data set")
         changes["dataset"] = dataset
     of_benchmark = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in kind.benchmark.model_fields}
-    for key in changes:
-        if key.split(".")[0] not in kind.strategy.model_fields:
-            known = [*kind.benchmark.model_fields, *kind.strategy.model_fields]
-            raise UnknownNameError("recipe key", key.split(".")[0], known)
     learned = override(learned, of_benchmark)
     if learned.tuned_as is not None and learned.tuned_as not in list_recipes("benchmarks"):
         raise UnknownNameError("benchmark in tuned_as", learned.tuned_as, list_recipes("benchmarks"))
+    names = strategies or learned.strategies or kind.defaults or list_recipes(kind.folder)
+    recipes = [load_strategy(name, kind.name) for name in names]
+    for key in changes:
+        if key.split(".")[0] not in kind.strategy.model_fields:
+            settings = (learned.model_dump(), *(recipe.settings() for recipe in recipes))
+            if whole := next((k for each in settings for k in _keys(each) if k.endswith(f".{key}")), None):
+                raise UserError(f"unknown recipe key '{key}'; did you mean '{whole}'?")
+            known = [*kind.benchmark.model_fields, *kind.strategy.model_fields]
+            raise UnknownNameError("recipe key", key.split(".")[0], known)
     jobs = []
-    for name in strategies or learned.strategies or kind.defaults or list_recipes(kind.folder):
-        strategy = load_strategy(name, kind.name)
+    for strategy in recipes:
         of_like = strategy.on.get(learned.tuned_as or "", {})
         tuned = override(override(strategy, strategy.on.get(learned.name, of_like)), changes)
         reason = kind.why_not(learned, tuned)
@@ -77,8 +81,16 @@ def plan(
             tell(f"{tuned.name} is left out: {reason}")
             continue
         jobs += [Job(learned, tuned, seed, Path(out), data_root, force) for seed in seeds]
-    names = [(job.strategy.name, job.seed) for job in jobs]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)[0]
+    runs = [(job.strategy.name, job.seed) for job in jobs]
+    if len(set(runs)) < len(runs):
+        twice = next(run for run in runs if runs.count(run) > 1)[0]
         raise UserError(f"strategy '{twice}' is asked for twice; give each recipe a name of its own")
     return jobs
+
+
+def _keys(values: Any, start: str = "") -> Iterator[str]:
+    """Yield the dotted keys of nested values."""
+    inner = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in inner:
+        yield f"{start}{key}"
+        yield from _keys(value, f"{start}{key}.")

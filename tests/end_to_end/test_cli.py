@@ -108,6 +108,8 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "command": (("rum",), "No such command"),
     "option": (("run", "permuted-digits", "--sed", "3"), "No such option"),
     "recipe key": (("run", "permuted-digits", "naive", "--set", "trainig.epochs=1"), "did you mean 'training'?"),
+    "recipe key without its section": (("run", "permuted-digits", "naive", "--set", "epochs=1"), "did you mean 'training.epochs'?"),
+    "option without its section": (("run", "permuted-digits", "ogd", "--set", "lr=1"), "did you mean 'optimizer.lr'?"),
     "recipe key like no other": (("run", "permuted-digits", "naive", "--set", "zzz=1"), "known: dataset, kind, model, name, needs, on,"),
     "inner key": (("run", "permuted-digits", "naive", "--set", "training.epoch=1"), "did you mean 'training.epochs'?"),
     "plugin option": (("run", "permuted-digits", "ogd", "--set", "plugins.0.direction=gtl"), "did you mean 'directions'?"),
