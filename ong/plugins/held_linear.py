@@ -77,7 +77,7 @@ class HeldLinear(torch.autograd.Function):
         if needs_input:
             inputs = torch.mm(torch.mm(inner, joint), bases.back)
         if needs_weight or needs_bias:
-            if of_bias is None and bias is not None:
+            if of_bias is None and bias is not None:  # two products: autograd would copy the parts of one
                 rotated, of_bias = rotated[:, : bases.width], rotated[:, -1]
             turned = inner.t()
             by_weight = torch.mm(turned, rotated)
