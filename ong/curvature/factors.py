@@ -92,16 +92,23 @@ def _assemble(block: Block, inputs: Tensor, cotangents: Tensor, examples: int) -
     return Factors(joined, outputs.to(joined.dtype))
 
 
+def _of_its_own(output: Tensor) -> Tensor:
+    """Return a layer's output as no view, whose place in the graph an activation that works in place would move."""
+    return output.clone() if output._is_view() else output
+
+
 @contextmanager
 def record(blocks: Mapping[str, Block]) -> Iterator[Tape]:
     """Record the forward passes made inside the ``with``; the hooks are gone after it."""
     tape = Tape(blocks)
 
-    def keep(name: str) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]:
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def keep(name: str) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Any]:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             if isinstance(output, Tensor) and output.requires_grad:
+                output = _of_its_own(output)
                 inputs = args[0] if args else next(iter(kwargs.values()))
                 tape.uses.setdefault(name, []).append((inputs.detach(), get_gradient_edge(output)))
+            return output
 
         return hook
 
@@ -138,12 +145,14 @@ class PassTape:
             handle.remove()
         self._handles = []
 
-    def _keep(self, name: str) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]:
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _keep(self, name: str) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Any]:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             if isinstance(output, Tensor) and output.requires_grad:
+                output = _of_its_own(output)
                 use = [(args[0] if args else next(iter(kwargs.values()))).detach()]
                 self._uses.setdefault(name, []).append(use)
-                output.register_hook(lambda g: use.append(g.detach()) if len(use) == 1 else None)  # type: ignore[no-untyped-call]
+                output.register_hook(lambda g: use.append(g.detach()) if len(use) == 1 else None)
+            return output
 
         return hook
 

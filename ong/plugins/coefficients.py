@@ -22,7 +22,7 @@ from ong.curvature import Block
 from ong.projection import FactoredRows
 from ong.projection.layout import Layout
 
-__all__ = ["PROBES", "Coefficients", "Moving", "moving", "plain_sgd"]
+__all__ = ["PROBES", "Coefficients", "Moving", "alike", "moving", "plain_sgd"]
 
 PROBES = 8  # directions at random
 
@@ -162,9 +162,19 @@ def _all(tensors: list[Tensor | None]) -> list[Tensor] | None:
     return there if len(there) == len(tensors) else None
 
 
+def _homes(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+    return [g for g in optimizer.param_groups for p in g["params"] if any(p is own for own in parameters)]
+
+
+def alike(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> bool:
+    """Return whether all parameters move by the same rule, as they must to be mixed by a rotation."""
+    rules = [{k: v for k, v in group.items() if k != "params"} for group in _homes(optimizer, parameters)]
+    return len(rules) == len(parameters) and all(rule == rules[0] for rule in rules)
+
+
 def plain_sgd(optimizer: torch.optim.SGD, parameters: list[nn.Parameter]) -> bool:
     """Return whether all parameters move by one rate along gradients that nothing is added to."""
-    homes = [g for g in optimizer.param_groups for p in g["params"] if any(p is own for own in parameters)]
+    homes = _homes(optimizer, parameters)
     group = homes[0] if homes else {}
     return (
         len(homes) == len(parameters)

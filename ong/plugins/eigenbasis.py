@@ -14,20 +14,26 @@ from typing import Any
 import torch
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.clock import Clock
-from avalanche.training.templates.base_sgd import PeriodicEval
+from avalanche.training.templates.base_sgd import BaseSGDTemplate, PeriodicEval
+from avalanche.training.templates.update_type.sgd_update import SGDUpdate
 from torch import Tensor, nn
 
 from ong.curvature import Block, BlockMetric, Metric, evaluating
 from ong.plugins.base import forward_of, probe_batch
-from ong.plugins.coefficients import Coefficients, moving
+from ong.plugins.coefficients import Coefficients, alike, moving
 from ong.plugins.first_layer import FirstLayer
 from ong.plugins.held_linear import Bases, HeldLinear
-from ong.plugins.holding import Held, release
+from ong.plugins.holding import Held, guards
 from ong.streams import InMemoryLoader
 
 __all__ = ["Eigenbasis", "why_not"]
 
 _PASSIVE = (EvaluationPlugin, Clock, PeriodicEval, InMemoryLoader)
+_STEP = {
+    "training_epoch": SGDUpdate.training_epoch,
+    "backward": BaseSGDTemplate.backward,
+    "optimizer_step": BaseSGDTemplate.optimizer_step,
+}
 _LOOKS = ("training_epoch", "training_iteration", "forward", "backward", "update")
 
 
@@ -36,9 +42,13 @@ def why_not(strategy: Any, plugin: Any) -> str | None:
 
     Another plugin with a hook between two steps might read or write weights and gradients; one that does not, or does
     so through :class:`ong.curvature.Block`, says so by an attribute ``coordinate_free = True``.
+    A strategy that steps in its own way might do so too (clip, rescale or accumulate gradients).
     """
     if type(strategy.optimizer) is not torch.optim.SGD:
         return f"{type(strategy.optimizer).__name__} scales coordinates"
+    for name, usual in _STEP.items():
+        if getattr(getattr(strategy, name), "__func__", None) is not usual:
+            return f"{type(strategy).__name__} has a {name} of its own"
     for other in strategy.plugins:
         if other is plugin or isinstance(other, _PASSIVE) or getattr(other, "coordinate_free", False):
             continue
@@ -87,12 +97,14 @@ class Eigenbasis:
             for name, block in blocks.items()
             if type(block.module) is nn.Linear
             and block.weight is not None
+            and "forward" not in vars(block.module)  # as others' wrappers leave it
             and block.weight.dtype == metric.blocks[name].scale.dtype  # not of bfloat16
+            and alike(self._optimizer, block.parameters)
         )
         self.entered = False
         self.first = FirstLayer(blocks[reader], self._optimizer) if reader in self.names else None
         self.turn_to(metric)
-        self._guard = self._model.register_state_dict_pre_hook(release)
+        self._guards = guards(self._model, self._optimizer)
 
     def turn_to(self, metric: Metric) -> None:
         """Take a metric; a further one must have the same U_A of the first layer, where inputs were worked out."""
@@ -131,7 +143,8 @@ class Eigenbasis:
         self.leave()
         if self.first is not None:
             self.first.let_go()
-        self._guard.remove()
+        for guard in self._guards:
+            guard.remove()
 
     def _first(self, name: str) -> FirstLayer | None:
         return self.first if self.first is not None and self.first.name == name else None

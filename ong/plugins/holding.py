@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from ong.curvature import Block
 from ong.plugins.coefficients import Coefficients
 
-__all__ = ["Held", "Owner", "release"]
+__all__ = ["Held", "Owner", "guards", "release"]
 
 
 class Owner(Protocol):
@@ -51,8 +52,19 @@ class Held:
         return copied
 
 
+def guards(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
+    """Have weights and momentum put back before anybody saves or loads them; return the hooks' handles."""
+    of_optimizer = partial(release, model)
+    return [
+        model.register_state_dict_pre_hook(release),  # type: ignore[no-untyped-call]
+        model.register_load_state_dict_pre_hook(release),  # type: ignore[no-untyped-call]
+        optimizer.register_state_dict_pre_hook(of_optimizer),
+        optimizer.register_load_state_dict_pre_hook(of_optimizer),
+    ]
+
+
 def release(model: nn.Module, *_: Any) -> None:
-    """Put original weights into all held modules of a model; a pre-hook of ``state_dict`` too."""
+    """Put original weights into all held modules of a model."""
     for module in model.modules():
         held = vars(module).get("_ong_held")
         if held is None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ong.curvature import Block, evaluating
 from ong.plugins.base import forward_of, probe_batch
 from ong.plugins.coefficients import Coefficients, plain_sgd
-from ong.plugins.holding import Held, release
+from ong.plugins.holding import Held, guards
 from ong.plugins.inputs import WorkedOut, reader_of_inputs
 from ong.projection import DirectionMemory, FactoredRows
 
@@ -54,7 +54,7 @@ class Shadow:
         self._held = Held(self, block.bias is not None, self._coefficients)
         self._entered = False
         self._inputs = WorkedOut()
-        self._guard = model.register_state_dict_pre_hook(release)  # type: ignore[no-untyped-call]
+        self._guards = guards(model, optimizer)
 
     @classmethod
     def of(cls, strategy: Any, blocks: Mapping[str, Block], memory: DirectionMemory) -> list[Shadow]:
@@ -115,7 +115,8 @@ class Shadow:
         """Leave for good."""
         self.leave()
         self._coefficients.close()
-        self._guard.remove()
+        for guard in self._guards:
+            guard.remove()
 
     def _forward(self) -> Callable[[nn.Linear, Tensor], Tensor]:
         def forward(module: nn.Linear, input: Tensor) -> Tensor:
@@ -161,6 +162,7 @@ def _suits(block: Block, memory: DirectionMemory) -> bool:
     rows = memory.rows.get(block.name)
     return (
         type(block.module) is nn.Linear
+        and "forward" not in vars(block.module)  # as others' wrappers leave it
         and block.weight is not None
         and isinstance(rows, FactoredRows)
         and rows.inputs.shape[1] == 1

@@ -59,6 +59,7 @@ CASES = {
     "layer used twice": (Twice, vectors(6, 5)),
     "input by keyword": (Keyword, vectors(6, 5)),
     "activation in place": (lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(inplace=True), nn.Linear(4, 3)), vectors(6, 5)),
+    "activation in place on sequences": (lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8, 3)), vectors(6, 2, 5)),
     "conv2d": (lambda: conv(), images()),
     "conv2d stride, padding, dilation": (lambda: conv(stride=(2, 1), padding=(1, 2), dilation=(1, 2)), images()),
     "conv2d same": (lambda: conv(padding="same", dilation=2), images()),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from nets import mlp
+from nets import mlp, seeded
 from torch import Tensor, nn
 
 from ong.curvature import EKFAC, Factors, PassTape, RunningEKFAC, cotangents, find_blocks, record
@@ -142,8 +144,15 @@ def test_the_window_holds_the_newest_examples_only() -> None:
         torch.testing.assert_close(part, DAMPING * expected[name], rtol=1e-8, atol=1e-10)
 
 
-def test_the_pass_tape_reads_trainings_own_passes_and_no_others() -> None:
-    model, (x, y) = mlp(6, 5, 3), data(12)
+def on_sequences() -> nn.Module:
+    """A biased layer on sequences returns a view, which an activation in place takes out of the graph."""
+    layers = nn.Unflatten(1, (2, 3)), nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8, 3)
+    return seeded(nn.Sequential(*layers), torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("net", [lambda: mlp(6, 5, 3), on_sequences], ids=["mlp", "in place on sequences"])
+def test_the_pass_tape_reads_trainings_own_passes_and_no_others(net: Callable[[], nn.Module]) -> None:
+    model, (x, y) = net(), data(12)
     expected = factors_of(model, x, y)
     tape = PassTape(find_blocks(model))
     model(x + 1).sum().backward()

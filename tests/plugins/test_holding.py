@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from avalanche.benchmarks import split_online_stream
 from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import ReplayPlugin
-from avalanche.training.supervised import Replay
+from avalanche.training.supervised import Naive, Replay
 from harness import learner, tasks, weights
 from nets import mlp
 from torch import Tensor, nn
@@ -350,6 +351,133 @@ def test_pieces_of_an_online_stream_train_as_in_the_original_coordinates(name: s
         for piece in split_online_stream(stream, experience_size=8, seed=0, access_task_boundaries=True):
             strategy.train(piece, eval_streams=[])
         return weights(strategy.model)
+
+    held, plain = compared(work, name)
+    torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
+
+
+@both
+def test_a_checkpoint_loaded_after_training_broke_off_is_what_the_model_is(name: str) -> None:
+    model, breaking = net(), Breaking()
+    first, second = tasks(2, width=WIDTH).train_stream
+    strategy = learner(model, InMemoryLoader(), breaking, make(name, True), batch=4, momentum=0.8)
+    strategy.train(first, eval_streams=[])
+    kept, momentum = copy.deepcopy(model.state_dict()), copy.deepcopy(strategy.optimizer.state_dict())
+    breaking.armed = True
+    with pytest.raises(BrokenError):
+        strategy.train(second, eval_streams=[])
+    assert any(hasattr(module, "_ong_held") for module in model.modules())
+    model.load_state_dict(kept)
+    strategy.optimizer.load_state_dict(momentum)
+    for _ in range(2):  # reading it does not change it
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, kept[key])
+    strategy.train(second, eval_streams=[])  # goes on
+
+
+@both
+def test_momentum_saved_in_the_middle_of_training_is_the_original_weights(name: str) -> None:
+    def work(held: bool) -> Tensor:
+        breaking = Breaking()
+        strategy = learner(net(), InMemoryLoader(), breaking, make(name, held), batch=4, momentum=0.8)
+        first, second = tasks(2, width=WIDTH).train_stream
+        strategy.train(first, eval_streams=[])
+        breaking.armed = True
+        with pytest.raises(BrokenError):
+            strategy.train(second, eval_streams=[])
+        states = strategy.optimizer.state_dict()["state"].values()
+        return torch.cat([state["momentum_buffer"].flatten() for state in states])
+
+    held, plain = compared(work, name)
+    torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
+
+
+class Clipping(Naive):  # type: ignore[misc]
+    def optimizer_step(self) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), 0.05)
+        self.optimizer.step()
+
+
+class Scaling(Naive):  # type: ignore[misc]
+    """As a gradient scaler for half precision does."""
+
+    def backward(self) -> None:
+        (1024 * self.loss).backward()
+
+    def optimizer_step(self) -> None:
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= 1024
+        self.optimizer.step()
+
+
+class Accumulating(Naive):  # type: ignore[misc]
+    """Steps at every second batch."""
+
+    def training_epoch(self, **kwargs: Any) -> None:
+        for place, batch in enumerate(self.dataloader):
+            self.mbatch = batch
+            self._unpack_minibatch()
+            self._before_training_iteration(**kwargs)
+            if place % 2 == 0:
+                self.optimizer.zero_grad()
+            self._before_forward(**kwargs)
+            self.mb_output = self.forward()
+            self._after_forward(**kwargs)
+            self.loss = self.criterion() / 2
+            self._before_backward(**kwargs)
+            self.backward()
+            self._after_backward(**kwargs)
+            if place % 2:
+                self._before_update(**kwargs)
+                self.optimizer_step()
+                self._after_update(**kwargs)
+            self._after_training_iteration(**kwargs)
+
+
+@both
+@pytest.mark.parametrize("kind", [Clipping, Scaling, Accumulating])
+def test_strategies_that_step_in_their_own_way_are_served_in_the_original_coordinates(
+    name: str, kind: type[Naive]
+) -> None:
+    def work(held: bool) -> Tensor:
+        model = net()
+        sgd = torch.optim.SGD(model.parameters(), lr=0.05)
+        loss, plugins = nn.CrossEntropyLoss(), [InMemoryLoader(), make(name, held)]
+        return taught(kind(model=model, optimizer=sgd, criterion=loss, train_mb_size=4, plugins=plugins))
+
+    held, plain = compared(work, name)
+    torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
+
+
+@both
+@pytest.mark.parametrize("rule", [{}, {"weight_decay": 0.05}, {"lr": 0.1}, {"momentum": 0.8}], ids=str)
+def test_a_bias_may_move_by_a_rule_of_its_own(name: str, rule: dict[str, float]) -> None:
+    """The eigenbasis mixes a layer's weight and bias, so it is for layers where both move alike."""
+
+    def work(held: bool) -> Tensor:
+        model = net()
+        strategy = learner(model, InMemoryLoader(), make(name, held), batch=4)
+        named = list(model.named_parameters())
+        own = [p for key, p in named if key.endswith("bias")]
+        others = [p for key, p in named if key.endswith("weight")]
+        strategy.optimizer = torch.optim.SGD([{"params": others}, {"params": own} | rule], lr=0.05)
+        return taught(strategy)
+
+    with pytest.warns(UserWarning, match="weight decay") if "weight_decay" in rule else contextlib.nullcontext():
+        held, plain = compared(work, name)
+    torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
+
+
+@both
+def test_a_forward_that_somebody_put_on_a_layer_stays(name: str) -> None:
+    def work(held: bool) -> Tensor:
+        model = net()
+        usual = model[1].forward
+        model[1].forward = lambda x: 0.1 * usual(x) + 1
+        result = taught(learner(model, InMemoryLoader(), make(name, held), batch=4))
+        assert "forward" in vars(model[1])
+        return result
 
     held, plain = compared(work, name)
     torch.testing.assert_close(held, plain, rtol=0, atol=1e-10)
