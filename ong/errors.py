@@ -5,11 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UnknownNameError", "UserError", "nearest"]
+__all__ = ["NotFiniteError", "UnknownNameError", "UserError", "nearest"]
 
 
 class UserError(ValueError):
     """The user's input is wrong; the command line prints the message as one line and exits with 2."""
+
+
+class NotFiniteError(ValueError):
+    """Numbers that are not finite where curvature is measured: weights or inputs have diverged."""
 
 
 class UnknownNameError(UserError):

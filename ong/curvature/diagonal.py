@@ -12,6 +12,7 @@ from ong.curvature.eigenblock import gradient_squares
 from ong.curvature.ekfac import Batch, Forward
 from ong.curvature.factors import record
 from ong.curvature.fisher import FisherType, check_fisher, cotangents
+from ong.errors import NotFiniteError
 
 __all__ = ["diagonal_fisher"]
 
@@ -41,7 +42,8 @@ def diagonal_fisher(
         blocks: the model's blocks, where the caller has them already.
 
     Raises:
-        ValueError: no examples, or a gradient that is not finite.
+        ValueError: no examples.
+        NotFiniteError: a gradient that is not finite.
     """
     check_fisher(fisher)
     examples = sum(len(batch[0]) for batch in batches)
@@ -63,5 +65,7 @@ def diagonal_fisher(
                     total[name] = total[name] + squares if name in total else squares
     for name, diagonal in total.items():
         if not diagonal.isfinite().all():
-            raise ValueError(f"the gradients of layer '{name}' are not finite: the weights or the inputs have diverged")
+            raise NotFiniteError(
+                f"the gradients of layer '{name}' are not finite: the weights or the inputs have diverged"
+            )
     return total

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ong.curvature.eigenpairs import eigenbasis
 from ong.curvature.factors import Factors
+from ong.errors import NotFiniteError
 
 __all__ = ["Covariances", "EigenBlock", "covariances", "gradient_squares", "rotated_squares"]
 
@@ -44,7 +45,7 @@ def covariances(
         known_inputs: A of blocks where it need not be measured.
 
     Raises:
-        ValueError: a factor that is not finite.
+        NotFiniteError: a factor that is not finite.
     """
     known = known_inputs or {}
     sums: dict[str, tuple[Tensor, Tensor, int, int]] = {}
@@ -61,7 +62,9 @@ def covariances(
     result = {}
     for name, (inputs, outputs, rows, seen) in sums.items():
         if not (inputs.isfinite().all() and outputs.isfinite().all()):
-            raise ValueError(f"the factors of layer '{name}' are not finite: the weights or the inputs have diverged")
+            raise NotFiniteError(
+                f"the factors of layer '{name}' are not finite: the weights or the inputs have diverged"
+            )
         positions = rows / seen  # seen counts every example once a cotangent set
         inputs = inputs if name in known else (inputs + inputs.triu(1).T) / rows
         result[name] = Covariances(inputs, (outputs + outputs.triu(1).T) / (examples * positions), positions)
@@ -114,13 +117,13 @@ class EigenBlock:
             rows: of the block.
 
         Raises:
-            ValueError: inputs that are not finite.
+            NotFiniteError: inputs that are not finite.
         """
         upper, count = torch.zeros((), dtype=torch.float64), 0
         for a in inputs:
             upper, count = upper.to(a.device) + _upper_moment(a).double(), count + len(a)
         if not upper.isfinite().all():
-            raise ValueError("the inputs are not finite")
+            raise NotFiniteError("the inputs are not finite")
         covariance = (upper + upper.triu(1).T) / count
         zero = cls.zero(rows, len(covariance), covariance.device)
         return replace(zero, inputs_cov=covariance, inputs_basis=eigenbasis(covariance))

@@ -14,7 +14,7 @@ from ong.curvature.eigenblock import EigenBlock, covariances, rotated_squares
 from ong.curvature.factors import Factors, record
 from ong.curvature.fisher import FisherType, check_fisher, cotangents
 from ong.curvature.variance.planning import draws_for_relative_error
-from ong.errors import UserError
+from ong.errors import NotFiniteError, UserError
 
 __all__ = ["EKFAC", "MOST_SAMPLES", "Batch", "Forward"]
 
@@ -113,7 +113,8 @@ class EKFAC:
                 (:meth:`EigenBlock.of_inputs`).
 
         Raises:
-            ValueError: no examples, or a factor that is not finite.
+            ValueError: no examples.
+            NotFiniteError: a factor that is not finite.
             UserError: a relative error that takes more than ``MOST_SAMPLES`` draws, that is given along with
                 ``samples`` or ``forward``, or for the empirical Fisher.
         """
@@ -166,7 +167,7 @@ class EKFAC:
                     moved[name] = moved[name].plus(rotated_squares(part, turned[name]) / examples)
         for name, block in moved.items():
             if not block.eigenvalues.isfinite().all():
-                raise ValueError(f"the factors of layer '{name}' are not finite: weights or inputs have diverged")
+                raise NotFiniteError(f"the factors of layer '{name}' are not finite: weights or inputs have diverged")
         for name, old in self.blocks.items():  # a layer that took no part in this data, such as another task's head
             if name not in moved and decay != 1.0:
                 moved[name] = old.plus((decay - 1.0) * old.eigenvalues)

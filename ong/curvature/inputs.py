@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ong.curvature.blocks import Block, Unsupported, evaluating
 from ong.curvature.ekfac import Batch, Forward
 from ong.curvature.layers import UnsupportedLayerError, layer_factors
+from ong.errors import NotFiniteError
 
 __all__ = ["affine_blocks", "input_covariances"]
 
@@ -47,7 +48,7 @@ def input_covariances(
     for the bias. One forward a batch, in eval mode; blocks that took no part in it are absent.
 
     Raises:
-        ValueError: inputs that are not finite.
+        NotFiniteError: inputs that are not finite.
     """
     sums: dict[str, tuple[Tensor, int]] = {}
 
@@ -73,5 +74,7 @@ def input_covariances(
             handle.remove()
     for name, (total, _) in sums.items():
         if not total.isfinite().all():
-            raise ValueError(f"the inputs of layer '{name}' are not finite: the weights or the inputs have diverged")
+            raise NotFiniteError(
+                f"the inputs of layer '{name}' are not finite: the weights or the inputs have diverged"
+            )
     return {name: total / count for name, (total, count) in sums.items()}

@@ -21,12 +21,6 @@ def _grown(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
     return F.pad(matrix, (0, shape[1] - matrix.shape[1], 0, shape[0] - matrix.shape[0]))
 
 
-def _check_present(names: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    gone = sorted(set(names) - set(weights))
-    if gone:
-        raise ValueError(f"penalties were stored for layers that the model no longer has: {', '.join(gone)}")
-
-
 @dataclass
 class DiagonalPenalty:
     """½ Σ_t Σ_i F_t,ii (θ_i − θ_t,i)², as the one parabola ½ Σ_i S_i (θ_i − μ_i)² + constant that it is.
@@ -54,27 +48,24 @@ class DiagonalPenalty:
     def replace(self, fisher: Mapping[str, Tensor], weights: Mapping[str, Tensor], decay: float) -> None:
         """Move on to S' = decay · S + F around the newest weights alone (online)."""
         for name in [*self.curvature, *(name for name in fisher if name not in self.curvature)]:
-            theta = weights[name].double()
+            theta = (weights[name] if name in weights else self.centre[name]).double()  # a frozen layer stays
             total = fisher[name] if name in fisher else torch.zeros_like(theta)
             if name in self.curvature:
                 total = total + decay * _grown(self.curvature[name], theta.shape)
             self.curvature[name], self.centre[name] = total, theta
 
     def fitted(self, weights: Mapping[str, Tensor]) -> DiagonalPenalty:
-        """Return a copy in the weights' dtype and shapes, zero where a layer has grown.
+        """Return a copy over the layers given, in the weights' dtype and shapes, zero where a layer has grown."""
 
-        Raises:
-            ValueError: a layer has left the model.
-        """
-        _check_present(self.curvature, weights)
-        curvature = {name: _grown(s, weights[name].shape).to(weights[name]) for name, s in self.curvature.items()}
-        centre = {name: _grown(mu, weights[name].shape).to(weights[name]) for name, mu in self.centre.items()}
-        return DiagonalPenalty(curvature, centre, self.constant)
+        def over(vector: Vector) -> Vector:
+            return {n: _grown(part, weights[n].shape).to(weights[n]) for n, part in vector.items() if n in weights}
+
+        return DiagonalPenalty(over(self.curvature), over(self.centre), self.constant)
 
     def value(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Return the penalty, a scalar that gradients flow through; O(parameters), however many tasks it holds."""
         terms = [(s * (weights[name] - self.centre[name]).square()).sum() for name, s in self.curvature.items()]
-        return 0.5 * torch.stack(terms).sum() + self.constant
+        return 0.5 * sum(terms, start=torch.zeros(())) + self.constant
 
     @property
     def bytes(self) -> int:
@@ -104,14 +95,11 @@ class EKFACPenalty:
     centre: Vector
 
     def fitted(self, weights: Mapping[str, Tensor]) -> EKFACPenalty:
-        """Return a copy in the weights' dtype and shapes, zero where a layer has grown.
-
-        Raises:
-            ValueError: a layer has left the model.
-        """
-        _check_present(self.ekfac.blocks, weights)
+        """Return a copy over the layers given, in the weights' dtype and shapes, zero where a layer has grown."""
         blocks, centre = {}, {}
         for name, block in self.ekfac.blocks.items():
+            if name not in weights:
+                continue
             like = weights[name]
             parts: dict[str, Any] = dict(vars(block.grown(like.shape[0], like.shape[1])))
             cast: dict[str, Any] = {
@@ -126,7 +114,7 @@ class EKFACPenalty:
         for name, block in self.ekfac.blocks.items():
             moved = block.rotate(weights[name] - self.centre[name])
             terms.append((block.eigenvalues * moved.square()).sum())
-        return 0.5 * torch.stack(terms).sum()
+        return 0.5 * sum(terms, start=torch.zeros(()))
 
     @property
     def bytes(self) -> int:

@@ -15,6 +15,7 @@ from ong.curvature.blocks import Block, Vector
 from ong.curvature.eigenblock import gradient_squares
 from ong.curvature.eigenpairs import eigenpairs, leading_eigenpairs
 from ong.curvature.factors import Factors
+from ong.errors import NotFiniteError
 
 __all__ = ["RunningEKFAC"]
 
@@ -125,7 +126,8 @@ class RunningEKFAC:
         """Take bases and eigenvalues anew from the window.
 
         Raises:
-            ValueError: an empty window, or factors that are not finite.
+            ValueError: an empty window.
+            NotFiniteError: factors that are not finite.
         """
         if not self._recent:
             raise ValueError("a running EKFAC needs at least one observed batch")
@@ -139,7 +141,7 @@ class RunningEKFAC:
         a, d = factors.inputs.flatten(0, 1), factors.outputs.flatten(0, 1)
         outputs = (d.T @ d).double()
         if not (a.sum().isfinite() and outputs.isfinite().all()):
-            raise ValueError("the factors of a layer are not finite: the weights or the inputs have diverged")
+            raise NotFiniteError("the factors of a layer are not finite: the weights or the inputs have diverged")
         positions = factors.inputs.shape[1]
         values, outputs_basis = eigenpairs(outputs / len(d))
         largest = positions * float(values[-1])

@@ -18,7 +18,7 @@ from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ong.errors import UserError
+from ong.errors import NotFiniteError, UserError
 from ong.experiments.kinds import Run, kind_of
 from ong.experiments.progress import Bars, Progress, Relay, Silent
 from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
@@ -157,8 +157,8 @@ def perform(job: Job, progress: Progress | None = None) -> Outcome:
             return Outcome(job, run.run(job.folder, progress))
     except UserError:
         raise
-    except StoppedError as error:
-        message, place = f"{job.label}: {error}", error.place
+    except (StoppedError, NotFiniteError) as error:
+        message, place = f"{job.label}: {error}", error.place if isinstance(error, StoppedError) else run.place
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         message = f"{job.label}: {type(error).__name__}: {error}"

@@ -42,12 +42,16 @@ class Anchor:
         moved = {}
         for name, block in blocks.items():
             now = block.values(held=True)
+            anchor = self.weights.get(name)
             if name not in held:
-                moved[name] = now - _padded(self.weights.get(name), now)
-                continue
-            if name not in self._turned:
-                self._turned[name] = metric.blocks[name].rotate(_padded(self.weights.get(name), block.values()))
-            moved[name] = now - self._turned[name]
+                moved[name] = now - _padded(anchor, now)
+            elif anchor is None or anchor.shape != now.shape:  # what the layer has gained since is drawn nowhere
+                values = block.values()
+                moved[name] = metric.blocks[name].rotate(values - _padded(anchor, values))
+            else:
+                if name not in self._turned:
+                    self._turned[name] = metric.blocks[name].rotate(anchor)
+                moved[name] = now - self._turned[name]
         return moved
 
 

@@ -7,53 +7,15 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from avalanche.benchmarks import OnlineCLExperience
 from avalanche.core import BaseSGDPlugin, SupervisedPlugin
-from avalanche.models.utils import avalanche_forward
-from torch import Tensor
-from torch.utils.data import default_collate
 
-from ong.curvature import Batch, Block, Unsupported, Vector, find_blocks
-from ong.errors import UnknownNameError, UserError
-from ong.plugins.boundaries import Boundaries, identity_of, task_of
+from ong.curvature import Block, Unsupported, Vector
+from ong.errors import UnknownNameError
+from ong.plugins.boundaries import Boundaries, check_boundaries, identity_of, task_of
 from ong.plugins.holding import release
-from ong.streams.avalanche_tensors import in_memory_columns
+from ong.plugins.own_blocks import Columns, check_columns, columns_of, own_blocks
 
-__all__ = ["GradientPlugin", "draw_examples", "forward_of", "probe_batch"]
-
-_BATCH = 256  # examples a forward when a task's examples are gone through
-
-
-def draw_examples(strategy: Any, count: int, generator: torch.Generator, *, far: int = 0) -> list[Batch]:
-    """Draw examples of the current experience without repetition, in batches of 256 on the model's device.
-
-    Args:
-        strategy: the strategy.
-        count: how many, of a random order of all.
-        generator: of that order.
-        far: how many from the order's end follow them, which a larger ``count`` reaches last.
-    """
-    dataset = strategy.experience.dataset.eval()
-    order = torch.randperm(len(dataset), generator=generator)
-    chosen = torch.cat([order[:count], order[max(count, len(order) - far) :]]) if far else order[:count]
-    columns = in_memory_columns(dataset)
-    if columns is not None:
-        batches = [[column[part] for column in columns] for part in torch.split(chosen, _BATCH)]
-    else:
-        collate = getattr(dataset, "collate_fn", None) or default_collate
-        batches = [collate([dataset[i] for i in part.tolist()]) for part in torch.split(chosen, _BATCH)]
-    return [[part.to(strategy.device) for part in batch] for batch in batches]
-
-
-def probe_batch(strategy: Any) -> Batch:
-    """Return a few examples of the current experience, always the same, to look at how the model treats them."""
-    return draw_examples(strategy, 8, torch.Generator().manual_seed(0))[0]
-
-
-def forward_of(strategy: Any, batch: Batch) -> Tensor:
-    """Run the model as Avalanche does: with the batch's task labels when it has heads for them."""
-    logits: Tensor = avalanche_forward(strategy.model, batch[0], batch[-1])
-    return logits
+__all__ = ["GradientPlugin"]
 
 
 class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
@@ -84,6 +46,7 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
         self._generator = torch.Generator().manual_seed(seed)  # Fisher examples and cotangents
         self._choice = torch.Generator().manual_seed(seed)  # direction examples: the same for all plugins of a seed
         self._blocks: dict[str, Block] = {}
+        self._columns: Columns = {}  # of the finished tasks' layers
         self._boundaries = Boundaries()
         self._step = 0  # steps taken in the current task
         self._resumed = False
@@ -125,11 +88,7 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Find the model's blocks, which may have grown, and prepare the update."""
         experience = strategy.experience
-        if isinstance(experience, OnlineCLExperience) and not experience.access_task_boundaries:
-            raise UserError(
-                f"{type(self).__name__} keeps something from each finished task, and this online stream hides where "
-                "tasks end; pass access_task_boundaries=True to split_online_stream"
-            )
+        check_boundaries(self, experience)
         release(strategy.model)  # from what an interrupted training may have left behind
         if not self._boundaries.begins(experience) and self._blocks:
             return
@@ -141,6 +100,7 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
         if not self._resumed:
             self._step = 0
         try:
+            check_columns(self._columns, strategy.model, self._blocks)
             self._prepare(strategy)
         except BaseException:
             self._blocks = {}  # so that the next piece of an online stream prepares the task
@@ -175,6 +135,7 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
             finally:
                 strategy.experience = experience
             self.tasks_seen.append(identity)
+            self._columns |= columns_of(self._blocks)
             for state in strategy.optimizer.state.values():
                 state.pop("momentum_buffer", None)
         self._step, self._blocks = 0, {}  # whatever is trained next is prepared anew
@@ -183,7 +144,7 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
         with warnings.catch_warnings():
             if self._warned:
                 warnings.simplefilter("ignore")
-            self._blocks = find_blocks(strategy.model, self.unsupported)
+            self._blocks = own_blocks(strategy, self.unsupported)
 
     def _warn_of_order(self, strategy: Any) -> None:
         plugins = list(strategy.plugins)
@@ -222,6 +183,7 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
         """Return all that is kept from task to task and from step to step, as tensors and plain values."""
         return {
             "tasks_seen": list(self.tasks_seen),
+            "columns": dict(self._columns),
             "generator": self._generator.get_state(),
             "choice": self._choice.get_state(),
             "step": self._step,
@@ -235,6 +197,7 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
         of an online stream.
         """
         self.tasks_seen = list(state["tasks_seen"])
+        self._columns = dict(state["columns"])
         self._generator.set_state(state["generator"])
         self._choice.set_state(state["choice"])
         self._step = state["step"]

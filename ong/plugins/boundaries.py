@@ -9,7 +9,9 @@ from avalanche.benchmarks import OnlineCLExperience
 from torch import Tensor
 from torch.utils.data import default_collate
 
-__all__ = ["Boundaries", "identity_of", "task_of"]
+from ong.errors import UserError
+
+__all__ = ["Boundaries", "check_boundaries", "identity_of", "task_of"]
 
 
 def task_of(experience: Any) -> Any:
@@ -31,6 +33,19 @@ def identity_of(task: Any) -> str:
             digest.update(part.detach().cpu().double().numpy().tobytes())
     name = task._origin_stream.name if task._origin_stream is not None else "stream"
     return f"{name}/{task._current_experience}/{digest.hexdigest()[:16]}"
+
+
+def check_boundaries(plugin: object, experience: Any) -> None:
+    """See that an online stream tells where its tasks end.
+
+    Raises:
+        UserError: it does not.
+    """
+    if isinstance(experience, OnlineCLExperience) and not experience.access_task_boundaries:
+        raise UserError(
+            f"{type(plugin).__name__} keeps something from each finished task, and this online stream hides where "
+            "tasks end; pass access_task_boundaries=True to split_online_stream"
+        )
 
 
 class Boundaries:

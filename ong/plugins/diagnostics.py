@@ -11,8 +11,9 @@ from avalanche.evaluation.metric_results import MetricValue
 from avalanche.evaluation.metric_utils import get_metric_name
 
 from ong.curvature import Block, UnsupportedLayerError, Vector, find_blocks, inner, norm
-from ong.plugins.base import GradientPlugin, draw_examples, forward_of
+from ong.plugins.base import GradientPlugin
 from ong.plugins.boundaries import Boundaries, task_of
+from ong.plugins.examples import draw_examples, forward_of
 from ong.projection import Bounds, DirectionMemory, EuclideanProjection, collect_directions
 
 __all__ = ["Diagnostics"]

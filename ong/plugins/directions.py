@@ -9,9 +9,10 @@ import torch
 
 from ong.curvature import Batch, Unsupported
 from ong.errors import UserError
-from ong.plugins.base import GradientPlugin, draw_examples, forward_of
+from ong.plugins.base import GradientPlugin
 from ong.plugins.boundaries import task_of
 from ong.plugins.budget import available_bytes, most_directions, needed_bytes, readable, stream_length
+from ong.plugins.examples import draw_examples, forward_of
 from ong.projection import (
     Bounds,
     DirectionKind,
@@ -82,9 +83,6 @@ class DirectionPlugin(GradientPlugin):
             self._estimated = True
 
     def _fit_memory(self, strategy: Any) -> None:
-        gone = sorted(set(self.memory.rows) - {name for name, _ in strategy.model.named_modules()})
-        if gone:
-            raise UserError(f"directions were stored for layers that the model no longer has: {', '.join(gone)}")
         self.memory.fit_to(self._blocks)
 
     def _collect(self, strategy: Any, batch: Any) -> dict[str, Rows]:

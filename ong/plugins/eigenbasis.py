@@ -19,8 +19,8 @@ from avalanche.training.templates.update_type.sgd_update import SGDUpdate
 from torch import Tensor, nn
 
 from ong.curvature import Block, BlockMetric, Metric, evaluating
-from ong.plugins.base import forward_of, probe_batch
 from ong.plugins.coefficients import Coefficients, alike, moving
+from ong.plugins.examples import forward_of, probe_batch
 from ong.plugins.first_layer import FirstLayer
 from ong.plugins.held_linear import Bases, HeldLinear
 from ong.plugins.holding import Held, guards

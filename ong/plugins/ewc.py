@@ -17,10 +17,11 @@ from ong.curvature import (
     Unsupported,
     check_fisher,
     diagonal_fisher,
-    find_blocks,
 )
 from ong.errors import UnknownNameError
-from ong.plugins.base import draw_examples, forward_of
+from ong.plugins.boundaries import Boundaries, check_boundaries, identity_of, task_of
+from ong.plugins.examples import draw_examples, forward_of
+from ong.plugins.own_blocks import Columns, check_columns, columns_of, own_blocks
 
 __all__ = ["EWC"]
 
@@ -42,6 +43,8 @@ class EWC(SupervisedPlugin):  # type: ignore[misc]
     Sources: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", arXiv 1612.00796, Eq. 3
     (``separate``); Schwarz et al., "Progress & compress", arXiv 1805.06370, §3 (``online``); Ritter, Botev, Barber,
     "Online structured Laplace approximations", arXiv 1805.07810 (Kronecker-factored).
+
+    Tasks are counted as by :class:`ong.plugins.GradientPlugin`, in online streams too.
 
     Attributes:
         penalties: what is kept: one parabola, or one EKFAC penalty a task (one in all when online).
@@ -95,15 +98,21 @@ class EWC(SupervisedPlugin):  # type: ignore[misc]
         self.strength, self.penalty, self.mode, self.decay = strength, penalty, mode, decay
         self.fisher, self.fisher_examples, self.fisher_samples = fisher, fisher_examples, fisher_samples
         self.unsupported = unsupported
-        self.tasks_seen: list[int] = []
+        self.tasks_seen: list[str] = []
         self.penalties: list[DiagonalPenalty | EKFACPenalty] = []
         self._generator = torch.Generator().manual_seed(seed)
         self._blocks: dict[str, Block] = {}
+        self._columns: Columns = {}  # of the finished tasks' layers
+        self._boundaries = Boundaries()
         self._active: list[DiagonalPenalty | EKFACPenalty] = []
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Find the model's blocks, which may have grown, and fit the penalties to them."""
-        self._blocks = find_blocks(strategy.model, self.unsupported)
+        check_boundaries(self, strategy.experience)
+        if not self._boundaries.begins(strategy.experience) and self._blocks:
+            return
+        self._blocks = own_blocks(strategy, self.unsupported)
+        check_columns(self._columns, strategy.model, self._blocks)
         present = {name: block.values() for name, block in self._blocks.items()}
         self._active = [penalty.fitted(present) for penalty in self.penalties]
 
@@ -115,10 +124,24 @@ class EWC(SupervisedPlugin):  # type: ignore[misc]
             strategy.loss = strategy.loss + self.strength * total
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Keep the Fisher and the weights of an experience that was not seen before."""
-        identity = int(strategy.experience.current_experience)
-        if identity in self.tasks_seen:
+        """Keep the Fisher and the weights of a task that was not seen before."""
+        experience = strategy.experience
+        if not self._boundaries.ends(experience):
             return
+        task = task_of(experience)
+        identity = identity_of(task)
+        if identity not in self.tasks_seen:
+            strategy.experience = task
+            try:
+                self._consolidate(strategy)
+            finally:
+                strategy.experience = experience
+            self.tasks_seen.append(identity)
+            self._columns |= columns_of(self._blocks)
+        self._blocks = {}  # whatever is trained next is prepared anew
+
+    def _consolidate(self, strategy: Any) -> None:
+        self._blocks = own_blocks(strategy, self.unsupported)  # an evaluation during training may have grown the model
         weights = {name: block.values().clone() for name, block in self._blocks.items()}
         options: dict[str, Any] = {
             "fisher": self.fisher,
@@ -140,9 +163,8 @@ class EWC(SupervisedPlugin):  # type: ignore[misc]
             online = [p for p in self.penalties if isinstance(p, EKFACPenalty)] if self.mode == "online" else []
             merged = online[0].ekfac if online else EKFAC()
             merged.add(strategy.model, batches, decay=self.decay, **options)
-            newest = EKFACPenalty(merged, weights)
+            newest = EKFACPenalty(merged, {**online[0].centre, **weights} if online else weights)  # frozen layers stay
             self.penalties = [newest] if online else [*self.penalties, newest]
-        self.tasks_seen.append(identity)
 
     def _device_generator(self, strategy: Any) -> torch.Generator:
         seed = int(torch.randint(2**62, (), generator=self._generator))
@@ -157,6 +179,8 @@ class EWC(SupervisedPlugin):  # type: ignore[misc]
         """Return all that is kept from task to task, as tensors and plain values."""
         return {
             "tasks_seen": list(self.tasks_seen),
+            "columns": dict(self._columns),
+            "first_piece": self._boundaries.first,
             "generator": self._generator.get_state(),
             "penalties": [penalty.state_dict() for penalty in self.penalties],
         }
@@ -165,6 +189,7 @@ class EWC(SupervisedPlugin):  # type: ignore[misc]
         """Take over what :meth:`state_dict` returned."""
         kind: type[DiagonalPenalty | EKFACPenalty] = DiagonalPenalty if self.penalty == "diagonal" else EKFACPenalty
         self.tasks_seen = list(state["tasks_seen"])
+        self._columns, self._boundaries.first = dict(state["columns"]), state["first_piece"]
         self._generator.set_state(state["generator"])
         self.penalties = [kind.from_state_dict(penalty) for penalty in state["penalties"]]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ong.curvature import EKFAC, FisherType, Metric, Unsupported, Vector, check_fisher, inner
-from ong.plugins.base import draw_examples, forward_of
 from ong.plugins.directions import DirectionPlugin
+from ong.plugins.examples import draw_examples, forward_of
 from ong.projection import DenseRows, DirectionKind, DirectionMemory, FactoredRows, GramSolver, NaturalRows
 
 __all__ = ["FOPNG"]

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ong.curvature import Unsupported, Vector, affine_blocks, input_covariances
-from ong.plugins.base import GradientPlugin, draw_examples, forward_of
+from ong.plugins.base import GradientPlugin
+from ong.plugins.examples import draw_examples, forward_of
 
 __all__ = ["GPM", "extended_basis"]
 
@@ -108,8 +109,8 @@ class GPM(GradientPlugin):
                 f"{len(self.thresholds)} thresholds were given for {len(layers)} layers: {', '.join(layers)}"
             )
         self._active = {}
-        for name, basis in self.bases.items():
-            values = self._blocks[name].values()
+        for name in self.bases.keys() & self._blocks.keys():  # frozen layers wait
+            basis, values = self.bases[name], self._blocks[name].values()
             self._active[name] = F.pad(basis, (0, 0, 0, values.shape[1] - len(basis))).to(values)
 
     def _update(self, gradient: Vector, strategy: Any) -> Vector | None:

@@ -10,7 +10,7 @@ from avalanche.training.templates.update_type.sgd_update import SGDUpdate
 from torch import Tensor, nn
 
 from ong.curvature import Batch, Block, EigenBlock, evaluating
-from ong.plugins.base import forward_of, probe_batch
+from ong.plugins.examples import forward_of, probe_batch
 from ong.streams import TensorLoader
 
 __all__ = ["WorkedOut", "block_of_inputs", "reader_of_inputs"]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ong.curvature import Unsupported, Vector
-from ong.plugins.base import draw_examples
 from ong.plugins.directions import DirectionPlugin
 from ong.plugins.eigenbasis import why_not
+from ong.plugins.examples import draw_examples
 from ong.plugins.shadow import Shadow
 from ong.projection import DirectionKind, DirectionMemory, EuclideanProjection
 

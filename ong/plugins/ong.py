@@ -18,9 +18,9 @@ from ong.curvature import (
 )
 from ong.errors import UnknownNameError
 from ong.plugins.anchor import Anchor
-from ong.plugins.base import draw_examples, forward_of
 from ong.plugins.directions import DirectionPlugin
 from ong.plugins.eigenbasis import why_not
+from ong.plugins.examples import draw_examples, forward_of
 from ong.plugins.inputs import block_of_inputs, reader_of_inputs
 from ong.plugins.task_in_metric import TaskInMetric
 from ong.plugins.training_fisher import TrainingFisher

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ong.curvature import Unsupported, Vector, affine_blocks, input_covariances
-from ong.plugins.base import GradientPlugin, draw_examples, forward_of
+from ong.plugins.base import GradientPlugin
+from ong.plugins.examples import draw_examples, forward_of
 
 __all__ = ["OWM", "owm_projector"]
 
@@ -76,8 +77,8 @@ class OWM(GradientPlugin):
     def _prepare(self, strategy: Any) -> None:
         affine_blocks(self._blocks, self.unsupported)
         self._projectors = {}
-        for name, covariance in self.inputs_cov.items():
-            values = self._blocks[name].values()
+        for name in self.inputs_cov.keys() & self._blocks.keys():  # frozen layers wait
+            covariance, values = self.inputs_cov[name], self._blocks[name].values()
             more = values.shape[1] - len(covariance)
             self._projectors[name] = owm_projector(F.pad(covariance, (0, more, 0, more)), self.alpha).to(values)
 

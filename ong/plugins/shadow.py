@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ong.curvature import Block, evaluating
-from ong.plugins.base import forward_of, probe_batch
 from ong.plugins.coefficients import Coefficients, plain_sgd
+from ong.plugins.examples import forward_of, probe_batch
 from ong.plugins.holding import Held, guards
 from ong.plugins.inputs import WorkedOut, reader_of_inputs
 from ong.projection import DirectionMemory, FactoredRows

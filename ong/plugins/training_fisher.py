@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ong.curvature import Batch, Block, PassTape, RunningEKFAC, cotangents, evaluating, record
-from ong.plugins.base import forward_of
+from ong.plugins.examples import forward_of
 
 __all__ = ["TrainingFisher"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ong.curvature import Block, Metric, Vector
-from ong.projection.rows import DenseRows, FactoredRows, Rows, StackedRows, rows_from_state
+from ong.projection.rows import DenseRows, FactoredRows, Rows, StackedRows, rows_from_state, smaller_in_factors
 
 __all__ = ["DirectionMemory"]
 
@@ -197,13 +197,15 @@ def _chunks(rows: Rows, start: int) -> Iterator[Tensor]:
         yield torch.arange(first, min(first + step, count), device=rows.like.device)
 
 
-def _zeros(count: int, like: Rows) -> FactoredRows:
+def _zeros(count: int, like: Rows) -> FactoredRows | DenseRows:
     rows, columns = like.shape
+    if isinstance(like, DenseRows):
+        return DenseRows(like.like.new_zeros(count, rows, columns))
     return FactoredRows(like.like.new_zeros(count, 1, columns), like.like.new_zeros(count, 1, rows))
 
 
 def _stack(old: Rows | None, new: Rows | None, old_count: int, new_count: int) -> Rows:
-    """Put rows below each other, as one tensor where both are of one kind."""
+    """Put rows below each other, as one tensor unless natural gradients are among them."""
     if old is None:
         assert new is not None
         old = _zeros(old_count, new)
@@ -218,9 +220,14 @@ def _stack(old: Rows | None, new: Rows | None, old_count: int, new_count: int) -
 
 
 def _joined(old: Rows, new: Rows) -> Rows | None:
-    """Return two sets of rows as one, or None where their kinds or their numbers of positions differ."""
-    if isinstance(old, DenseRows) and isinstance(new, DenseRows):
-        return DenseRows(torch.cat([old.matrices, new.matrices]))
-    if isinstance(old, FactoredRows) and isinstance(new, FactoredRows) and old.inputs.shape[1] == new.inputs.shape[1]:
-        return FactoredRows(torch.cat([old.inputs, new.inputs]), torch.cat([old.outputs, new.outputs]))
-    return None
+    """Return two sets of gradients as one, in factors where all are and that is smaller; None for natural gradients."""
+    if not (isinstance(old, FactoredRows | DenseRows) and isinstance(new, FactoredRows | DenseRows)):
+        return None
+    if isinstance(old, FactoredRows) and isinstance(new, FactoredRows):
+        positions = max(old.inputs.shape[1], new.inputs.shape[1])
+        same = old.inputs.shape[1] == new.inputs.shape[1]
+        if same or smaller_in_factors(positions, *old.shape):
+            old, new = old.padded(positions), new.padded(positions)
+            return FactoredRows(torch.cat([old.inputs, new.inputs]), torch.cat([old.outputs, new.outputs]))
+    everything = [rows.dense(torch.arange(len(rows), device=rows.like.device)) for rows in (old, new)]
+    return DenseRows(torch.cat(everything))

@@ -22,7 +22,16 @@ from torch import Tensor
 from ong.curvature import BlockMetric, Factors
 from ong.projection.layout import Layout
 
-__all__ = ["DenseRows", "FactoredRows", "NaturalRows", "Rows", "StackedRows", "rows_from_factors", "rows_from_state"]
+__all__ = [
+    "DenseRows",
+    "FactoredRows",
+    "NaturalRows",
+    "Rows",
+    "StackedRows",
+    "rows_from_factors",
+    "rows_from_state",
+    "smaller_in_factors",
+]
 
 
 class Rows(Protocol):
@@ -125,6 +134,11 @@ class FactoredRows:
         return FactoredRows(
             F.pad(self.inputs, (0, columns - self.shape[1])), F.pad(self.outputs, (0, rows - self.shape[0]))
         )
+
+    def padded(self, positions: int) -> FactoredRows:
+        """Return the rows with as many positions, zero in those they lack."""
+        more = (0, 0, 0, positions - self.inputs.shape[1])
+        return FactoredRows(F.pad(self.inputs, more), F.pad(self.outputs, more))
 
     def rotated(self, metric: BlockMetric) -> FactoredRows:
         """Return U_Sᵀ G_m U_A, still as factors."""
@@ -324,11 +338,15 @@ class StackedRows:
         return {"kind": "stacked", "parts": [part.state_dict() for part in self.parts]}
 
 
+def smaller_in_factors(positions: int, rows: int, columns: int) -> bool:
+    """Return whether factors of a gradient ``[rows, columns]`` are fewer numbers than itself."""
+    return positions * (rows + columns) <= rows * columns
+
+
 def rows_from_factors(factors: Factors) -> FactoredRows | DenseRows:
     """Keep the factors, or the gradients themselves where those are smaller."""
-    positions, columns, rows = factors.inputs.shape[1], factors.inputs.shape[2], factors.outputs.shape[2]
     factored = FactoredRows(factors.inputs, factors.outputs)
-    if positions * (rows + columns) <= rows * columns:
+    if smaller_in_factors(factors.inputs.shape[1], *factored.shape):
         return factored
     return DenseRows(factored.dense(torch.arange(len(factored), device=factors.inputs.device)))
 

@@ -201,6 +201,12 @@ def test_a_run_whose_last_step_diverges_is_named_too(ong: Command, tmp_path: Pat
     assert code == 1
     assert "not finite at task 0, step 1" in err or "not finite at the evaluation after task 0" in err
     assert "Traceback" not in err
+    ncl = RECIPE.replace("0.1", "1e20") + '[[plugins]]\nuse = "ong.plugins:NCL"\n'
+    (tmp_path / "wilder.toml").write_text(ncl)
+    code, _, err = ong("run", "permuted-digits", "wilder.toml", *one_step)
+    assert code == 1
+    assert "the factors of layer '1' are not finite: the weights or the inputs have diverged" in err
+    assert "Traceback" not in err
 
 
 def test_finished_runs_are_skipped_and_said_to_be(ong: Command) -> None:
