@@ -55,11 +55,13 @@ def _of_another_kind(strategy: Any, blocks: Mapping[str, Block]) -> list[str]:
     other = []
     for name, block in blocks.items():
         parts = [_dense(next(gradients), parameter) for parameter in block.parameters]
-        expected, found = block.matrix(parts), torch.zeros(())
+        expected = block.matrix(parts)
+        found, size = torch.zeros_like(expected), torch.linalg.vector_norm(expected)
         if name in factors:
-            found = torch.einsum("ntr,ntc->rc", factors[name].outputs, factors[name].inputs)
-        off = torch.linalg.vector_norm(found.to(expected) - expected)
-        if off > torch.finfo(parts[0].dtype).eps ** 0.5 * torch.linalg.vector_norm(expected):
+            part = factors[name]
+            found = torch.einsum("ntr,ntc->rc", part.outputs, part.inputs)
+            size = torch.linalg.vector_norm(torch.einsum("ntr,ntc->rc", part.outputs.abs(), part.inputs.abs()))
+        if torch.linalg.vector_norm(found - expected) > torch.finfo(parts[0].dtype).eps ** 0.5 * size:
             other.append(name)
     return other
 
