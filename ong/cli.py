@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ong.errors import UserError
+from ong.errors import LostWorkerError, UserError
 
 __all__ = ["main"]
 
@@ -30,10 +30,14 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    sys.path.append(os.getcwd())  # for a recipe's plugins in the present folder
     try:
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error))
+    except LostWorkerError as error:
+        print(f"ong: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; the same command resumes where it was", file=sys.stderr)
         sys.exit(130)

@@ -7,7 +7,8 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import Manager
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any
 
 import torch
 from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ong.errors import NotFiniteError, UserError
+from ong.errors import LostWorkerError, NotFiniteError, UserError
 from ong.experiments.kinds import Run, kind_of
 from ong.experiments.progress import Bars, Progress, Relay, Silent
 from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
@@ -215,13 +217,29 @@ def _in_parallel(jobs: Sequence[Job], workers: int, total: int, *, show: bool) -
             try:
                 # joblib replaces a worker whose memory grew by a stream's size, and wonders why it had to
                 warnings.filterwarnings("ignore", "A worker stopped while some jobs")
-                outcomes: list[Outcome] = Parallel(n_jobs=workers, backend="loky")(
-                    delayed(perform)(_from_anywhere(job), Relay(queue)) for job in jobs
-                )
+                with watched("the same command resumes where it was"):
+                    outcomes: list[Outcome] = Parallel(n_jobs=workers, backend="loky")(
+                        delayed(perform)(_from_anywhere(job), Relay(queue)) for job in jobs
+                    )
             finally:
                 queue.put(None)
                 listener.join()
     return outcomes
+
+
+@contextmanager
+def watched(then: str) -> Iterator[None]:
+    """Name what happens to workers that the system kills.
+
+    Raises:
+        LostWorkerError: one was; the message ends with what to do then.
+    """
+    try:
+        yield
+    except TerminatedWorkerError:
+        raise LostWorkerError(
+            f"a worker process was killed, as a system that is short of memory does (--jobs 1 takes the least); {then}"
+        ) from None
 
 
 def _from_anywhere(job: Job) -> Job:

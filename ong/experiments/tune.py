@@ -20,7 +20,7 @@ from ong.experiments.kinds import KINDS, kind_of
 from ong.experiments.plan import plan
 from ong.experiments.recipes import load_benchmark, load_strategy
 from ong.experiments.schema import StrategyRecipe
-from ong.experiments.sweep import Job, check, perform
+from ong.experiments.sweep import Job, check, perform, watched
 
 __all__ = ["TUNING_SEEDS", "Trial", "tune", "write_block"]
 
@@ -119,7 +119,8 @@ def tune(
                     warnings.simplefilter("ignore", UserWarning)  # infinite scores count as the worst finite one
                     asked = [study.ask(space) for _ in range(min(at_once, trials - len(done)))]
                 batch = [jobs(t.params, str(Path(scratch) / str(t.number))) for t in asked]
-                outcomes = parallel(joblib.delayed(perform)(job) for part in batch for job in part)
+                with watched("the search begins anew"):
+                    outcomes = parallel(joblib.delayed(perform)(job) for part in batch for job in part)
                 for place, trial in enumerate(asked):
                     records = [o.record for o in outcomes[place * len(seeds) : (place + 1) * len(seeds)]]
                     scores = [math.nan if record is None else record["metrics"][metric] for record in records]

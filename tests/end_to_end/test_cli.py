@@ -209,6 +209,39 @@ def test_a_run_whose_last_step_diverges_is_named_too(ong: Command, tmp_path: Pat
     assert "Traceback" not in err
 
 
+KILLER = """
+import os, pathlib, signal
+from avalanche.core import SupervisedPlugin
+
+class Killer(SupervisedPlugin):
+    def before_training_exp(self, strategy, **kwargs):
+        if strategy.clock.train_exp_counter == 1 and pathlib.Path("armed").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+"""
+
+
+def test_a_worker_that_the_system_kills_is_told_in_a_line_and_loses_nothing(ong: Command, tmp_path: Path) -> None:
+    (tmp_path / "killing.py").write_text(KILLER)
+    (tmp_path / "short.toml").write_text(RECIPE + '[[plugins]]\nuse = "killing:Killer"\n')
+    (tmp_path / "armed").touch()
+    command = ("run", "permuted-digits", "short.toml", "--seeds", "2", *QUICK[:-2], "--jobs", "2")
+    code, _, err = ong(*command)
+    assert code == 1
+    assert err.startswith("ong: a worker process was killed")
+    assert err.count("\n") == 1
+    assert list(tmp_path.glob("runs/permuted-digits/short/seed-*/checkpoint.pt"))
+    (tmp_path / "armed").unlink()
+    code, out, _ = ong(*command)
+    assert code == 0
+    assert "short" in out
+
+
 def test_finished_runs_are_skipped_and_said_to_be(ong: Command) -> None:
     ong("run", "permuted-digits", "naive", *QUICK)
     code, out, _ = ong("run", "permuted-digits", "naive", *QUICK)
