@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ong.errors import LostWorkerError, UserError
+from ong.errors import UserError, WorkStoppedError
 
 __all__ = ["main"]
 
@@ -28,6 +28,9 @@ app = typer.Typer(
 )
 
 
+_INTERRUPTED = 130  # what typer turns Ctrl-C into
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     sys.path.append(os.getcwd())  # for a recipe's plugins in the present folder
@@ -35,17 +38,18 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error))
-    except LostWorkerError as error:
+    except WorkStoppedError as error:
         print(f"ong: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes where it was", file=sys.stderr)
-        sys.exit(130)
+        code = _INTERRUPTED
     except Exception as error:
         usage = getattr(error, "format_message", None)  # click's errors, whichever click typer brings
         if usage is None:
             raise
         _fail(usage())
+    if code == _INTERRUPTED:
+        print("interrupted; ong run resumes where it was by the same command", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -143,7 +147,8 @@ def run_command(
     )
     outcomes = sweep(planned, jobs or default_workers(len(planned)))
     finished = [read_record(o.job.folder.path / "record.json") for o in outcomes if o.record is not None]
-    failed = [read_failure(o.job.folder.path / "failure.json") for o in outcomes if o.record is None]
+    stopped = [o.job.folder.path / "failure.json" for o in outcomes if o.record is None]
+    failed = [read_failure(path) for path in stopped if path.exists()]  # none where another process is at work
     skipped = sum(outcome.skipped for outcome in outcomes)
     if skipped:
         console.print(f"{skipped} of {len(outcomes)} runs were finished before (--force repeats them)")
@@ -152,7 +157,7 @@ def run_command(
     for outcome in outcomes:
         if outcome.failure is not None:
             print("ong: " + outcome.failure, file=sys.stderr)
-    return 1 if failed else 0
+    return 0 if not stopped else 2 if all(o.wrong for o in outcomes if o.record is None) else 1
 
 
 @app.command("report")
@@ -189,7 +194,7 @@ def tune_command(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value in a recipe.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Another data set than the benchmark's.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Where data sets that are not in the package lie.")] = None,
-    write: Annotated[bool, typer.Option("--write", help="Put the best into the recipe's [on.…] table.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Put the best into the recipe's \\[on.…] table.")] = False,
 ) -> None:
     """Search a strategy's hyper-parameters on tuning seeds, which no report shows."""
     from ong.experiments.kinds import kind_of
@@ -204,10 +209,7 @@ def tune_command(
     merit = kind.merit.metric if kind.merit else ""
 
     def tell(trial: Any) -> None:
-        values = "  ".join(
-            f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
-            for key, value in trial.values.items()
-        )
+        values = "  ".join(f"{key}={value}" for key, value in trial.values.items())
         console.print(f"{merit} {trial.score:.4f}  {values}", highlight=False)
 
     found = tune(
@@ -225,8 +227,7 @@ def tune_command(
     named = ", ".join(map(str, seed_list))
     console.print(f"\n\\[on.{name}]  # {merit} {found[0].score:.4f} on tuning seeds {named}")
     for key, value in found[0].values.items():
-        shown = f"{value:.2g}" if isinstance(value, float) else json.dumps(value)
-        console.print(f'"{key}" = {shown}', highlight=False)
+        console.print(f'"{key}" = {json.dumps(value)}', highlight=False)
     if write:
         path = recipe_path(strategy, kind.folder)
         write_block(path, name, found[0].values)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["LostWorkerError", "NotFiniteError", "UnknownNameError", "UserError", "nearest"]
+__all__ = ["NotFiniteError", "UnknownNameError", "UserError", "WorkStoppedError", "nearest"]
 
 
 class UserError(ValueError):
     """The user's input is wrong; the command line prints the message as one line and exits with 2."""
 
 
-class LostWorkerError(RuntimeError):
-    """A worker process that ended before its work; the command line prints the message as one line and exits with 1."""
+class WorkStoppedError(RuntimeError):
+    """Work that ended without a result; the command line prints the message as one line and exits with 1."""
 
 
 class NotFiniteError(ValueError):

@@ -8,6 +8,7 @@ each plugin keeps from task to task. A plugin of another origin is resumable whe
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,7 @@ from avalanche.training.templates.base_sgd import PeriodicEval
 from avalanche.training.utils import ParamData
 from torch.utils.data import TensorDataset, default_collate
 
-__all__ = ["get_state", "is_resumable", "set_state"]
+__all__ = ["fits_a_checkpoint", "get_state", "is_resumable", "set_state"]
 
 State = dict[str, Any]
 
@@ -196,7 +197,21 @@ def is_resumable(plugin: Any) -> bool:
     """Return whether a plugin's state can be saved at a task boundary."""
     if isinstance(plugin, ReplayPlugin) and not isinstance(plugin.storage_policy, ExperienceBalancedBuffer):
         return False
-    return _known(plugin) is not None or hasattr(plugin, "load_state_dict")
+    return _known(plugin) is not None or (hasattr(plugin, "state_dict") and hasattr(plugin, "load_state_dict"))
+
+
+def fits_a_checkpoint(plugin: Any) -> bool:
+    """Return whether a plugin's state can be saved, and read again without running code of the file's."""
+    if not is_resumable(plugin):
+        return False
+    buffer = io.BytesIO()
+    try:
+        torch.save(get_state(plugin), buffer)
+        buffer.seek(0)
+        torch.load(buffer, weights_only=True)
+    except Exception:
+        return False
+    return True
 
 
 def get_state(plugin: Any) -> State:

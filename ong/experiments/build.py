@@ -10,7 +10,8 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from avalanche.models import MultiHeadClassifier, MultiTaskModule
+from torch import Tensor, nn
 
 from ong.errors import UnknownNameError, UserError
 from ong.experiments.schema import Buildable, ModelRecipe
@@ -68,7 +69,7 @@ def build(recipe: Buildable, kind: type, what: str, *args: Any, **given: Any) ->
         raise UserError(f"{what} {found.__name__}: {error or 'its options contradict each other'}") from None
 
 
-def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int]) -> nn.Module:
+def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int]) -> nn.Sequential:
     """Return a ReLU network on flattened images, biases everywhere.
 
     Raises:
@@ -91,7 +92,7 @@ def cnn(
     kernel: int = 3,
     pool: int = 2,
     hidden: Sequence[int] = (),
-) -> nn.Module:
+) -> nn.Sequential:
     """Return a ReLU network of convolutions, each with a max pooling after it, and linear layers; biases everywhere.
 
     Args:
@@ -122,23 +123,55 @@ def cnn(
     return nn.Sequential(*layers, mlp((depth, height, width), classes, hidden=hidden))
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp}
+MODELS: dict[str, Callable[..., nn.Sequential]] = {"cnn": cnn, "mlp": mlp}
 """Networks a benchmark recipe can name; each takes the images' shape and the number of classes."""
 
 
-def build_model(recipe: ModelRecipe, shape: Sequence[int], classes: int) -> nn.Module:
+class Heads(MultiTaskModule):  # type: ignore[misc]
+    """A built-in network with a last layer a task, the task known."""
+
+    def __init__(self, network: nn.Sequential) -> None:
+        """Take a network's last layer off."""
+        super().__init__()
+        layers = list(network)
+        if isinstance(layers[-1], nn.Sequential):  # a cnn's linear layers
+            layers = [*layers[:-1], *layers[-1]]
+        self.body = nn.Sequential(*layers[:-1])
+        self.heads = MultiHeadClassifier(
+            layers[-1].in_features, initial_out_features=layers[-1].out_features, masking=False
+        )
+
+    def forward(self, x: Tensor, task_labels: Tensor) -> Tensor:
+        """Return each example's logits, from its task's head."""
+        outputs: Tensor = self.heads(self.body(x), task_labels)
+        return outputs
+
+
+def build_model(recipe: ModelRecipe, shape: Sequence[int], classes: int, *, heads: bool = False) -> nn.Module:
     """Build a benchmark's network with the global generator as it stands.
 
     A class given by ``use`` may take ``shape`` (channels, height, width) and ``classes``.
 
+    Args:
+        recipe: the benchmark's.
+        shape: channels, height, width.
+        classes: outputs, of a head where there is one a task.
+        heads: whether tasks are labelled, so that there is one a task.
+
     Raises:
-        UserError: neither or both of ``name`` and ``use``, an unknown name or option.
+        UserError: neither or both of ``name`` and ``use``, an unknown name or option; a class that does not take the
+            labels there are.
     """
     if (recipe.name is None) == (recipe.use is None):
         raise UserError("model: give either 'name' (a built-in network) or 'use' ('module:Class')")
     if recipe.use is not None:
         part = Buildable(use=recipe.use, **recipe.options)
         model: nn.Module = build(part, nn.Module, "model", shape=tuple(shape), classes=classes)
+        if heads and not isinstance(model, MultiTaskModule):
+            raise UserError(
+                f"model {type(model).__name__} does not take the task labels that this stream has (scenario 'task'); "
+                "derive it from avalanche.models.MultiTaskModule, or choose another scenario"
+            )
         return model
     assert recipe.name is not None
     if recipe.name not in MODELS:
@@ -149,9 +182,10 @@ def build_model(recipe: ModelRecipe, shape: Sequence[int], classes: int) -> nn.M
         if option not in known:
             raise UnknownNameError(f"option of model {recipe.name}", option, known)
     try:
-        return maker(shape, classes, **recipe.options)
+        network = maker(shape, classes, **recipe.options)
     except TypeError as error:
         raise UserError(f"model {recipe.name}: {error}") from None
+    return Heads(network) if heads else network
 
 
 def build_optimizer(recipe: Buildable, model: nn.Module) -> torch.optim.Optimizer:

@@ -93,7 +93,8 @@ class ContinualRun:
         self.stream = build_stream(benchmark.stream.name, dataset, seed, **benchmark.stream.options)
         with _seeded(derived_seed(seed, 0)):
             shape = self.stream.train_stream[0].dataset[0][0].shape
-            model = build_model(benchmark.model, tuple(shape), output_count(self.stream))
+            tasks = len({label for e in self.stream.train_stream for label in getattr(e, "task_labels", (0,))})
+            model = build_model(benchmark.model, tuple(shape), output_count(self.stream), heads=tasks > 1)
         self.plugins: list[Any] = [
             build(plugin, BasePlugin, "plugin", seed=derived_seed(seed, 1)) for plugin in strategy.plugins
         ]
@@ -154,10 +155,11 @@ class ContinualRun:
         saved = folder.checkpoint(self.settings)
         if saved is not None:
             self._restore(saved)
-        stuck = [plugin for plugin in self._stateful() if not avalanche_state.is_resumable(plugin)]
+        stuck = [plugin for plugin in self._stateful() if not avalanche_state.fits_a_checkpoint(plugin)]
         if stuck:
             warnings.warn(
-                f"{type(stuck[0]).__name__} has no state_dict and load_state_dict: this run cannot be resumed",
+                f"{type(stuck[0]).__name__} has no state_dict and load_state_dict, of tensors and plain values: this "
+                "run cannot be resumed",
                 stacklevel=2,
             )
         self.learner.plugins.insert(0, StepCounter(progress.start_task, progress.step))
@@ -187,7 +189,8 @@ class ContinualRun:
 
     def _evaluate(self) -> None:
         start = time.perf_counter()
-        self.learner.eval(self.stream.test_stream)
+        with _seeded(derived_seed(self.seed, 5)):  # heads that Avalanche gives the model when it meets their task
+            self.learner.eval(self.stream.test_stream)
         self.evaluate_seconds.append(time.perf_counter() - start)
         self.rows.append(list(self.recorder.accuracies))
 
@@ -213,9 +216,12 @@ class ContinualRun:
         learner = self.learner
         self.rows, self.memory_bytes, self.statistics = saved["rows"], saved["memory_bytes"], saved["statistics"]
         self.train_seconds, self.evaluate_seconds = saved["train_seconds"], saved["evaluate_seconds"]
-        for experience in self.stream.train_stream[: len(self.rows) - 1]:
-            learner.experience, learner.is_training = experience, True
-            learner.model = learner.model_adaptation()  # growing heads reach the size they had
+        for stream in (self.stream.test_stream, self.stream.train_stream[: len(self.rows) - 1]):
+            learner.is_training = stream is not self.stream.test_stream
+            learner.model.train(learner.is_training)
+            for experience in stream:  # growing heads reach the size they had
+                learner.experience = experience
+                learner.model = learner.model_adaptation()
         learner.model.load_state_dict(saved["model"])
         learner.make_optimizer(reset_optimizer_state=True)  # Avalanche would reset it at the next task otherwise
         learner.optimizer.load_state_dict(saved["optimizer"])

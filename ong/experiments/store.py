@@ -8,11 +8,14 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from ong.errors import UserError
 
@@ -62,6 +65,26 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write to the output folder '{self.path}': {error.strerror or error}") from None
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out while the run is done; the system lets go of it when a process is killed.
+
+        Raises:
+            UserError: another process is at work.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"another process is at work in '{self.path}'; wait for it, stop it, or use another --out"
+            ) from None
+        try:
+            yield
+        finally:
+            (self.path / ".lock").unlink(missing_ok=True)
+            lock.release()
+
     def record(self) -> dict[str, Any] | None:
         """Return the finished record, or None.
 
@@ -75,6 +98,8 @@ class RunFolder:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"'{path}' is not a record ({error}); remove it or repeat the run with --force") from None
+        if not isinstance(values, dict):
+            raise UserError(f"'{path}' is not a record; remove it or repeat the run with --force")
         return values
 
     def checkpoint(self, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -90,6 +115,8 @@ class RunFolder:
             saved: dict[str, Any] = torch.load(path, weights_only=True)
         except Exception as error:
             raise UserError(f"cannot read '{path}' ({error}); repeat the run with --force") from None
+        if not isinstance(saved, dict) or "fingerprint" not in saved:
+            raise UserError(f"'{path}' is not a checkpoint; repeat the run with --force")
         if saved["fingerprint"] != fingerprint(settings):
             raise UserError(
                 f"'{path}' is of a run with other settings; continue that one, use another --out, or start anew "

@@ -20,7 +20,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ong.errors import LostWorkerError, NotFiniteError, UserError
+from ong.errors import NotFiniteError, UserError, WorkStoppedError
 from ong.experiments.kinds import Run, kind_of
 from ong.experiments.progress import Bars, Progress, Relay, Silent
 from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
@@ -78,12 +78,14 @@ class Outcome:
         record: the finished record, None after a failure.
         failure: why it stopped, in one line.
         skipped: it had been finished before.
+        wrong: it stopped for wrong input.
     """
 
     job: Job
     record: dict[str, Any] | None
     failure: str | None = None
     skipped: bool = False
+    wrong: bool = False
 
 
 def _finished(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -144,29 +146,39 @@ def check(job: Job, known: Checked | None = None) -> tuple[dict[str, Any] | None
 
 
 def perform(job: Job, progress: Progress | None = None) -> Outcome:
-    """Do one job in this process, on one thread; a diverging run becomes a failure, not an exception."""
-    torch.set_num_threads(1)
+    """Do one job in this process, on one thread; a run that stops becomes a failure, not an exception."""
     progress = progress if progress is not None else Silent()
     run = job.run()
     job.folder.prepare()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1), job.folder.locked():  # numpy's and scipy's threads, which torch does not rule
+            return _perform(job, run, progress)
+    except UserError as error:
+        return Outcome(job, None, failure=f"{job.label}: {error}", wrong=True)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _perform(job: Job, run: Run, progress: Progress) -> Outcome:
     record = _finished(job, run.settings)
     if record is not None:
         return Outcome(job, record, skipped=True)
     if job.force:
         job.folder.clear()
+    wrong = False
     try:
-        with threadpool_limits(1):  # numpy's and scipy's threads, which torch does not rule
-            return Outcome(job, run.run(job.folder, progress))
-    except UserError:
-        raise
-    except (StoppedError, NotFiniteError) as error:
+        return Outcome(job, run.run(job.folder, progress))
+    except (StoppedError, NotFiniteError, UserError) as error:
         message, place = f"{job.label}: {error}", error.place if isinstance(error, StoppedError) else run.place
+        wrong = isinstance(error, UserError)
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         message = f"{job.label}: {type(error).__name__}: {error}"
         place = run.place
     job.folder.save_failure({"strategy": job.strategy.name, "seed": job.seed, **place, "message": message})
-    return Outcome(job, None, failure=message)
+    return Outcome(job, None, failure=message, wrong=wrong)
 
 
 def sweep(jobs: Sequence[Job], workers: int = 1, *, show: bool = True) -> list[Outcome]:
@@ -232,12 +244,12 @@ def watched(then: str) -> Iterator[None]:
     """Name what happens to workers that the system kills.
 
     Raises:
-        LostWorkerError: one was; the message ends with what to do then.
+        WorkStoppedError: one was; the message ends with what to do then.
     """
     try:
         yield
     except TerminatedWorkerError:
-        raise LostWorkerError(
+        raise WorkStoppedError(
             f"a worker process was killed, as a system that is short of memory does (--jobs 1 takes the least); {then}"
         ) from None
 

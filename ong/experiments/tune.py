@@ -15,7 +15,7 @@ import optuna
 import tomlkit
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from ong.errors import UserError
+from ong.errors import UserError, WorkStoppedError
 from ong.experiments.kinds import KINDS, kind_of
 from ong.experiments.plan import plan
 from ong.experiments.recipes import load_benchmark, load_strategy
@@ -86,6 +86,7 @@ def tune(
 
     Raises:
         UserError: bad input, such as seeds that reports use, or a recipe without a search space.
+        WorkStoppedError: every trial stopped.
     """
     if trials < 1:
         raise UserError(f"--trials {trials}: at least 1")
@@ -118,7 +119,10 @@ def tune(
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # infinite scores count as the worst finite one
                     asked = [study.ask(space) for _ in range(min(at_once, trials - len(done)))]
-                batch = [jobs(t.params, str(Path(scratch) / str(t.number))) for t in asked]
+                points = [{key: _rounded(value) for key, value in t.params.items()} for t in asked]
+                batch = [
+                    jobs(values, str(Path(scratch) / str(t.number))) for t, values in zip(asked, points, strict=True)
+                ]
                 with watched("the search begins anew"):
                     outcomes = parallel(joblib.delayed(perform)(job) for part in batch for job in part)
                 for place, trial in enumerate(asked):
@@ -127,9 +131,16 @@ def tune(
                     score = sum(scores) / len(scores)
                     stopped = -math.inf if higher else math.inf  # as bad as the worst trial
                     study.tell(trial, stopped if math.isnan(score) else score)
-                    done.append(Trial(dict(trial.params), score))
+                    done.append(Trial(points[place], score))
                     listener(done[-1])
+    if all(math.isnan(trial.score) for trial in done):
+        raise WorkStoppedError(f"every trial stopped, the last one so: {outcomes[-1].failure}")
     return sorted(done, key=lambda t: math.inf if math.isnan(t.score) else -t.score if higher else t.score)
+
+
+def _rounded(value: Any) -> Any:
+    """Return a number with three digits, which are printed, tried and written."""
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def _sampler(trials: int) -> optuna.samplers.BaseSampler:
@@ -154,5 +165,5 @@ def write_block(path: Path, benchmark: str, values: Mapping[str, Any]) -> None:
     tables = document.setdefault("on", tomlkit.table(is_super_table=True))
     block = tables.setdefault(benchmark, tomlkit.table())
     for key, value in values.items():
-        block[key] = float(f"{value:.2g}") if isinstance(value, float) else value
+        block[key] = value
     path.write_text(tomlkit.dumps(document), encoding="utf-8")

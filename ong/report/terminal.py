@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
 from rich.console import Console
@@ -93,7 +93,9 @@ def print_record(record: Record | HistoryRecord, console: Console) -> None:
     if isinstance(record, Record):
         console.print(_matrix_table(record))
         console.print(_metrics_table(record))
-        console.print(_tasks_table(Runs(record.benchmark_name, (record,)), record.strategy_name))
+        runs = Runs(record.benchmark_name, (record,))
+        for table in _tasks_tables(runs, record.strategy_name, console.width):
+            console.print(table)
     else:
         found = document(HistoryRuns(record.benchmark_name, record.kind, (record,)))
         console.print(_metrics_table(record))
@@ -187,12 +189,16 @@ def _history_table(record: HistoryRecord) -> Table:
     return table
 
 
-def _tasks_table(runs: Runs, strategy: str) -> Table:
+def _tasks_tables(runs: Runs, strategy: str, width: int) -> Iterator[Table]:
     frame = task_frame(runs, strategy)
-    table = Table(title="By task", box=box.SIMPLE_HEAD, title_justify="left")
-    for name in frame.columns:
-        table.add_column(name.replace("_", " "), justify="right")
-    for cells in frame.to_dict("records"):
-        task = str(cells.pop("task"))
-        table.add_row(task, *(column(str(name)).write(float(value)) for name, value in cells.items()))
-    return table
+    names = [str(name) for name in frame.columns if name != "task"]
+    at_once = max(1, (width - 6) // 14)
+    for start in range(0, len(names), at_once):
+        some = names[start : start + at_once]
+        title = None if start else "By task"
+        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+        for name in ("task", *some):
+            table.add_column(name.replace("_", " "), justify="right")
+        for cells in frame.to_dict("records"):
+            table.add_row(str(cells["task"]), *(column(name).write(float(cells[name])) for name in some))
+        yield table

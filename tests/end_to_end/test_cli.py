@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -226,20 +230,27 @@ class Killer(SupervisedPlugin):
 """
 
 
-def test_a_worker_that_the_system_kills_is_told_in_a_line_and_loses_nothing(ong: Command, tmp_path: Path) -> None:
+def test_a_worker_that_the_system_kills_is_told_in_a_line_and_loses_nothing(tmp_path: Path) -> None:
     (tmp_path / "killing.py").write_text(KILLER)
     (tmp_path / "short.toml").write_text(RECIPE + '[[plugins]]\nuse = "killing:Killer"\n')
     (tmp_path / "armed").touch()
-    command = ("run", "permuted-digits", "short.toml", "--seeds", "2", *QUICK[:-2], "--jobs", "2")
-    code, _, err = ong(*command)
-    assert code == 1
-    assert err.startswith("ong: a worker process was killed")
-    assert err.count("\n") == 1
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = ("run", "permuted-digits", "short.toml", "--seeds", "2", *QUICK[:-2], "--jobs", "2")
+        program = "import sys; from ong.cli import main; sys.argv[0] = 'ong'; main()"
+        return subprocess.run(
+            [sys.executable, "-P", "-c", program, *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    killed = run()
+    assert killed.returncode == 1
+    assert killed.stderr.startswith("ong: a worker process was killed")
+    assert killed.stderr.count("\n") == 1
     assert list(tmp_path.glob("runs/permuted-digits/short/seed-*/checkpoint.pt"))
     (tmp_path / "armed").unlink()
-    code, out, _ = ong(*command)
-    assert code == 0
-    assert "short" in out
+    resumed = run()
+    assert resumed.returncode == 0, resumed.stderr
+    assert "short" in resumed.stdout
 
 
 def test_finished_runs_are_skipped_and_said_to_be(ong: Command) -> None:
@@ -254,5 +265,40 @@ def test_tuning_prints_the_block_for_the_recipe_and_writes_it(ong: Command, tmp_
     code, out, _ = ong("tune", "permuted-digits", "mine.toml", "--trials", "2", "--write", *QUICK)
     assert code == 0
     assert "[on.permuted-digits]" in out
-    assert '"optimizer.lr"' in (tmp_path / "mine.toml").read_text().split("[on.permuted-digits]")[1]
-    assert ong("run", "permuted-digits", "mine.toml", *QUICK)[0] == 0
+    written = tomllib.loads((tmp_path / "mine.toml").read_text())["on"]["permuted-digits"]["optimizer.lr"]
+    best = next(line.split()[1] for line in out.splitlines() if f"optimizer.lr={written}" in line)
+    assert ong("run", "permuted-digits", "mine.toml", "--seeds", "1000,", *QUICK)[0] == 0
+    record = json.loads((tmp_path / "runs/permuted-digits/mine/seed-1000/record.json").read_text())
+    assert f"{record['metrics']['ACC']:.4f}" == best  # what is written is what was tried
+
+
+def test_a_search_whose_trials_all_stopped_writes_nothing(ong: Command, tmp_path: Path) -> None:
+    recipe = RECIPE.replace("0.1", "1e30") + '[search]\n"optimizer.lr" = { low = 1e29, high = 1e31 }\n'
+    (tmp_path / "wild.toml").write_text(recipe)
+    code, _, err = ong("tune", "permuted-digits", "wild.toml", "--trials", "2", "--write", *QUICK)
+    assert code == 1
+    assert err.startswith("ong: every trial stopped, the last one so: permuted-digits / wild / seed 1000: ")
+    assert (tmp_path / "wild.toml").read_text() == recipe
+
+
+def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ong", "run", "permuted-mnist", "naive", "--jobs", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/*/*/*/.lock")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted; ong run resumes where it was by the same command"
+    assert not list(tmp_path.glob("runs/*/*/*/.lock"))
+
+
+def test_one_record_can_be_read_in_eighty_columns(ong: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ong("run", "permuted-digits", "ogd", *QUICK)[0] == 0
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = ong("show", "runs/permuted-digits/ogd/seed-0")
+    assert code == 0
+    assert "…" not in out.split("By task")[1].split("Recipe")[0]
+    for name in ("leak", "bytes", "seconds"):
+        assert name in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from avalanche.models import IncrementalClassifier
+from torch import Tensor, nn
 
 from ong.errors import UserError
 from ong.experiments.plan import plan
@@ -66,6 +69,56 @@ def test_a_resumed_run_is_identical_to_an_uninterrupted_one(strategy: str, tmp_p
     assert not (killed.folder.path / "checkpoint.pt").exists()
     assert timeless(resumed.record) == timeless(whole.record)
     assert timeless(killed.folder.record()) == timeless(whole.job.folder.record())
+
+
+class Incremental(nn.Module):
+    """A head that grows with the classes."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 20), nn.ReLU())
+        self.head = IncrementalClassifier(20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+SEVERAL_HEADS = ("naive", "ogd", "ong", "ong-prior", "ncl", "gpm", "ewc-fisher", "ewc", "si", "lwf")
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize("strategy", SEVERAL_HEADS)
+def test_heads_that_grow_or_one_a_task_are_resumed_to_the_bit(strategy: str, scenario: str, tmp_path: Path) -> None:
+    changes: dict[str, Any] = SETTINGS | {"stream.scenario": scenario}
+    if scenario == "class":
+        changes["model"] = {"use": f"{__name__}:Incremental"}
+
+    def split(out: Path) -> Job:
+        (found,) = plan("split-mnist", [strategy], [0], changes, "digits", out=out)
+        return found
+
+    whole = perform(split(tmp_path / "whole"))
+    assert whole.failure is None
+    killed = split(tmp_path / "killed")
+    for tasks in (1, 1):
+        with pytest.raises(Killed):
+            perform(killed, KillAfter(tasks))
+    assert timeless(perform(killed).record) == timeless(whole.record)
+
+
+def test_known_tasks_give_the_built_in_nets_a_head_each(tmp_path: Path) -> None:
+    scores = {}
+    for scenario in ("domain", "task"):
+        changes = {"training.epochs": 5, "optimizer.lr": 0.1, "stream.scenario": scenario}
+        (found,) = plan("split-mnist", ["naive"], [0], changes, "digits", out=tmp_path / scenario)
+        record = perform(found).record
+        assert record is not None
+        scores[scenario] = record["metrics"]["ACC"]
+    assert scores["task"] > scores["domain"] + 0.1
+    changes = {"stream.scenario": "task", "model": {"use": f"{__name__}:Incremental"}}
+    (found,) = plan("split-mnist", ["naive"], [0], changes, "digits", out=tmp_path)
+    with pytest.raises(UserError, match="Incremental does not take the task labels that this stream has"):
+        found.run()
 
 
 def test_kill_9_loses_nothing_that_was_finished(tmp_path: Path) -> None:
