@@ -9,5 +9,6 @@ from ong.plugins.ncl import NCL
 from ong.plugins.ogd import OGD
 from ong.plugins.ong import ONG
 from ong.plugins.owm import OWM
+from ong.plugins.si import SI
 
-__all__ = ["EWC", "FOPNG", "GPM", "NCL", "OGD", "ONG", "OWM", "Diagnostics", "GradientPlugin"]
+__all__ = ["EWC", "FOPNG", "GPM", "NCL", "OGD", "ONG", "OWM", "SI", "Diagnostics", "GradientPlugin"]
