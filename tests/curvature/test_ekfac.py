@@ -299,3 +299,14 @@ def test_inputs_that_are_not_finite_are_an_error_where_their_covariance_is_kept(
         ekfac.add(model, [(bad, y)], fisher="logit", decay=0.0, keep_inputs={"0"})
     with pytest.raises(ValueError, match="inputs are not finite"):
         EigenBlock.of_inputs([bad], 3)
+
+
+def test_an_inverse_of_a_singular_fisher_is_refused_though_round_off_is_positive() -> None:
+    """The outputs of a softmax have no curvature along (1, …, 1)."""
+    model = mlp(6, 5, 3)
+    x = torch.randn(9, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ekfac = EKFAC.fit(model, [(x,)], fisher="exact")
+    vector = {name: torch.ones_like(block.values()) for name, block in find_blocks(model).items()}
+    with pytest.raises(ValueError, match=r"is singular: a negative power needs damping > 0"):
+        ekfac.apply(vector)
+    ekfac.apply(vector, damping=1e-3)

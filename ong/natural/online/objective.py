@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ong.curvature.blocks import Block
 from ong.curvature.factors import Factors, Tape, record
+from ong.errors import UserError
 from ong.natural.online.likelihoods import Likelihood
 
 __all__ = ["Closure", "Objective", "Pass"]
@@ -41,7 +42,13 @@ class Objective:
             UserError: targets outside the likelihood's support.
         """
         with torch.enable_grad(), record(self.blocks) as tape:
-            outputs, targets = closure()
+            found = closure()
+            if not (isinstance(found, tuple) and len(found) == 2):
+                raise UserError(
+                    f"the closure must return (outputs, targets) of a batch, got {type(found).__name__}; a loss of your "
+                    "own goes into step(loss, outputs) after the forward was recorded"
+                )
+            outputs, targets = found
             outputs = outputs.flatten(1)
             return Pass(tape, self._loss(outputs, targets), outputs)
 

@@ -104,6 +104,8 @@ class NaturalGradient(Optimizer):
         max_rise: float = 0.1,
         seed: int = 0,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise UserError(f"NaturalGradient takes the model itself, not its parameters, got {type(model).__name__}")
         self._blocks: dict[str, Block] = find_blocks(model)
         self._objective = Objective(self._blocks, likelihood_of(likelihood))
         self._schedule = damping if isinstance(damping, LevenbergMarquardt) else None
