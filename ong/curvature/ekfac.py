@@ -194,10 +194,8 @@ class EKFAC:
                 block = EigenBlock.zero(matrix.shape[0], matrix.shape[1], matrix.device)
             grown = block.grown(*matrix.shape)
             damped = grown.eigenvalues + damping
-            least = (
-                0.0 if damping else torch.finfo(damped.dtype).eps * float(damped.max())
-            )  # round-off is not curvature
-            if power < 0 and not bool((damped > least).all()):
+            rounding = torch.finfo(damped.dtype).eps * float(damped.max())
+            if power < 0 and not bool((damped > (0.0 if damping else rounding)).all()):
                 raise ValueError(f"F of layer '{name}' is singular: a negative power needs damping > 0")
             result[name] = grown.rotate_back(damped.pow(power).to(matrix) * grown.rotate(matrix))
         return result

@@ -45,8 +45,8 @@ class Objective:
             found = closure()
             if not (isinstance(found, tuple) and len(found) == 2):
                 raise UserError(
-                    f"the closure must return (outputs, targets) of a batch, got {type(found).__name__}; a loss of your "
-                    "own goes into step(loss, outputs) after the forward was recorded"
+                    f"the closure must return (outputs, targets) of a batch, got {type(found).__name__}; a loss of "
+                    "your own goes into step(loss, outputs) after the forward was recorded"
                 )
             outputs, targets = found
             outputs = outputs.flatten(1)

@@ -317,7 +317,7 @@ def test_a_loss_without_its_forward_or_with_adaptive_damping_is_refused(problem:
 def test_what_torch_s_own_optimizers_take_is_refused_with_the_remedy() -> None:
     model = nn.Linear(3, 2)
     with pytest.raises(UserError, match="takes the model itself, not its parameters, got generator"):
-        NaturalGradient(model.parameters(), "gaussian", lr=0.1)  # type: ignore[arg-type]
-    optimizer = NaturalGradient(model, "gaussian", lr=0.1)
+        NaturalGradient(model.parameters())  # type: ignore[arg-type]
+    optimizer = NaturalGradient(model)
     with pytest.raises(UserError, match=r"must return \(outputs, targets\) of a batch, got Tensor"):
         optimizer.step(lambda: model(torch.ones(4, 3)).square().mean())
