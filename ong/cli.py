@@ -209,7 +209,9 @@ def tune_command(
     merit = kind.merit.metric if kind.merit else ""
 
     def tell(trial: Any) -> None:
-        values = "  ".join(f"{key}={value}" for key, value in trial.values.items())
+        values = "  ".join(
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in trial.values.items()
+        )
         console.print(f"{merit} {trial.score:.4f}  {values}", highlight=False)
 
     found = tune(

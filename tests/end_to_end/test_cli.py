@@ -266,7 +266,7 @@ def test_tuning_prints_the_block_for_the_recipe_and_writes_it(ong: Command, tmp_
     assert code == 0
     assert "[on.permuted-digits]" in out
     written = tomllib.loads((tmp_path / "mine.toml").read_text())["on"]["permuted-digits"]["optimizer.lr"]
-    best = next(line.split()[1] for line in out.splitlines() if f"optimizer.lr={written}" in line)
+    best = next(line.split()[1] for line in out.splitlines() if f"optimizer.lr={written:g}" in line)
     assert ong("run", "permuted-digits", "mine.toml", "--seeds", "1000,", *QUICK)[0] == 0
     record = json.loads((tmp_path / "runs/permuted-digits/mine/seed-1000/record.json").read_text())
     assert f"{record['metrics']['ACC']:.4f}" == best  # what is written is what was tried
