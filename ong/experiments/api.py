@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ong.errors import UserError
 from ong.experiments.plan import plan
 from ong.experiments.progress import Bars
 from ong.experiments.sweep import perform
@@ -49,5 +50,5 @@ def run(
     finally:
         bars.close()
     if outcome.failure is not None:
-        raise RuntimeError(outcome.failure)
+        raise (UserError if outcome.wrong else RuntimeError)(outcome.failure)
     return read_record(job.folder.path / "record.json")

@@ -20,7 +20,7 @@ from ong.errors import UserError
 from ong.experiments.plan import plan
 from ong.experiments.progress import Silent
 from ong.experiments.recipes import list_recipes
-from ong.experiments.sweep import Job, perform
+from ong.experiments.sweep import Job, perform, sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 SETTINGS = {"training.epochs": 1, "optimizer.lr": 0.02}
@@ -161,11 +161,11 @@ def test_a_finished_run_is_skipped_and_force_repeats_it(tmp_path: Path) -> None:
 def test_records_and_checkpoints_of_other_settings_are_not_taken_for_these(tmp_path: Path) -> None:
     perform(job("naive", tmp_path))
     with pytest.raises(UserError, match="finished run with another strategy recipe.*--force"):
-        perform(job("naive", tmp_path, **{"optimizer.lr": 0.5}))
+        sweep([job("naive", tmp_path, **{"optimizer.lr": 0.5})], show=False)
     with pytest.raises(Killed):
         perform(job("ogd", tmp_path), KillAfter(1))
     with pytest.raises(UserError, match="other settings.*--force"):
-        perform(job("ogd", tmp_path, **{"optimizer.lr": 0.5}))
+        sweep([job("ogd", tmp_path, **{"optimizer.lr": 0.5})], show=False)
 
 
 def test_a_broken_checkpoint_or_record_is_named(tmp_path: Path) -> None:
@@ -173,11 +173,11 @@ def test_a_broken_checkpoint_or_record_is_named(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "checkpoint.pt").write_bytes(b"half a file")
     with pytest.raises(UserError, match=r"checkpoint\.pt.*--force"):
-        perform(job("naive", tmp_path))
+        sweep([job("naive", tmp_path)], show=False)
     (folder / "checkpoint.pt").unlink()
     (folder / "record.json").write_text('{"schema": 1,')
     with pytest.raises(UserError, match=r"record\.json.*--force"):
-        perform(job("naive", tmp_path))
+        sweep([job("naive", tmp_path)], show=False)
 
 
 def test_every_strategy_sees_the_same_net_and_the_first_task_alike(tmp_path: Path) -> None:

@@ -237,14 +237,14 @@ def test_a_step_that_moves_fewer_layers_is_taken_in_vectors(name: str, used: lis
 
 
 class Reading(nn.Module):
-    """Reads its first layer's weight itself."""
+    """Reads its first layer's weight itself, as a number."""
 
     def __init__(self, width: int, hidden: int, *_: int) -> None:
         super().__init__()
         self.first, self.rest = nn.Linear(width, hidden).double(), mlp(hidden, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.rest(self.first(x)) * self.first.weight.mean()
+        return self.rest(self.first(x)) * self.first.weight.detach().mean()
 
 
 class Penalty(SupervisedPlugin):

@@ -141,14 +141,14 @@ class Penalty(SupervisedPlugin):
 
 
 class Reading(nn.Module):
-    """Reads a layer's weight itself, as cosine classifiers do."""
+    """Reads a layer's weight itself, as a number."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body, self.head = mlp(6, 5), nn.Linear(5, 3).to(torch.float64)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(x)) * self.head.weight.sum()
+        return self.head(self.body(x)) * self.head.weight.detach().sum()
 
 
 def test_where_it_is_not_exact_training_is_plain_and_says_why() -> None:

@@ -474,7 +474,7 @@ def test_a_forward_that_somebody_put_on_a_layer_stays(name: str) -> None:
     def work(held: bool) -> Tensor:
         model = net()
         usual = model[1].forward
-        model[1].forward = lambda x: 0.1 * usual(x) + 1
+        model[1].forward = lambda x: usual(x)  # as those do who watch
         result = taught(learner(model, InMemoryLoader(), make(name, held), batch=4))
         assert "forward" in vars(model[1])
         return result
