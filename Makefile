@@ -13,7 +13,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 perf: $(READY)
-	for program in data_path steps refresh ogd_dense profiles peers growth whole_run agreement autoencoder; do $(BIN)/python perf/$$program.py || exit 1; done
+	for program in data_path steps threads refresh ogd_dense profiles peers growth whole_run agreement autoencoder; do $(BIN)/python perf/$$program.py || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

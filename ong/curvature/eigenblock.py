@@ -13,6 +13,7 @@ from torch import Tensor
 from ong.curvature.eigenpairs import eigenbasis
 from ong.curvature.factors import Factors
 from ong.errors import NotFiniteError
+from ong.threads import one_blas_thread
 
 __all__ = ["Covariances", "EigenBlock", "covariances", "gradient_squares", "rotated_squares"]
 
@@ -76,8 +77,9 @@ def _upper_moment(rows: Tensor) -> Tensor:
     if rows.device.type != "cpu" or len(rows) < 2:
         return (rows.T @ rows).triu()
     transposed = rows.detach().contiguous().numpy().T
-    (syrk,) = get_blas_funcs(("syrk",), (transposed,))
-    upper: Tensor = torch.from_numpy(syrk(1.0, transposed, lower=True).T)  # Fortran's lower half, zero elsewhere
+    with one_blas_thread():
+        (syrk,) = get_blas_funcs(("syrk",), (transposed,))
+        upper: Tensor = torch.from_numpy(syrk(1.0, transposed, lower=True).T)  # Fortran's lower half, zero elsewhere
     return upper
 
 

@@ -6,6 +6,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from ong.threads import one_blas_thread
+
 __all__ = ["eigenbasis", "eigenpairs", "leading_eigenpairs"]
 
 _SPARE = 1.25  # times as many columns as were kept are iterated, so that those kept converge fast
@@ -23,7 +25,8 @@ def eigenpairs(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     if symmetric.device.type != "cpu":
         values, vectors = torch.linalg.eigh(symmetric)
         return values, vectors
-    found = scipy.linalg.eigh(symmetric.numpy(), driver="evd")
+    with one_blas_thread():
+        found = scipy.linalg.eigh(symmetric.numpy(), driver="evd")
     return torch.from_numpy(found[0]), torch.from_numpy(found[1]).contiguous()
 
 

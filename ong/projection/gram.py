@@ -11,6 +11,8 @@ from scipy.linalg.blas import dsymv, sgemv, ssymv
 from scipy.sparse.linalg import ArpackError, eigsh
 from torch import Tensor
 
+from ong.threads import one_blas_thread
+
 __all__ = ["RANK_TOLERANCE", "GramSolver", "PivotedCholesky", "pivoted_cholesky"]
 
 RANK_TOLERANCE = 1e-6
@@ -93,6 +95,7 @@ class _Single:
         self._in, self._along, self._out = (np.asfortranarray(matrix.float().numpy()) for matrix in left)
 
     @classmethod
+    @one_blas_thread()
     def of(cls, unit: Tensor, inverse: Tensor, scale: Tensor) -> _Single | None:
         """Return it for U and U⁻¹, or None, for float64, where eigenpairs are not found or SRS is too large."""
         start = np.random.default_rng(0).standard_normal(len(unit))  # ARPACK's own differs from run to run
@@ -104,6 +107,7 @@ class _Single:
             return None
         return cls(torch.from_numpy(values), torch.from_numpy(vectors), inverse, scale)
 
+    @one_blas_thread()
     def solve(self, right: Tensor) -> Tensor:
         """Return K⁻¹b."""
         b = right.detach().numpy()
@@ -117,7 +121,8 @@ def _symmetric_product(matrix: Tensor, vector: Tensor) -> Tensor:
     if matrix.device.type != "cpu" or not len(vector):
         return matrix @ vector
     symv = dsymv if matrix.dtype == torch.float64 else ssymv
-    return torch.from_numpy(symv(1.0, matrix.numpy().T, vector.detach().numpy()))
+    with one_blas_thread():
+        return torch.from_numpy(symv(1.0, matrix.numpy().T, vector.detach().numpy()))
 
 
 def _inverse(unit: Tensor) -> tuple[Tensor, float]:

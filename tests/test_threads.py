@@ -1,0 +1,72 @@
+"""torch's threads and those of numpy's and scipy's BLAS do not run beside one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from ong.curvature import eigenblock, eigenpairs
+from ong.projection import gram
+from ong.threads import one_blas_thread
+
+
+def blas_threads() -> set[int]:
+    """How many threads each BLAS may use, which are all alike."""
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+@pytest.fixture(params=[1, 2])
+def torch_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """torch with one thread or two, and BLAS with two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    with threadpool_limits(2, user_api="blas"):
+        yield request.param
+    torch.set_num_threads(before)
+
+
+def test_blas_has_one_thread_while_torch_has_several_and_its_own_number_after(torch_threads: int) -> None:
+    within: list[set[int]] = []
+
+    @one_blas_thread()
+    def fail() -> None:
+        within.append(blas_threads())
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert within == [{1 if torch_threads > 1 else 2}]
+    assert blas_threads() == {2}
+
+
+def gram_matrix(size: int) -> torch.Tensor:
+    rows = torch.randn(size, 2 * size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return rows @ rows.T
+
+
+CALLS: dict[str, tuple[Any, str, Callable[[], Any]]] = {
+    "a solve in float32": (gram, "ssymv", lambda: gram.GramSolver(gram_matrix(500)).solve(torch.ones(500))),
+    "a solve in float64": (gram, "dsymv", lambda: gram.GramSolver(gram_matrix(8)).solve(torch.ones(8))),
+    "leading eigenpairs": (gram, "eigsh", lambda: gram.GramSolver(gram_matrix(500))),
+    "eigenpairs": (eigenpairs.scipy.linalg, "eigh", lambda: eigenpairs.eigenpairs(gram_matrix(8))),
+    "moments": (eigenblock, "get_blas_funcs", lambda: eigenblock._upper_moment(torch.ones(4, 3))),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_scipy_is_called_on_one_thread(name: str, torch_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, function, call = CALLS[name]
+    seen: list[set[int]] = []
+    original = getattr(module, function)
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        seen.append(blas_threads())
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, function, noting)
+    call()
+    assert seen == [{1 if torch_threads > 1 else 2}]
