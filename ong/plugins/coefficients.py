@@ -45,7 +45,8 @@ class Coefficients:
         height, width = rows.shape
         self._across = torch.randn(PROBES, height, generator=generator).to(rows.like)
         self._along = torch.randn(width, generator=generator).to(rows.like)
-        self._parts: list[Tensor] = []  # of it, cut up as the parameters are
+        self._along[-1] = 1  # that of a bias
+        self._along_weight = self._along[:-1]  # where there is one
         inputs, outputs = (F.pad(factor, (0, 0, 0, 0, 0, PROBES)) for factor in (rows.inputs, rows.outputs))
         inputs[-PROBES:, 0], outputs[-PROBES:, 0] = self._along, self._across
         self.layout = Layout(inputs, outputs)
@@ -128,18 +129,15 @@ class Coefficients:
         None where they do not make up the gradient g of the layer: ⟨tuᵀ, g⟩ for random t and u shows that something
         else was added to it, or taken away.
         """
-        gradients = [p.grad.reshape(block.rows, -1) for p in block.parameters if p.grad is not None]
+        gradients = [parameter.grad for parameter in block.parameters if parameter.grad is not None]
         if self._leaf is None or self._leaf.grad is None or len(gradients) < len(block.parameters):
             return None
-        if not self._parts:
-            self._parts = list(torch.split(self._along, block.widths))
-        along = torch.mv(gradients[0], self._parts[0])
-        for gradient, part in zip(gradients[1:], self._parts[1:], strict=True):
-            along.addmv_(gradient, part)
-        own, exact = self._leaf.grad, torch.mv(self._across, along)
-        off = exact - own[-PROBES:]
-        close: float = torch.finfo(exact.dtype).eps  # its root, of the length
-        return own[:-PROBES] if float(off.dot(off)) <= close * float(exact.dot(exact)) else None
+        weight, *bias = gradients
+        along = torch.addmv(bias[0], weight, self._along_weight) if bias else torch.mv(weight, self._along)
+        found, probes = self._leaf.grad[:-PROBES], self._leaf.grad[-PROBES:]
+        off = torch.addmv(probes, self._across, along, alpha=-1)
+        close: float = torch.finfo(off.dtype).eps  # its root, of the length
+        return found if float(off.dot(off)) <= close * float(probes.dot(probes)) else None
 
 
 class Moving(NamedTuple):

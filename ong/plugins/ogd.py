@@ -134,11 +134,11 @@ class OGD(DirectionPlugin):
             return False
         others = self.memory.rows.keys() - {shadow.name for shadow in self._shadows}
         gradient = {name: self._blocks[name].gradient(held=True) for name in self.memory.rows if name in others}
-        taken, step = projection.shadow(gradient, known[0] if len(known) == 1 else torch.stack(known).sum(0))
+        step = projection.coefficients(gradient, known[0] if len(known) == 1 else torch.stack(known).sum(0))
         for shadow in self._shadows:
             shadow.move(step)
-        for name, part in taken.items():
-            self._blocks[name].take_from_gradient(part)
+        for name in gradient:
+            self._blocks[name].take_from_gradient(self.memory.rows[name].combine(step))
         return True
 
     @property

@@ -44,22 +44,17 @@ class EuclideanProjection:
         shadow = self.memory.combine(self.solver.solve(self.memory.dot(vector)))
         return {name: part - shadow[name] if name in shadow else part for name, part in vector.items()}
 
-    def shadow(self, vector: Mapping[str, Tensor], products: Tensor) -> tuple[Vector, Tensor]:
-        """Work out what is to be taken away from blocks of a vector whose other blocks are projected elsewhere.
+    def coefficients(self, vector: Mapping[str, Tensor], products: Tensor) -> Tensor:
+        """Return c = (GᵀG)⁺Gᵀg, ``[M]``; the projected vector is g − G c.
 
         Args:
             vector: g over some of the blocks that directions touch.
             products: Gᵀg of all other blocks, ``[M]``.
-
-        Returns:
-            G c over those blocks, and c = (GᵀG)⁺Gᵀg.
         """
         assert self.solver is not None
-        rows = {name: self.memory.rows[name] for name in vector}
         for name, part in vector.items():
-            products = products + rows[name].dot(part)
-        step = self.solver.solve(products)
-        return {name: part.combine(step) for name, part in rows.items()}, step
+            products = products + self.memory.rows[name].dot(part)
+        return self.solver.solve(products)
 
     def captured(self, vector: Mapping[str, Tensor]) -> float:
         """Return ‖Q_Gᵀv‖/‖v‖, the share of a vector that lies in span G (the leak of an update)."""

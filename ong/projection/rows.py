@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ong.curvature import BlockMetric, Factors
-from ong.projection.layout import Layout
+from ong.projection.layout import ByUnit, Layout
 
 __all__ = [
     "DenseRows",
@@ -105,9 +105,9 @@ class FactoredRows:
         return self.inputs
 
     @cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> ByUnit | Layout:
         """The factors once more, as a training step wants them."""
-        return Layout(self.inputs, self.outputs)
+        return ByUnit.of(self.inputs, self.outputs) or Layout(self.inputs, self.outputs)
 
     def dot(self, matrix: Tensor) -> Tensor:
         """Return ⟨G_m, V⟩ = Σ_t δ_mtᵀ V a_mt: one matrix product, then a sum."""

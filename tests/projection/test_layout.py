@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ong.projection.layout import Layout
+from ong.projection import FactoredRows
+from ong.projection.layout import ByUnit, Layout
 
 M, ROWS = 5, 7
 
@@ -42,3 +43,34 @@ def test_products_are_those_of_the_matrices(positions: int, columns: int) -> Non
     by_coefficients, by_inputs = torch.autograd.grad(z, leaves, s)
     torch.testing.assert_close(by_coefficients, products)
     torch.testing.assert_close(by_inputs, s @ together)
+
+
+def single_logits(units: list[int], columns: int = 4, rows: int = 3) -> FactoredRows:
+    """Directions e_u aᵀ."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(len(units), 1, columns, generator=generator, dtype=torch.float64)
+    return FactoredRows(inputs, torch.eye(rows, dtype=torch.float64)[units][:, None])
+
+
+@pytest.mark.parametrize("units", [[2, 0, 0, 1, 2], [1, 0, 1], [0, 1, 2]])  # one logit of three may have none
+def test_single_logits_side_by_side_multiply_as_their_matrices(units: list[int]) -> None:
+    rows = single_logits(units)
+    assert isinstance(rows.layout, ByUnit)
+    dense = rows.dense(torch.arange(len(units)))
+    generator = torch.Generator().manual_seed(1)
+    gradient = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    coefficients = torch.randn(len(units), generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(rows.dot(gradient), torch.einsum("mrc,rc->m", dense, gradient))
+    torch.testing.assert_close(rows.combine(coefficients), torch.einsum("m,mrc->rc", coefficients, dense))
+
+
+def test_only_single_logits_that_are_spread_over_units_are_laid_out_by_unit() -> None:
+    rows = single_logits([0, 1, 2, 0])
+    scaled, wide = rows.outputs.clone(), rows.outputs.clone()
+    scaled[0] *= 2
+    wide[0] += torch.tensor([0, 1, -1])  # its sum is still 1
+    several = FactoredRows(rows.inputs.reshape(2, 2, 4), rows.outputs.reshape(2, 2, 3))
+    crowded = single_logits([4] * 50, rows=5)  # a unit's room is every unit's
+    others = [FactoredRows(rows.inputs, scaled), FactoredRows(rows.inputs, wide), several, crowded, rows.tail(4)]
+    assert [type(r.layout) for r in others] == [Layout] * 5
+    assert isinstance(rows.layout, ByUnit)

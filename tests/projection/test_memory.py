@@ -160,22 +160,30 @@ def test_in_a_metric_of_few_products_it_is_the_dense_projection_in_that_metric()
     assert (dense.T @ found).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("inside", [True, False], ids=["metric", "euclidean"])
-def test_blocks_beside_others_are_projected_as_they_are_together(inside: bool) -> None:
+def test_blocks_beside_others_are_projected_as_they_are_together() -> None:
+    _, blocks, memory, _ = filled("mlp")
+    projection = EuclideanProjection(memory)
+    g = random_vector(blocks)
+    first, *others = blocks
+    step = projection.coefficients({name: g[name] for name in others}, memory.rows[first].dot(g[first]))
+    whole = projection(g)
+    for name in blocks:
+        torch.testing.assert_close(g[name] - memory.rows[name].combine(step), whole[name])
+
+
+def test_blocks_beside_others_are_projected_in_a_metric_as_they_are_together() -> None:
     model, blocks, memory, _ = filled("mlp")
     metric = Metric(EKFAC.fit(model, [examples(20, 7)]), blocks, 0.1)
-    projection = MetricProjection(memory, metric) if inside else EuclideanProjection(memory)
+    projection = MetricProjection(memory, metric)
     g = random_vector(blocks)
     whole = projection(g)
     first, *others = blocks
-    part = metric.precondition({first: g[first]})[first] if inside else g[first]
-    beside = projection.beside if isinstance(projection, MetricProjection) else projection.shadow
-    found, step = beside({name: g[name] for name in others}, memory.rows[first].dot(part))
+    part = metric.precondition({first: g[first]})[first]
+    found, step = projection.beside({name: g[name] for name in others}, memory.rows[first].dot(part))
     assert found.keys() == set(others)
     for name in others:
-        torch.testing.assert_close(found[name] if inside else g[name] - found[name], whole[name])
-    shadow = memory.rows[first].combine(step)
-    alone = metric.precondition({first: g[first] - shadow})[first] if inside else g[first] - shadow
+        torch.testing.assert_close(found[name], whole[name])
+    alone = metric.precondition({first: g[first] - memory.rows[first].combine(step)})[first]
     torch.testing.assert_close(alone, whole[first])
 
 
