@@ -49,13 +49,18 @@ def main() -> None:
             raise
         _fail(usage())
     if code == _INTERRUPTED:
-        print("interrupted; ong run resumes where it was by the same command", file=sys.stderr)
+        print("interrupted; by the same command ong run goes on where it was, ong tune begins anew", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str) -> None:
     print("ong: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
+
+
+def _check_jobs(jobs: int) -> None:
+    if jobs < 0:
+        raise UserError(f"--jobs {jobs}: give the number of workers, or 0 for one a core")
 
 
 def _parse_seeds(text: str) -> list[int]:
@@ -132,8 +137,7 @@ def run_command(
     force: Annotated[bool, typer.Option("--force", help="Repeat finished runs and drop unfinished ones.")] = False,
 ) -> int:
     """Train strategies on a benchmark; finished runs are skipped, unfinished ones resumed."""
-    if jobs < 0:
-        raise UserError(f"--jobs {jobs}: give the number of workers, or 0 for one a core")
+    _check_jobs(jobs)
     seed_list = _parse_seeds(seeds)
     changes = _parse_settings(settings or [])
     from ong.experiments.plan import plan
@@ -145,6 +149,9 @@ def run_command(
     planned = plan(
         benchmark, strategies or None, seed_list, changes, dataset, data_root, out, force=force, tell=console.print
     )
+    for path in (job.folder.path / "record.json" for job in planned if not force):
+        if path.exists():
+            read_record(path)  # a broken one shows before anything is trained
     outcomes = sweep(planned, jobs or default_workers(len(planned)))
     finished = [read_record(o.job.folder.path / "record.json") for o in outcomes if o.record is not None]
     stopped = [o.job.folder.path / "failure.json" for o in outcomes if o.record is None]
@@ -202,6 +209,7 @@ def tune_command(
     from ong.experiments.sweep import default_workers
     from ong.experiments.tune import tune, write_block
 
+    _check_jobs(jobs)
     seed_list = _parse_seeds(seeds)
     console = Console()
     learned = load_benchmark(benchmark)

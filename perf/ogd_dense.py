@@ -1,12 +1,13 @@
 """OGD's step with directions in factors against OGD as usually written: an orthonormal basis of dense gradients.
 
 Both are plugins in one Avalanche loop, on the second task of Permuted MNIST with the directions of the first. What a
-projection costs is a step less a Naive step.
+projection costs is a step less a Naive step. One thread, and at the largest batch the default number of threads too.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from statistics import median
 from typing import Any
@@ -22,7 +23,9 @@ from ong.curvature import find_blocks
 from ong.plugins import OGD
 
 M, TRAIN = 2000, 4000
-REPEATS = {10: 5, 32: 9, 64: 15}  # of a batch size: those of the two protocols, and a larger one
+BATCHES = 10, 32, 64  # those of the two protocols, and a larger one
+CORES = os.cpu_count() or 1
+REPEATS = {(10, 1): 5, (32, 1): 9, (64, 1): 15, (64, CORES): 15}  # of a batch size on so many threads
 
 
 class DenseOGD(SupervisedPlugin):  # type: ignore[misc]
@@ -94,20 +97,23 @@ def main() -> None:
 
     ms: dict[str, dict[str, float]] = {}
     ratios: dict[str, dict[str, float]] = {}
-    for batch, repeats in REPEATS.items():
+    for (batch, threads), repeats in REPEATS.items():
+        torch.set_num_threads(threads)
         found: dict[str, list[float]] = {"naive": [], "dense": [], "factored": []}
         for _ in range(repeats):
             for kind, values in found.items():
                 values.append(second(kind, batch)[0])
-        ms[f"batch {batch}"] = {kind: median(values) for kind, values in found.items()}
+        name = f"batch {batch}" if threads == 1 else f"batch {batch}, {threads} threads"
+        ms[name] = {kind: median(values) for kind, values in found.items()}
         triples = list(zip(*found.values(), strict=True))  # measured right after one another
-        ratios[f"batch {batch}"] = {
+        ratios[name] = {
             "step": median(dense / factored for _, dense, factored in triples),
             "projection": median((dense - naive) / (factored - naive) for naive, dense, factored in triples),
         }
 
+    torch.set_num_threads(1)
     gaps: dict[str, float] = {}
-    for batch in REPEATS:
+    for batch in BATCHES:
         firsts = [FirstUpdate(), FirstUpdate()]
         ways = [second(kind, batch, first)[1] for kind, first in zip(("dense", "factored"), firsts, strict=True)]
         updates = [first.update for first in firsts]
@@ -120,7 +126,7 @@ def main() -> None:
     working = gram + TRAIN * M * 4 + of_layouts + 100 * M * 4  # the inputs' kernel, G, a product's intermediate
     rows = [
         f"| OGD, M = {M}, p = {basis.shape[1]:,} | "
-        + "".join(f"ms a step, {batch} | less a Naive step | " for batch in ms)
+        + "".join(f"ms a step, {name} | less a Naive step | " for name in ms)
         + "MB kept from task to task | MB while a task is trained |",
         "|---" * (2 * len(ms) + 3) + "|",
     ]
@@ -138,7 +144,7 @@ def main() -> None:
         + ", ".join(
             f"{gaps[f'first update, batch {n}']:.1e} of the first update at batch {n}, "
             f"{gaps[f'epoch, batch {n}']:.1e} of the weights' way in an epoch of {-(-TRAIN // n)} steps"
-            for n in REPEATS
+            for n in BATCHES
         )
         + ".",
     ]

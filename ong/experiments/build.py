@@ -14,6 +14,7 @@ from avalanche.models import MultiHeadClassifier, MultiTaskModule
 from torch import Tensor, nn
 
 from ong.errors import UnknownNameError, UserError
+from ong.experiments.options import check_options
 from ong.experiments.schema import Buildable, ModelRecipe
 
 __all__ = ["MODELS", "build", "build_model", "build_optimizer", "resolve"]
@@ -52,14 +53,11 @@ def build(recipe: Buildable, kind: type, what: str, *args: Any, **given: Any) ->
         given: further keyword arguments; those the constructor does not have are left out, options win over them.
 
     Raises:
-        UserError: an unknown option, a missing one, or a value the constructor refuses.
+        UserError: an unknown option, a missing one, a value of another type, or one the constructor refuses.
     """
     found = resolve(recipe.use, kind, what)
+    check_options(found, recipe.options, f"{what} {found.__name__}")
     parameters = inspect.signature(found).parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    for option in recipe.options:
-        if option not in parameters and not open_ended:
-            raise UnknownNameError(f"option of {what} {found.__name__}", option, parameters)
     options = {name: value for name, value in given.items() if name in parameters} | recipe.options
     try:
         return found(*args, **options)
@@ -178,9 +176,7 @@ def build_model(recipe: ModelRecipe, shape: Sequence[int], classes: int, *, head
         raise UnknownNameError("model", recipe.name, MODELS)
     maker = MODELS[recipe.name]
     known = [n for n, p in inspect.signature(maker).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    for option in recipe.options:
-        if option not in known:
-            raise UnknownNameError(f"option of model {recipe.name}", option, known)
+    check_options(maker, recipe.options, f"model {recipe.name}", known)
     try:
         network = maker(shape, classes, **recipe.options)
     except TypeError as error:

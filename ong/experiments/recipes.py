@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -95,7 +96,9 @@ def _read(path: Path, name_or_path: str, what: str) -> dict[str, Any]:
 
 def _checked(recipe: type[R], values: Mapping[str, Any], what: str) -> R:
     try:
-        return recipe.model_validate(dict(values))
+        return recipe.model_validate_json(json.dumps(values), strict=True)  # arrays are any sequence there
+    except TypeError as error:
+        raise UserError(f"{what}: {error}") from None
     except ValidationError as error:
         problems = error.errors()
         first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
@@ -124,28 +127,29 @@ def override(recipe: R, changes: Mapping[str, Any]) -> R:
     Raises:
         UserError: a key that leads nowhere, or a value the recipe does not accept.
     """
-    values = recipe.model_dump()
+    values = recipe.model_dump(mode="json")
     kind = "strategy" if isinstance(recipe, StrategyRecipe) else "benchmark"
+    whose = f"{kind} '{values['name']}'"
     for key, value in changes.items():
         place: Any = values
         *path, last = key.split(".")
         for part in path:
-            place = _step(place, part, key)
+            place = _step(place, part, key, whose)
         if isinstance(place, list):
             raise UserError(f"'{key}' replaces a whole entry of a list; name one of its keys, such as '{key}.lr'")
         if not isinstance(place, dict):
             raise UserError(f"'{key}' leads into a plain value")
         place[last] = value
-    return _checked(type(recipe), values, f"{kind} '{values['name']}'")
+    return _checked(type(recipe), values, whose)
 
 
-def _step(place: Any, part: str, key: str) -> Any:
+def _step(place: Any, part: str, key: str, whose: str) -> Any:
     if isinstance(place, dict):
         if part not in place:
-            raise UnknownNameError(f"part of the key '{key}':", part, [str(k) for k in place])
+            raise UnknownNameError(f"part of the key '{key}' of {whose}:", part, [str(k) for k in place])
         return place[part]
     if isinstance(place, list):
         if not part.isdigit() or int(part) >= len(place):
-            raise UserError(f"'{key}': '{part}' is not one of the {len(place)} entries, counted from 0")
+            raise UserError(f"'{key}' of {whose}: '{part}' is not one of its {len(place)} entries, counted from 0")
         return place[int(part)]
-    raise UserError(f"'{key}' leads into a plain value at '{part}'")
+    raise UserError(f"'{key}' of {whose} leads into a plain value at '{part}'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,10 @@ __all__ = [
 ]
 
 
+Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
+"""Names of recipes name folders and files: letters, digits and ``._+-``."""
+
+
 class Strict(BaseModel):
     """A table in which an unknown key is an error."""
 
@@ -33,7 +37,7 @@ class BenchmarkRecipe(Strict):
         tuned_as: a like benchmark, whose ``[on.…]`` values a strategy takes that has none for this one.
     """
 
-    name: str
+    name: Name
     summary: str
     kind: str
     strategies: list[str] = []
@@ -47,7 +51,7 @@ class BenchmarkRecipe(Strict):
 class StrategyRecipe(Strict):
     """How a learner learns, of whatever kind."""
 
-    name: str
+    name: Name
     summary: str
     source: str
     needs: list[str] = []

@@ -45,14 +45,15 @@ def _distribution(key: str, space: Mapping[str, Any]) -> BaseDistribution:
     """Read ``{ low, high, log }`` (whole numbers stay whole) or ``{ choices }``."""
     try:
         if set(space) == {"choices"}:
-            return CategoricalDistribution(space["choices"])
+            return CategoricalDistribution(list(space["choices"]))
         low, high = space["low"], space["high"]
         if set(space) - {"low", "high", "log"}:
             raise ValueError(f"unknown key {sorted(set(space) - {'low', 'high', 'log'})[0]}")
         kind = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
         return kind(low, high, log=bool(space.get("log", False)))
-    except (KeyError, ValueError) as error:
-        raise UserError(f"[search] '{key}': give low and high (log if wanted), or choices; {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"[search] '{key}': give low and high (log if wanted), or choices, a list; {what}") from None
 
 
 def tune(

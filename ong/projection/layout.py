@@ -99,6 +99,11 @@ class ByUnit:
         even = rows * int(torch.bincount(units).max()) <= _UNEVEN * count
         return cls(inputs.flatten(0, 1).contiguous(), units, rows) if even else None
 
+    @property
+    def bytes(self) -> int:
+        """Memory held, beside a."""
+        return sum(t.numel() * t.element_size() for t in (self._groups, self._order, self._starts, self._places))
+
     def dot(self, matrix: Tensor) -> Tensor:
         """Return ⟨G_m, V⟩, ``[M]``, for V ``[rows, columns]``."""
         return torch.bmm(matrix[:, None], self._groups).flatten().index_select(0, self._places)

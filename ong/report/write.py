@@ -40,6 +40,8 @@ def write_report(directory: Path | str, formats: Iterable[str] = FORMATS) -> lis
     """
     directory = Path(directory)
     wanted = list(dict.fromkeys(formats))
+    if not wanted:
+        raise UserError(f"no format to write; give any of {','.join(FORMATS)}")
     for name in wanted:
         if name not in FORMATS:
             raise UnknownNameError("report format", name, FORMATS)

@@ -117,8 +117,15 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "recipe key like no other": (("run", "permuted-digits", "naive", "--set", "zzz=1"), "known: dataset, kind, model, name, needs, on,"),
     "inner key": (("run", "permuted-digits", "naive", "--set", "training.epoch=1"), "did you mean 'training.epochs'?"),
     "plugin option": (("run", "permuted-digits", "ogd", "--set", "plugins.0.direction=gtl"), "did you mean 'directions'?"),
-    "plugin value": (("run", "permuted-digits", "ogd", "--set", "plugins.0.directions=glt"), "did you mean 'gtl'?"),
-    "no such plugin": (("run", "permuted-digits", "naive", "--set", "plugins.0.damping=1"), "'plugins.0.damping'"),
+    "plugin value": (("run", "permuted-digits", "ogd", "--set", "plugins.0.directions=glt"), "plugin OGD: 'directions': Input should be 'gtl', 'ave', 'all' or 'loss', got 'glt'"),
+    "no such plugin": (("run", "permuted-digits", "ogd", "naive", "--set", "plugins.0.damping=1"), "'plugins.0.damping' of strategy 'naive'"),
+    "half a direction": (("run", "permuted-digits", "ogd", "--set", "plugins.0.directions_per_task=2.5"), "plugin OGD: 'directions_per_task': Input should be a valid integer, got 2.5"),
+    "a decimal comma": (("run", "permuted-digits", "naive", "--set", "optimizer.lr=0,1"), "optimizer SGD: 'lr': Input should be a valid number, got '0,1'"),
+    "true for a number": (("run", "permuted-digits", "naive", "--set", "training.epochs=true"), "'training.epochs': Input should be a valid integer, got True"),
+    "text for a flag": (("run", "permuted-digits", "naive", "--set", "optimizer.nesterov=yes"), "optimizer SGD: 'nesterov': Input should be a valid boolean, got 'yes'"),
+    "one width": (("run", "permuted-digits", "naive", "--set", "model.hidden=100"), "model mlp: 'hidden': Input should be a valid array, got 100"),
+    "a date": (("run", "permuted-digits", "naive", "--set", "optimizer.lr=2026-11-26"), "strategy 'naive'"),
+    "a name that leads elsewhere": (("run", "permuted-digits", "elsewhere.toml"), "'name': String should match pattern"),
     "stream option": (("run", "permuted-digits", "naive", "--set", "stream.task=2"), "did you mean 'tasks'?"),
     "model option": (("run", "permuted-digits", "naive", "--set", "model.hiden=[3]"), "did you mean 'hidden'?"),
     "optimizer option": (("run", "permuted-digits", "naive", "--set", "optimizer.rl=1"), "unknown option of optimizer SGD"),
@@ -142,10 +149,14 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no supported layer": (("run", "permuted-digits", "ogd", "--set", "model={use=\"torch.nn:LSTM\", input_size=8, hidden_size=3}"), "LSTM"),
     "unwritable": (("run", "permuted-digits", "naive", "--out", "/proc/nowhere"), "cannot write to the output folder"),
     "no records": (("report", "."), "no record"),
+    "no format": (("report", ".", "--format", ""), "no format to write; give any of md,csv,tex,html,png"),
     "format": (("report", ".", "--format", "htm"), "did you mean 'html'?"),
     "not a record": (("show", "broken.toml"), "broken.toml"),
     "reported seeds": (("tune", "permuted-digits", "naive", "--seeds", "3"), "seed 0 is not a tuning seed"),
     "no trials": (("tune", "permuted-digits", "naive", "--trials", "0"), "--trials 0"),
+    "jobs of a search": (("tune", "permuted-digits", "naive", "--jobs", "-2"), "--jobs -2"),
+    "half a search": (("tune", "permuted-digits", "half.toml"), "[search] 'optimizer.lr': give low and high (log if wanted), or choices, a list; 'high' is missing"),
+    "a search among one": (("tune", "permuted-digits", "one.toml"), "[search] 'optimizer.lr': give low and high (log if wanted), or choices, a list;"),
 }  # fmt: skip
 
 
@@ -155,6 +166,9 @@ def test_wrong_input_is_refused_in_one_line_that_says_what_is_right(case: str, o
     (tmp_path / "linear.toml").write_text(RECIPE + '[[plugins]]\nuse = "torch.nn:Linear"\n')
     (tmp_path / "nowhere.toml").write_text(RECIPE + '[[plugins]]\nuse = "no.where:Plugin"\n')
     (tmp_path / "typo.toml").write_text(RECIPE.replace("[optimizer]", "[optimiser]"))
+    (tmp_path / "elsewhere.toml").write_text('name = "../elsewhere"\n' + RECIPE)
+    (tmp_path / "half.toml").write_text(RECIPE + '[search]\n"optimizer.lr" = { low = 0.1 }\n')
+    (tmp_path / "one.toml").write_text(RECIPE + '[search]\n"optimizer.lr" = { choices = 0.1 }\n')
     arguments, expected = WRONG[case]
     code, out, err = ong(*arguments)
     assert code == 2
@@ -253,6 +267,16 @@ def test_a_worker_that_the_system_kills_is_told_in_a_line_and_loses_nothing(tmp_
     assert "short" in resumed.stdout
 
 
+def test_a_record_of_another_schema_shows_before_anything_is_trained(ong: Command, tmp_path: Path) -> None:
+    ong("run", "permuted-digits", "naive", *QUICK)
+    path = tmp_path / "runs/permuted-digits/naive/seed-0/record.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 0'))
+    code, _, err = ong("run", "permuted-digits", "naive", "ewc", *QUICK)
+    assert code == 2
+    assert "schema version 0" in err
+    assert not (tmp_path / "runs/permuted-digits/ewc").exists()
+
+
 def test_finished_runs_are_skipped_and_said_to_be(ong: Command) -> None:
     ong("run", "permuted-digits", "naive", *QUICK)
     code, out, _ = ong("run", "permuted-digits", "naive", *QUICK)
@@ -290,7 +314,7 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "interrupted; ong run resumes where it was by the same command"
+    assert err.splitlines()[-1] == "interrupted; by the same command ong run goes on where it was, ong tune begins anew"
     assert not list(tmp_path.glob("runs/*/*/*/.lock"))
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import urllib.error
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ SYSTEM = Path("/usr/share/datasets/fashion-mnist")
 
 @pytest.fixture
 def no_system_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     monkeypatch.setattr(datasets, "_FASHION", replace(datasets._FASHION, system_folder=tmp_path / "absent"))
 
 
@@ -135,6 +134,16 @@ def test_nothing_is_downloaded_when_the_files_are_there(
     idx_folder()
     load_dataset("fashion-mnist", tmp_path)
     assert offline == []
+
+
+def test_a_data_root_that_is_no_folder_is_not_passed_over(
+    idx_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = replace(datasets._FASHION, system_folder=idx_folder())
+    monkeypatch.setattr(datasets, "_FASHION", system)
+    assert load_dataset("fashion-mnist").source == str(system.system_folder)
+    with pytest.raises(UserError, match=r"data root '.*/misspelt' is not a folder; 'fashion-mnist' is in '.*raw'"):
+        load_dataset("fashion-mnist", tmp_path / "misspelt")
 
 
 @pytest.mark.usefixtures("no_system_folder")
