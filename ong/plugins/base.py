@@ -11,7 +11,7 @@ from avalanche.core import BaseSGDPlugin, SupervisedPlugin
 
 from ong.curvature import Block, Unsupported, Vector
 from ong.errors import UnknownNameError
-from ong.plugins.boundaries import Boundaries, check_boundaries, identity_of, task_of
+from ong.plugins.boundaries import Boundaries, check_boundaries, identity_of, task_of, whole_task
 from ong.plugins.holding import release
 from ong.plugins.own_blocks import Columns, check_columns, columns_of, own_blocks
 
@@ -125,15 +125,11 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
         experience = strategy.experience
         if not self._boundaries.ends(experience):
             return
-        task = task_of(experience)
-        identity = identity_of(task)
+        identity = identity_of(task_of(experience))
         if identity not in self.tasks_seen:
             self._find_blocks(strategy)  # an evaluation during training may have grown the model
-            strategy.experience = task
-            try:
+            with whole_task(strategy):
                 self._consolidate(strategy)
-            finally:
-                strategy.experience = experience
             self.tasks_seen.append(identity)
             self._columns |= columns_of(self._blocks)
             for state in strategy.optimizer.state.values():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from avalanche.benchmarks import OnlineCLExperience
@@ -11,7 +13,7 @@ from torch.utils.data import default_collate
 
 from ong.errors import UserError
 
-__all__ = ["Boundaries", "check_boundaries", "identity_of", "task_of"]
+__all__ = ["Boundaries", "check_boundaries", "identity_of", "task_of", "whole_task"]
 
 
 def task_of(experience: Any) -> Any:
@@ -33,6 +35,17 @@ def identity_of(task: Any) -> str:
             digest.update(part.detach().cpu().double().numpy().tobytes())
     name = task._origin_stream.name if task._origin_stream is not None else "stream"
     return f"{name}/{task._current_experience}/{digest.hexdigest()[:16]}"
+
+
+@contextmanager
+def whole_task(strategy: Any) -> Iterator[None]:
+    """Let ``strategy.experience`` be the whole task of the piece in training."""
+    piece = strategy.experience
+    strategy.experience = task_of(piece)
+    try:
+        yield
+    finally:
+        strategy.experience = piece
 
 
 def check_boundaries(plugin: object, experience: Any) -> None:

@@ -12,7 +12,7 @@ from avalanche.evaluation.metric_utils import get_metric_name
 
 from ong.curvature import Block, UnsupportedLayerError, Vector, find_blocks, inner, norm
 from ong.plugins.base import GradientPlugin
-from ong.plugins.boundaries import Boundaries, task_of
+from ong.plugins.boundaries import Boundaries, whole_task
 from ong.plugins.examples import draw_examples, forward_of
 from ong.projection import Bounds, DirectionMemory, EuclideanProjection, collect_directions
 
@@ -119,8 +119,7 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Average over the task that ends here, and keep its directions for the next ones."""
-        experience = strategy.experience
-        if not self._boundaries.ends(experience):
+        if not self._boundaries.ends(strategy.experience):
             return
         of_task = [seen for seen in self.steps if seen["task"] == self.tasks]
         for name, means in self.measures.items():
@@ -129,11 +128,8 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
         self._step = 0
         self._find_blocks(strategy)
         if self._blocks:
-            strategy.experience = task_of(experience)
-            try:
+            with whole_task(strategy):
                 self._remember(strategy)
-            finally:
-                strategy.experience = experience
 
     def _find_blocks(self, strategy: Any) -> None:
         try:

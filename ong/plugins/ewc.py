@@ -19,7 +19,7 @@ from ong.curvature import (
     diagonal_fisher,
 )
 from ong.errors import UnknownNameError
-from ong.plugins.boundaries import Boundaries, check_boundaries, identity_of, task_of
+from ong.plugins.boundaries import Boundaries, check_boundaries, identity_of, task_of, whole_task
 from ong.plugins.examples import draw_examples, forward_of
 from ong.plugins.own_blocks import Columns, check_columns, columns_of, own_blocks
 
@@ -128,14 +128,10 @@ class EWC(SupervisedPlugin):  # type: ignore[misc]
         experience = strategy.experience
         if not self._boundaries.ends(experience):
             return
-        task = task_of(experience)
-        identity = identity_of(task)
+        identity = identity_of(task_of(experience))
         if identity not in self.tasks_seen:
-            strategy.experience = task
-            try:
+            with whole_task(strategy):
                 self._consolidate(strategy)
-            finally:
-                strategy.experience = experience
             self.tasks_seen.append(identity)
             self._columns |= columns_of(self._blocks)
         self._blocks = {}  # whatever is trained next is prepared anew
