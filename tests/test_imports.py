@@ -9,8 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ong"
 MAY_IMPORT = {
-    "curvature": {"curvature", "errors"},
-    "projection": {"projection", "curvature", "errors"},
+    "threads": {"threads"},
+    "curvature": {"curvature", "errors", "threads"},
+    "projection": {"projection", "curvature", "errors", "threads"},
     "natural": {"natural", "projection", "curvature", "streams", "errors"},
     "streams": {"streams", "errors"},
     "plugins": {"plugins", "projection", "curvature", "streams", "errors"},
