@@ -208,6 +208,7 @@ def _legend(axes: Axes, runs: Runs, theme: Theme) -> None:
     legend = axes.legend(
         [handles[i] for i in order], [labels[i] for i in order],
         loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=theme.ink, fontsize=9.5,
+        handlelength=3.6,  # long enough to show dashes on both sides of a marker
     )  # fmt: skip
     legend.set_in_layout(True)
 
