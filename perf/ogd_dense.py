@@ -2,6 +2,8 @@
 
 Both are plugins in one Avalanche loop, on the second task of Permuted MNIST with the directions of the first. What a
 projection costs is a step less a Naive step. One thread, and at the largest batch the default number of threads too.
+Other users of the host slow down arithmetic in caches more than reads of 717 MB, so that the ratio of the fastest runs
+stands beside the median of ratios.
 """
 
 from __future__ import annotations
@@ -67,6 +69,16 @@ def dense_basis(plugin: OGD, model: torch.nn.Module) -> torch.Tensor:
     return torch.linalg.qr(dense.T.double()).Q.float().T.contiguous()
 
 
+def fastest(found: dict[str, list[float]]) -> dict[str, float]:
+    """Ratios of the fastest runs."""
+    least = {kind: min(values) for kind, values in found.items()}
+    naive = least["naive"]
+    return {
+        "step": least["dense"] / least["factored"],
+        "projection": (least["dense"] - naive) / (least["factored"] - naive),
+    }
+
+
 def main() -> None:
     one_thread()
     warnings.simplefilter("ignore")
@@ -109,6 +121,7 @@ def main() -> None:
         ratios[name] = {
             "step": median(dense / factored for _, dense, factored in triples),
             "projection": median((dense - naive) / (factored - naive) for naive, dense, factored in triples),
+            **{f"{kind}, fastest": value for kind, value in fastest(found).items()},
         }
 
     torch.set_num_threads(1)
@@ -135,10 +148,11 @@ def main() -> None:
         numbers = [f"{ms[b][kind]:.1f} | {less[b][kind]:.1f}" for b in ms]
         during = kept[kind] + (working if kind == "factored" else 0)
         rows.append(f"| {title} | {' | '.join(numbers)} | {kept[kind] / 1e6:.1f} | {during / 1e6:.1f} |")
-    faster = [f"{ratio['step']:.1f} | {ratio['projection']:.1f}" for ratio in ratios.values()]
+    smaller = f"{kept['dense'] / kept['factored']:.0f} | {kept['dense'] / (kept['factored'] + working):.1f}"
+    for title, which in (("dense / factored", ""), ("of the fastest runs", ", fastest")):
+        faster = [f"{ratio['step' + which]:.1f} | {ratio['projection' + which]:.1f}" for ratio in ratios.values()]
+        rows.append(f"| {title} | {' | '.join(faster)} | {smaller} |")
     rows += [
-        f"| dense / factored | {' | '.join(faster)} | {kept['dense'] / kept['factored']:.0f} "
-        f"| {kept['dense'] / (kept['factored'] + working):.1f} |",
         "",
         "Relative distance of the two: "
         + ", ".join(
