@@ -49,7 +49,7 @@ def main() -> None:
             raise
         _fail(usage())
     if code == _INTERRUPTED:
-        print("interrupted; by the same command ong run goes on where it was, ong tune begins anew", file=sys.stderr)
+        print("interrupted; the same command resumes where it was", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -201,9 +201,11 @@ def tune_command(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value in a recipe.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Another data set than the benchmark's.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Where data sets that are not in the package lie.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder of all trials' runs.")] = Path("tuning"),
+    force: Annotated[bool, typer.Option("--force", help="Repeat finished trials.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Put the best into the recipe's \\[on.…] table.")] = False,
 ) -> None:
-    """Search a strategy's hyper-parameters on tuning seeds, which no report shows."""
+    """Search a strategy's hyper-parameters on tuning seeds, which no report shows; finished trials are not repeated."""
     from ong.experiments.kinds import kind_of
     from ong.experiments.recipes import load_benchmark, recipe_path
     from ong.experiments.sweep import default_workers
@@ -230,6 +232,8 @@ def tune_command(
         changes=_parse_settings(settings or []),
         dataset=dataset,
         data_root=data_root,
+        out=out,
+        force=force,
         workers=jobs or default_workers(trials * len(seed_list)),
         listener=tell,
     )

@@ -229,7 +229,7 @@ def _in_parallel(jobs: Sequence[Job], workers: int, total: int, *, show: bool) -
             try:
                 # joblib replaces a worker whose memory grew by a stream's size, and wonders why it had to
                 warnings.filterwarnings("ignore", "A worker stopped while some jobs")
-                with watched("the same command resumes where it was"):
+                with watched():
                     outcomes: list[Outcome] = Parallel(n_jobs=workers, backend="loky")(
                         delayed(perform)(_from_anywhere(job), Relay(queue)) for job in jobs
                     )
@@ -240,17 +240,18 @@ def _in_parallel(jobs: Sequence[Job], workers: int, total: int, *, show: bool) -
 
 
 @contextmanager
-def watched(then: str) -> Iterator[None]:
+def watched() -> Iterator[None]:
     """Name what happens to workers that the system kills.
 
     Raises:
-        WorkStoppedError: one was; the message ends with what to do then.
+        WorkStoppedError: one was.
     """
     try:
         yield
     except TerminatedWorkerError:
         raise WorkStoppedError(
-            f"a worker process was killed, as a system that is short of memory does (--jobs 1 takes the least); {then}"
+            "a worker process was killed, as a system that is short of memory does (--jobs 1 takes the least); "
+            "the same command resumes where it was"
         ) from None
 
 

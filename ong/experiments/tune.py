@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,15 @@ from ong.experiments.kinds import KINDS, kind_of
 from ong.experiments.plan import plan
 from ong.experiments.recipes import load_benchmark, load_strategy
 from ong.experiments.schema import StrategyRecipe
+from ong.experiments.store import fingerprint
 from ong.experiments.sweep import Job, check, perform, watched
 
 __all__ = ["TUNING_SEEDS", "Trial", "tune", "write_block"]
 
 TUNING_SEEDS = range(1000, 10_000)
 """Seeds a search may use; reports use smaller ones."""
+
+_DIGITS = 12  # of a fingerprint, in names of folders
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def tune(
     changes: Mapping[str, Any] | None = None,
     dataset: str | None = None,
     data_root: Path | None = None,
+    out: str | Path = "tuning",
+    force: bool = False,
     workers: int = 1,
     listener: Callable[[Trial], None] = lambda trial: None,
 ) -> list[Trial]:
@@ -74,6 +78,9 @@ def tune(
     expects the most improvement (optuna's ``GPSampler``, seeded with 0). The figure of merit is the kind's (ACC, or the
     last training loss), mean over the seeds.
 
+    Its runs are kept in folders named by a digest of all that decides them: the same search with as many workers asks
+    for the same points, finds those it has finished and goes on with the others.
+
     Args:
         benchmark: name or path of a benchmark.
         strategy: name or path of a strategy with a ``[search]`` table.
@@ -82,6 +89,8 @@ def tune(
         changes: overrides, as for a run.
         dataset: replaces the benchmark's data set.
         data_root: where data sets lie.
+        out: folder of the trials' runs.
+        force: repeat what is finished.
         workers: processes.
         listener: called with each finished trial.
 
@@ -103,37 +112,37 @@ def tune(
     if not space:
         raise UserError(f"strategy '{strategy}' has no [search] table: nothing to tune")
 
-    def jobs(values: Mapping[str, Any], out: str) -> list[Job]:
-        return plan(benchmark, [strategy], seeds, dict(changes or {}) | dict(values), dataset, data_root, out)
+    def jobs(values: Mapping[str, Any]) -> list[Job]:
+        both = dict(changes or {}) | dict(values)
+        planned = plan(benchmark, [strategy], seeds, both, dataset, data_root, Path(out).absolute(), force=force)
+        decides = {"benchmark": planned[0].benchmark.settings(), "strategy": planned[0].strategy.settings()}
+        folder = planned[0].out / fingerprint(decides)[:_DIGITS]
+        return [replace(job, out=folder) for job in planned]
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize" if higher else "minimize", sampler=_sampler(trials))
     done: list[Trial] = []
-    with tempfile.TemporaryDirectory(prefix="ong-tune-") as scratch:
-        present = jobs({}, scratch)[0].strategy
-        study.enqueue_trial({key: _value_at(present, key) for key in space})
-        for job in jobs({}, scratch):
-            check(job)
-        at_once = max(1, workers // len(seeds))
-        with joblib.Parallel(n_jobs=workers) as parallel:
-            while len(done) < trials:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # infinite scores count as the worst finite one
-                    asked = [study.ask(space) for _ in range(min(at_once, trials - len(done)))]
-                points = [{key: _rounded(value) for key, value in t.params.items()} for t in asked]
-                batch = [
-                    jobs(values, str(Path(scratch) / str(t.number))) for t, values in zip(asked, points, strict=True)
-                ]
-                with watched("the search begins anew"):
-                    outcomes = parallel(joblib.delayed(perform)(job) for part in batch for job in part)
-                for place, trial in enumerate(asked):
-                    records = [o.record for o in outcomes[place * len(seeds) : (place + 1) * len(seeds)]]
-                    scores = [math.nan if record is None else record["metrics"][metric] for record in records]
-                    score = sum(scores) / len(scores)
-                    stopped = -math.inf if higher else math.inf  # as bad as the worst trial
-                    study.tell(trial, stopped if math.isnan(score) else score)
-                    done.append(Trial(points[place], score))
-                    listener(done[-1])
+    first = jobs({})
+    study.enqueue_trial({key: _value_at(first[0].strategy, key) for key in space})
+    for job in first:
+        check(job)
+    at_once = max(1, workers // len(seeds))
+    with joblib.Parallel(n_jobs=workers) as parallel:
+        while len(done) < trials:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # infinite scores count as the worst finite one
+                asked = [study.ask(space) for _ in range(min(at_once, trials - len(done)))]
+            points = [{key: _rounded(value) for key, value in t.params.items()} for t in asked]
+            with watched():
+                outcomes = parallel(joblib.delayed(perform)(job) for values in points for job in jobs(values))
+            for place, trial in enumerate(asked):
+                records = [o.record for o in outcomes[place * len(seeds) : (place + 1) * len(seeds)]]
+                scores = [math.nan if record is None else record["metrics"][metric] for record in records]
+                score = sum(scores) / len(scores)
+                stopped = -math.inf if higher else math.inf  # as bad as the worst trial
+                study.tell(trial, stopped if math.isnan(score) else score)
+                done.append(Trial(points[place], score))
+                listener(done[-1])
     if all(math.isnan(trial.score) for trial in done):
         raise WorkStoppedError(f"every trial stopped, the last one so: {outcomes[-1].failure}")
     return sorted(done, key=lambda t: math.inf if math.isnan(t.score) else -t.score if higher else t.score)

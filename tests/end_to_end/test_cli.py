@@ -296,6 +296,23 @@ def test_tuning_prints_the_block_for_the_recipe_and_writes_it(ong: Command, tmp_
     assert f"{record['metrics']['ACC']:.4f}" == best  # what is written is what was tried
 
 
+def test_a_search_that_is_repeated_does_only_the_trials_it_lacks(ong: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE + '[search]\n"optimizer.lr" = { low = 0.01, high = 0.1, log = true }\n')
+    search = "tune", "permuted-digits", "mine.toml", "--trials", "3", "--jobs", "1", *QUICK
+    code, first, _ = ong(*search)
+    assert code == 0
+    records = sorted(tmp_path.glob("tuning/*/permuted-digits/mine/seed-1000/record.json"))
+    assert len(records) == 3
+    lost, *kept = records
+    lost.unlink()
+    times = [record.stat().st_mtime_ns for record in kept]
+    assert ong(*search)[:2] == (0, first)
+    assert lost.exists()
+    assert [record.stat().st_mtime_ns for record in kept] == times
+    assert ong(*search, "--force")[:2] == (0, first)
+    assert all(record.stat().st_mtime_ns > time for record, time in zip(kept, times, strict=True))
+
+
 def test_a_search_whose_trials_all_stopped_writes_nothing(ong: Command, tmp_path: Path) -> None:
     recipe = RECIPE.replace("0.1", "1e30") + '[search]\n"optimizer.lr" = { low = 1e29, high = 1e31 }\n'
     (tmp_path / "wild.toml").write_text(recipe)
@@ -314,7 +331,7 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "interrupted; by the same command ong run goes on where it was, ong tune begins anew"
+    assert err.splitlines()[-1] == "interrupted; the same command resumes where it was"
     assert not list(tmp_path.glob("runs/*/*/*/.lock"))
 
 
