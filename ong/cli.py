@@ -222,7 +222,10 @@ def tune_command(
         values = "  ".join(
             f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in trial.values.items()
         )
-        console.print(f"{merit} {trial.score:.4f}  {values}", highlight=False)
+        found = f"{merit} {trial.score:.4f}" if trial.failure is None else "stopped"
+        console.print(f"{found}  {values}", highlight=False)
+        if trial.failure is not None:
+            console.print(f"  {trial.failure}", style="dim", highlight=False, soft_wrap=True)
 
     found = tune(
         benchmark,

@@ -21,7 +21,9 @@ class DivergenceError(StoppedError):
     def __init__(self, what: str, task: int, step: int) -> None:
         """Name the place: task counted from 0, step in it counted from 1, 0 while evaluating after it."""
         where = f"task {task}, step {step}" if step else f"the evaluation after task {task}"
-        super().__init__(f"{what} at {where}; lower optimizer.lr or raise the damping", task=task, step=step)
+        super().__init__(
+            f"{what} at {where}; lower optimizer.lr or a penalty's strength, or raise the damping", task=task, step=step
+        )
 
 
 class DivergenceGuard(SupervisedPlugin):  # type: ignore[misc]

@@ -37,10 +37,12 @@ class Trial:
     Attributes:
         values: dotted recipe keys and their values.
         score: mean over the tuning seeds of the kind's figure of merit; NaN where a run stopped.
+        failure: why it stopped.
     """
 
     values: dict[str, Any]
     score: float
+    failure: str | None = None
 
 
 def _distribution(key: str, space: Mapping[str, Any]) -> BaseDistribution:
@@ -136,15 +138,15 @@ def tune(
             with watched():
                 outcomes = parallel(joblib.delayed(perform)(job) for values in points for job in jobs(values))
             for place, trial in enumerate(asked):
-                records = [o.record for o in outcomes[place * len(seeds) : (place + 1) * len(seeds)]]
-                scores = [math.nan if record is None else record["metrics"][metric] for record in records]
+                own = outcomes[place * len(seeds) : (place + 1) * len(seeds)]
+                scores = [math.nan if o.record is None else o.record["metrics"][metric] for o in own]
                 score = sum(scores) / len(scores)
                 stopped = -math.inf if higher else math.inf  # as bad as the worst trial
                 study.tell(trial, stopped if math.isnan(score) else score)
-                done.append(Trial(points[place], score))
+                done.append(Trial(points[place], score, next((o.failure for o in own if o.failure), None)))
                 listener(done[-1])
     if all(math.isnan(trial.score) for trial in done):
-        raise WorkStoppedError(f"every trial stopped, the last one so: {outcomes[-1].failure}")
+        raise WorkStoppedError(f"every trial stopped, the last one so: {done[-1].failure}")
     return sorted(done, key=lambda t: math.inf if math.isnan(t.score) else -t.score if higher else t.score)
 
 

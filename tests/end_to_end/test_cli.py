@@ -316,8 +316,9 @@ def test_a_search_that_is_repeated_does_only_the_trials_it_lacks(ong: Command, t
 def test_a_search_whose_trials_all_stopped_writes_nothing(ong: Command, tmp_path: Path) -> None:
     recipe = RECIPE.replace("0.1", "1e30") + '[search]\n"optimizer.lr" = { low = 1e29, high = 1e31 }\n'
     (tmp_path / "wild.toml").write_text(recipe)
-    code, _, err = ong("tune", "permuted-digits", "wild.toml", "--trials", "2", "--write", *QUICK)
+    code, out, err = ong("tune", "permuted-digits", "wild.toml", "--trials", "2", "--write", *QUICK)
     assert code == 1
+    assert "stopped  optimizer.lr=1e+30\n  permuted-digits / wild / seed 1000: the loss is " in out
     assert err.startswith("ong: every trial stopped, the last one so: permuted-digits / wild / seed 1000: ")
     assert (tmp_path / "wild.toml").read_text() == recipe
 
