@@ -215,7 +215,7 @@ def sweep(jobs: Sequence[Job], workers: int = 1, *, show: bool = True) -> list[O
 
 
 def _in_parallel(jobs: Sequence[Job], workers: int, total: int, *, show: bool) -> Iterable[Outcome]:
-    with Manager() as manager, warnings.catch_warnings():
+    with Manager() as manager:
         queue = manager.Queue()
         hidden = not (show and sys.stderr.isatty())
         with tqdm(total=total, desc=f"{len(jobs)} runs", unit="part", disable=hidden, dynamic_ncols=True) as bar:
@@ -227,8 +227,6 @@ def _in_parallel(jobs: Sequence[Job], workers: int, total: int, *, show: bool) -
             listener = threading.Thread(target=listen, daemon=True)
             listener.start()
             try:
-                # joblib replaces a worker whose memory grew by a stream's size, and wonders why it had to
-                warnings.filterwarnings("ignore", "A worker stopped while some jobs")
                 with watched():
                     outcomes: list[Outcome] = Parallel(n_jobs=workers, backend="loky")(
                         delayed(perform)(_from_anywhere(job), Relay(queue)) for job in jobs
@@ -241,13 +239,16 @@ def _in_parallel(jobs: Sequence[Job], workers: int, total: int, *, show: bool) -
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Name what happens to workers that the system kills.
+    """Name what happens to workers that the system kills, and be silent about those that joblib replaces.
 
     Raises:
         WorkStoppedError: one was.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            # joblib replaces a worker whose memory grew by a stream's size, and wonders why it had to
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs")
+            yield
     except TerminatedWorkerError:
         raise WorkStoppedError(
             "a worker process was killed, as a system that is short of memory does (--jobs 1 takes the least); "
