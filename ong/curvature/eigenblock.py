@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy.linalg import get_blas_funcs
 from torch import Tensor
 
+from ong.curvature.blocks import Block
 from ong.curvature.eigenpairs import eigenbasis
 from ong.curvature.factors import Factors
 from ong.errors import NotFiniteError
@@ -28,11 +29,13 @@ class Covariances:
         inputs: A, ``[columns, columns]``, mean over examples, positions and cotangent sets.
         outputs: S, ``[rows, rows]``, mean over examples and positions, summed over cotangent sets.
         positions: T, so that the Kronecker-factored Fisher is T · S ⊗ A.
+        rounding: relative, of the factors.
     """
 
     inputs: Tensor
     outputs: Tensor
     positions: float
+    rounding: float
 
 
 def covariances(
@@ -50,6 +53,7 @@ def covariances(
     """
     known = known_inputs or {}
     sums: dict[str, tuple[Tensor, Tensor, int, int]] = {}
+    rounding: dict[str, float] = {}
     for parts in factors:
         for name, part in parts.items():
             a, d = part.inputs.flatten(0, 1), part.outputs.flatten(0, 1)
@@ -60,6 +64,7 @@ def covariances(
                 inputs = inputs if name in known else old[0] + inputs
                 outputs, rows, seen = old[1] + outputs, old[2] + rows, old[3] + seen
             sums[name] = (inputs, outputs, rows, seen)
+            rounding[name] = torch.finfo(a.dtype).eps
     result = {}
     for name, (inputs, outputs, rows, seen) in sums.items():
         if not (inputs.isfinite().all() and outputs.isfinite().all()):
@@ -68,7 +73,8 @@ def covariances(
             )
         positions = rows / seen  # seen counts every example once a cotangent set
         inputs = inputs if name in known else (inputs + inputs.triu(1).T) / rows
-        result[name] = Covariances(inputs, (outputs + outputs.triu(1).T) / (examples * positions), positions)
+        outputs = (outputs + outputs.triu(1).T) / (examples * positions)
+        result[name] = Covariances(inputs, outputs, positions, rounding[name])
     return result
 
 
@@ -121,17 +127,31 @@ class EigenBlock:
         Raises:
             NotFiniteError: inputs that are not finite.
         """
-        upper, count = torch.zeros((), dtype=torch.float64), 0
+        upper, count, rounding = torch.zeros((), dtype=torch.float64), 0, 0.0
         for a in inputs:
             upper, count = upper.to(a.device) + _upper_moment(a).double(), count + len(a)
+            rounding = torch.finfo(a.dtype).eps
         if not upper.isfinite().all():
             raise NotFiniteError("the inputs are not finite")
         covariance = (upper + upper.triu(1).T) / count
         zero = cls.zero(rows, len(covariance), covariance.device)
-        return replace(zero, inputs_cov=covariance, inputs_basis=eigenbasis(covariance))
+        return replace(zero, inputs_cov=covariance, inputs_basis=eigenbasis(covariance, rounding))
+
+    def fitted(self, block: Block) -> EigenBlock:
+        """Return the curvature of a layer that may have grown since, zero on what it has gained.
+
+        Raises:
+            ValueError: the layer has become smaller, or has gained inputs, whose columns lie before the bias's.
+        """
+        if block.bias is not None and block.shape[1] > self.eigenvalues.shape[1]:
+            raise ValueError(
+                f"layer '{block.name}' has {block.shape[1]} columns, the bias's last, and its curvature "
+                f"{self.eigenvalues.shape[1]}: give it new outputs rather than new inputs"
+            )
+        return self.grown(*block.shape)
 
     def grown(self, rows: int, columns: int) -> EigenBlock:
-        """Return the block with zero curvature on rows and columns that the layer has gained since.
+        """Return the block with zero curvature on rows and columns that the layer has gained since, at their end.
 
         Raises:
             ValueError: the layer has become smaller.
@@ -159,9 +179,9 @@ class EigenBlock:
         inputs_cov, inputs_basis = self.inputs_cov, self.inputs_basis
         if not keep_inputs:
             inputs_cov = decay * self.inputs_cov + added.inputs
-            inputs_basis = eigenbasis(inputs_cov)
+            inputs_basis = eigenbasis(inputs_cov, added.rounding)
         outputs_cov = decay * self.outputs_cov + added.outputs
-        outputs_basis = eigenbasis(outputs_cov)
+        outputs_basis = eigenbasis(outputs_cov, added.rounding)
         eigenvalues = torch.zeros_like(self.eigenvalues)
         if decay and self.eigenvalues.any():
             overlap_in = (inputs_basis.T @ self.inputs_basis).square()

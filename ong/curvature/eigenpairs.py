@@ -13,7 +13,7 @@ __all__ = ["eigenbasis", "eigenpairs", "leading_eigenpairs"]
 _SPARE = 1.25  # times as many columns as were kept are iterated, so that those kept converge fast
 _FEWEST = 16
 _WORTH_SPLITTING = 128  # columns
-_ALIKE = 1e-5
+_ROUNDINGS = 100
 _COLD, _WARM = 3, 1  # iterations from random columns, and from an earlier basis
 
 
@@ -30,19 +30,24 @@ def eigenpairs(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(found[0]), torch.from_numpy(found[1]).contiguous()
 
 
-def eigenbasis(covariance: Tensor) -> Tensor:
+def eigenbasis(covariance: Tensor, rounding: float) -> Tensor:
     """Return orthonormal eigenvectors of a covariance in columns, by a smaller problem where columns are constant.
 
     Dead pixels, dead units and the 1 of the bias are constant columns, multiples of one another: k of them have k − 1
     eigenvectors of value 0 among themselves, and what is left has k − 1 columns less. Columns count as multiples of the
-    last one where their covariances say so to 1e-5 of both columns' lengths, ten times the rounding of float32 sums.
+    last one where their covariances say so to a hundred roundings of both columns' lengths, as sums of many round more
+    than once.
+
+    Args:
+        covariance: symmetric, ``[c, c]``.
+        rounding: relative, of the numbers that it was summed from.
     """
     last = covariance[-1]
     if len(covariance) < _WORTH_SPLITTING or not last[-1] > 0:
         return eigenpairs(covariance)[1]
     left = covariance - torch.outer(last, last / last[-1])  # of a multiple of the last column nothing is left
     scale = covariance.diagonal().clamp_min(0).sqrt()
-    alike = (left.abs() <= _ALIKE * torch.outer(scale, scale)).all(0)
+    alike = (left.abs() <= _ROUNDINGS * rounding * torch.outer(scale, scale)).all(0)
     alike[-1] = True
     together, others = alike.nonzero().squeeze(1), (~alike).nonzero().squeeze(1)
     reflect = _to_last(last[together])  # its last column is the direction in which those columns vary together

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -119,6 +119,7 @@ class EKFAC:
                 ``samples`` or ``forward``, or for the empirical Fisher.
         """
         check_fisher(fisher)
+        batches = [batch for batch in batches if len(batch[0])]
         examples = sum(len(batch[0]) for batch in batches)
         if not examples:
             raise ValueError("EKFAC needs at least one example")
@@ -158,7 +159,7 @@ class EKFAC:
             for name, added in covariances(keeping(), examples, known).items():
                 rows, columns = blocks[name].shape
                 old = self.blocks.get(name) or EigenBlock.zero(rows, columns, added.outputs.device)
-                moved[name] = old.grown(rows, columns).moved(added, decay=decay, keep_inputs=name in known)
+                moved[name] = old.fitted(blocks[name]).moved(added, decay=decay, keep_inputs=name in known)
             turned: dict[str, EigenBlock] = {}  # the bases in the factors' dtype
             for parts in factors() if kept is None else kept:
                 for name, part in parts.items():
@@ -170,7 +171,12 @@ class EKFAC:
                 raise NotFiniteError(f"the factors of layer '{name}' are not finite: weights or inputs have diverged")
         for name, old in self.blocks.items():  # a layer that took no part in this data, such as another task's head
             if name not in moved and decay != 1.0:
-                moved[name] = old.plus((decay - 1.0) * old.eigenvalues)
+                moved[name] = replace(
+                    old,
+                    inputs_cov=decay * old.inputs_cov,
+                    outputs_cov=decay * old.outputs_cov,
+                    eigenvalues=decay * old.eigenvalues,
+                )
         self.blocks |= moved
         self.samples_used = samples if fisher in ("mc", "rademacher", "logit") else 0
 
@@ -178,7 +184,8 @@ class EKFAC:
         """Return (F + λ)^q v block by block, U_S [ (Λ+λ)^q ∘ (U_Sᵀ V U_A) ] U_Aᵀ.
 
         Args:
-            vector: v, a matrix a block; a block this EKFAC has never seen has F = 0.
+            vector: v, a matrix a block; a block this EKFAC has never seen has F = 0, as have rows it has gained, and
+                columns at its end.
             power: q; −1 is the natural gradient, ½ and −½ whiten.
             damping: λ ≥ 0, Tikhonov's, on Λ.
 

@@ -84,7 +84,7 @@ class Metric:
         for name, block in blocks.items():
             like = block.values()
             known = ekfac.blocks.get(name) or EigenBlock.zero(*block.shape, like.device)
-            eigen = known.grown(*block.shape)
+            eigen = known.fitted(block)
             scale = damping / (eigen.eigenvalues + damping)
             terms = separable(scale, tolerance) if name in near else None
             if terms is not None:

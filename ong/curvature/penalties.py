@@ -55,7 +55,7 @@ class DiagonalPenalty:
             self.curvature[name], self.centre[name] = total, theta
 
     def fitted(self, weights: Mapping[str, Tensor]) -> DiagonalPenalty:
-        """Return a copy over the layers given, in the weights' dtype and shapes, zero where a layer has grown."""
+        """Return a copy over the layers given, in the weights' dtype and shapes, zero on new rows and last columns."""
 
         def over(vector: Vector) -> Vector:
             return {n: _grown(part, weights[n].shape).to(weights[n]) for n, part in vector.items() if n in weights}
@@ -95,7 +95,7 @@ class EKFACPenalty:
     centre: Vector
 
     def fitted(self, weights: Mapping[str, Tensor]) -> EKFACPenalty:
-        """Return a copy over the layers given, in the weights' dtype and shapes, zero where a layer has grown."""
+        """Return a copy over the layers given, in the weights' dtype and shapes, zero on new rows and last columns."""
         blocks, centre = {}, {}
         for name, block in self.ekfac.blocks.items():
             if name not in weights:

@@ -118,7 +118,7 @@ class RunningEKFAC:
             self._numbers -= _numbers(oldest)
         for name, part in factors.items():
             if name in self._leading:
-                leading, share = self._leading[name], min(1.0, len(part.inputs) / self.window)
+                leading, share = self._leading[name], min(1.0, len(part.inputs) / min(self.window, self._count))
                 leading.eigenvalues.mul_(1 - share).add_(leading.squares(part), alpha=share / len(part.inputs))
                 self._gains[name] = leading.gain(self.damping)
 

@@ -222,6 +222,31 @@ def test_merging_with_decay_weighs_the_past() -> None:
     assert merged.trace() == pytest.approx(1.25 * trace, rel=1e-12)
 
 
+def test_a_layer_that_takes_no_part_decays_as_a_whole() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 3), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x)
+
+    model, (x, y) = seeded(Heads(), torch.Generator().manual_seed(0)), data()
+    ekfac = EKFAC.fit(model, [(x, y)], forward=lambda batch: model.b(batch[0]))
+    before = ekfac.blocks["b"]
+    ekfac.add(model, [(x, y)], decay=0.25)
+    after = ekfac.blocks["b"]
+    for name in ("inputs_cov", "outputs_cov", "eigenvalues"):
+        torch.testing.assert_close(getattr(after, name), 0.25 * getattr(before, name))
+
+
+def test_empty_batches_count_as_none() -> None:
+    model = seeded(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3)), torch.Generator().manual_seed(0))
+    x, y = torch.randn(4, 1, 4, 4, dtype=torch.float64), torch.zeros(4, dtype=torch.long)
+    with_empty = EKFAC.fit(model, [(x[:0], y[:0]), (x, y)])
+    assert with_empty.trace() == EKFAC.fit(model, [(x, y)]).trace()
+
+
 def test_what_a_layer_gains_has_no_curvature_and_keeps_its_gradient() -> None:
     model, (x, y) = mlp(5, 4, 3), data()
     ekfac = EKFAC.fit(model, [(x, y)])
@@ -232,6 +257,14 @@ def test_what_a_layer_gains_has_no_curvature_and_keeps_its_gradient() -> None:
     torch.testing.assert_close(out["2"][3:], v["2"][3:])
     smaller = Metric(ekfac, find_blocks(model), 0.1).precondition({"0": v["0"], "2": v["2"][:3]})
     torch.testing.assert_close(out["2"][:3], smaller["2"])
+
+
+def test_inputs_that_a_layer_with_a_bias_gains_are_refused() -> None:
+    model, (x, y) = mlp(5, 4, 3), data()
+    ekfac = EKFAC.fit(model, [(x, y)])
+    wider = find_blocks(nn.Sequential(nn.Linear(7, 4), nn.Tanh(), nn.Linear(4, 3)))
+    with pytest.raises(ValueError, match="layer '0' has 8 columns, the bias's last, and its curvature 6"):
+        Metric(ekfac, wider, 0.1)
 
 
 def test_damping_is_not_accumulated_and_curvature_is_linear() -> None:

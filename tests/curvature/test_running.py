@@ -85,6 +85,17 @@ def wide(examples: int, seed: int) -> dict[str, Factors]:
     return {"0": Factors(a[:, None], d[:, None])}
 
 
+def test_a_batch_counts_by_its_share_of_a_window_that_is_not_full_yet() -> None:
+    blocks = find_blocks(nn.Sequential(nn.Linear(300, 20, bias=False, dtype=torch.float64)))
+    running = RunningEKFAC(blocks, damping=DAMPING, window=1000)
+    batch = wide(10, 0)
+    running.observe(batch)
+    running.refresh()
+    before = running._leading["0"].eigenvalues.clone()
+    running.observe({"0": Factors(batch["0"].inputs, 3 * batch["0"].outputs)})
+    torch.testing.assert_close(running._leading["0"].eigenvalues, before * (1 + 9) / 2, rtol=1e-10, atol=1e-20)
+
+
 @pytest.mark.parametrize("tolerance", [0.2, 0.05, 0.01])
 def test_leaving_columns_out_costs_no_more_than_the_tolerance(tolerance: float) -> None:
     blocks = find_blocks(nn.Sequential(nn.Linear(300, 20, bias=False, dtype=torch.float64)))

@@ -51,10 +51,10 @@ class LinearProblem:
                 )
             if not torch.isfinite(matrix).all():
                 raise UserError(f"the {name} covariance holds NaN or infinity")
-            if not torch.allclose(matrix, matrix.T, rtol=1e-8, atol=1e-12 * float(matrix.abs().max())):
+            if float((matrix - matrix.T).abs().max()) > _tolerance(matrix.diagonal()):
                 raise UserError(f"the {name} covariance is not symmetric")
         inputs, noise = self._input_eigen[0], self._noise_eigen[0]
-        if float(inputs.min()) < -1e-8 * float(inputs.abs().max()):
+        if float(inputs.min()) < -max(1e-8 * float(inputs.abs().max()), _tolerance(inputs)):
             raise UserError(f"the input covariance has the negative eigenvalue {float(inputs.min()):.3g}")
         if float(noise.min()) <= _tolerance(noise):
             raise UserError(
@@ -75,6 +75,7 @@ class LinearProblem:
         """
         count = inputs.shape[0]
         cov = inputs.T @ inputs / count
+        cov = (cov + cov.T) / 2
         cross = targets.T @ inputs / count
         values, vectors = torch.linalg.eigh(cov)
         kept = values > _tolerance(values)

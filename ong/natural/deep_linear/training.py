@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # torch does not list it
 
 from ong.errors import UserError
-from ong.natural.deep_linear.damping import LevenbergMarquardt
+from ong.natural.deep_linear.damping import LevenbergMarquardt, rounding_of
 from ong.natural.deep_linear.exactness import exactness
 from ong.natural.deep_linear.fisher import fisher_product, natural_gradient_residual
 from ong.natural.deep_linear.history import DivergedError, EpochRecord, History
@@ -169,8 +169,10 @@ def _next_damping(
 
     slope = dot(posed.gradients(before), directions)
     curvature = dot(directions, fisher_product(before, posed, directions))
-    actual = posed.likelihood_excess(after.product) - posed.likelihood_excess(before.product)
-    return schedule.updated(level, actual, alpha * slope + 0.5 * alpha**2 * curvature)
+    excess = posed.likelihood_excess(before.product)
+    actual = posed.likelihood_excess(after.product) - excess
+    resolution = rounding_of(excess, posed.teacher.dtype)
+    return schedule.updated(level, actual, alpha * slope + 0.5 * alpha**2 * curvature, resolution)
 
 
 def _batches(data: LinearData, batch_size: int, generator: torch.Generator | None) -> Iterator[Batch]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # torch does not list it
 
 from ong.curvature.blocks import Block
 from ong.curvature.factors import Factors
+from ong.errors import UserError
 from ong.natural.online.inverses import EigenInverse, KroneckerInverse
-from ong.natural.online.moments import Moments
+from ong.natural.online.moments import Moments, batch_moments
 from ong.natural.online.settings import Settings
 
 __all__ = ["OnlineCurvature"]
@@ -47,6 +49,10 @@ class OnlineCurvature:
         Raises:
             torch.linalg.LinAlgError: moments that are not finite, or singular in spite of the damping.
         """
+        measured = {name: batch_moments(part) for name, part in factors.items()}
+        for name, batch in measured.items():  # before anything is moved
+            if not all(moment.isfinite().all() for moment in batch):
+                raise LinAlgError(f"the factors of layer '{name}' are not finite")
         settings = self._settings
         refresh = self._expired or settings.due(settings.refresh_every, step)
         self._expired = False
@@ -54,7 +60,7 @@ class OnlineCurvature:
             if name not in self.moments:
                 self.moments[name] = Moments.empty(*self._blocks[name].shape, part.inputs)
             moments = self.moments[name]
-            moments.add(part, settings.average)
+            moments.add(*measured[name], settings.average)
             if refresh or name not in self.inverses:
                 self.inverses[name] = self._inverted(name, moments, damping)
             inverse = self.inverses[name]
@@ -76,6 +82,8 @@ class OnlineCurvature:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a copy of what :meth:`state_dict` returned, on the model's device."""
         kind = EigenInverse if self._settings.ekfac else KroneckerInverse
+        if any(("inputs_inverse" in values) == self._settings.ekfac for values in state["inverses"].values()):
+            raise UserError(f"the state is of an optimizer with ekfac={not self._settings.ekfac}; make this one so")
         self._expired = bool(state["expired"])
         self.moments = {name: Moments(**self._copied(name, values)) for name, values in state["moments"].items()}
         self.inverses = {

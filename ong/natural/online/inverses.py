@@ -86,7 +86,8 @@ class EigenInverse:
             before: where to take the eigenvalues from; they move to the new bases with their trace.
         """
         dtype = moments.inputs_sum.dtype
-        covs = Covariances(moments.inputs_cov.double(), moments.outputs_cov.double(), 1.0)
+        rounding = torch.finfo(dtype).eps
+        covs = Covariances(moments.inputs_cov.double(), moments.outputs_cov.double(), 1.0, rounding)
         rows, columns = len(covs.outputs), len(covs.inputs)
         start = EigenBlock.zero(rows, columns, covs.inputs.device)
         if before is not None:

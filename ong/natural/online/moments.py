@@ -36,9 +36,8 @@ class Moments:
         dtype = torch.promote_types(like.dtype, torch.float32)
         return cls(like.new_zeros(columns, columns, dtype=dtype), like.new_zeros(rows, rows, dtype=dtype))
 
-    def add(self, factors: Factors, decay: float) -> None:
-        """Take in one batch with weight 1 − ``decay``, in place."""
-        inputs, outputs = batch_moments(factors)
+    def add(self, inputs: Tensor, outputs: Tensor, decay: float) -> None:
+        """Take in Λ and Λ̃ of one batch with weight 1 − ``decay``, in place."""
         self.inputs_sum.mul_(decay).add_(inputs, alpha=1 - decay)
         self.outputs_sum.mul_(decay).add_(outputs, alpha=1 - decay)
         self.weight = decay * self.weight + (1 - decay)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from ong.curvature.blocks import Block
 from ong.curvature.factors import Factors, Tape, record
 from ong.errors import UserError
-from ong.natural.online.likelihoods import Likelihood
+from ong.natural.online.likelihoods import Categorical, Likelihood
 
 __all__ = ["Closure", "Objective", "Pass"]
 
@@ -21,11 +21,19 @@ Closure = Callable[[], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass: what was recorded, the scalar loss, and the outputs as ``[N, C]``."""
+    """A forward pass: what was recorded, the scalar loss, and the outputs as ``[N, C]``.
+
+    Attributes:
+        tape: what was recorded.
+        loss: the scalar.
+        outputs: ``[N, C]``.
+        random: states of torch's generators before it, by device, from which the same masks are drawn again.
+    """
 
     tape: Tape
     loss: Tensor
     outputs: Tensor
+    random: dict[torch.device, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Objective:
         Raises:
             UserError: targets outside the likelihood's support.
         """
+        random = self._random_states()
         with torch.enable_grad(), record(self.blocks) as tape:
             found = closure()
             if not (isinstance(found, tuple) and len(found) == 2):
@@ -49,14 +58,42 @@ class Objective:
                     "your own goes into step(loss, outputs) after the forward was recorded"
                 )
             outputs, targets = found
-            outputs = outputs.flatten(1)
-            return Pass(tape, self._loss(outputs, targets), outputs)
+            outputs = self.flattened(outputs)
+            return Pass(tape, self._loss(outputs, targets), outputs, random)
 
-    def measured(self, closure: Closure) -> float:
-        """Return the loss at the present weights."""
-        with torch.no_grad():
+    def measured(self, closure: Closure, before: Pass) -> float:
+        """Return the loss at the present weights, with what the pass before drew from torch's generators (dropout)."""
+        cuda = [device for device in before.random if device.type == "cuda"]
+        with torch.no_grad(), torch.random.fork_rng(cuda):
+            for device, state in before.random.items():
+                if device.type == "cuda":
+                    torch.cuda.set_rng_state(state, device)
+                else:
+                    torch.set_rng_state(state)
             outputs, targets = closure()
-            return float(self._loss(outputs.flatten(1), targets))
+            return float(self._loss(self.flattened(outputs), targets))
+
+    def flattened(self, outputs: Tensor) -> Tensor:
+        """Return outputs as ``[N, C]``.
+
+        Raises:
+            UserError: none a second dimension, or classes that are not the only one beside the examples.
+        """
+        if outputs.ndim < 2 or not len(outputs):
+            raise UserError(f"outputs must be [examples, …] of at least one example, got {list(outputs.shape)}")
+        if outputs.ndim > 2 and isinstance(self.likelihood, Categorical):
+            raise UserError(
+                f"the categorical likelihood takes outputs [examples, classes], got {list(outputs.shape)}; sequences "
+                "of classes need a likelihood of their own"
+            )
+        return outputs.flatten(1)
+
+    def _random_states(self) -> dict[torch.device, Tensor]:
+        states = {torch.device("cpu"): torch.get_rng_state()}
+        device = next(iter(self.blocks.values())).parameters[0].device
+        if device.type == "cuda":
+            states[device] = torch.cuda.get_rng_state(device)
+        return states
 
     def factors(self, run: Pass, generator: torch.Generator) -> dict[str, Factors]:
         """Draw the likelihood's cotangents and pull them back."""

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # torch does not list it
 from torch.optim import Optimizer
 
-from ong.curvature.blocks import Block, find_blocks, inner
+from ong.curvature.blocks import Block, Vector, find_blocks, inner
 from ong.curvature.factors import Tape, record
 from ong.errors import UserError
-from ong.natural.deep_linear.damping import LevenbergMarquardt
+from ong.natural.deep_linear.damping import LevenbergMarquardt, rounding_of
 from ong.natural.online.curvature import OnlineCurvature
 from ong.natural.online.likelihoods import Likelihood, likelihood_of
 from ong.natural.online.objective import Closure, Objective, Pass
@@ -48,9 +48,10 @@ class NaturalGradient(Optimizer):
         Λ_i = E[a aᵀ],  Λ̃_i = E[δ δᵀ],  ΔW_i = −(α/L) (Λ̃_i + √λ I)⁻¹ ∇_i (Λ_i + √λ I)⁻¹,
 
     and λ by Levenberg and Marquardt's rule on the same batch: with ρ the actual over the predicted change of
-    its loss, λ × 3/2 if ρ < ¼, × 2/3 if ρ > ¾, never below a floor. The prediction is (1 − ᾱ/2) ∇·u for the
-    update u, with ᾱ = α/(1 − momentum): F u = −ᾱ∇ where the division by L is exact. The defaults are the
-    paper's setting, for batches of about 1000.
+    its loss, λ × 3/2 if ρ < ¼, × 2/3 if ρ > ¾, never below a floor. The change is measured with the same draws
+    of torch's generators (dropout's masks), and λ stays where the loss is too coarse to show what was predicted.
+    The prediction is (1 − ᾱ/2) ∇·u for the update u, with ᾱ = α/(1 − momentum): F u = −ᾱ∇ where the division
+    by L is exact. The defaults are the paper's setting, for batches of about 1000.
 
     The group's ``lr`` (α), ``momentum`` and ``damping`` (λ) may be changed in ``param_groups``; learning-rate
     schedulers work. Outputs of more than two dimensions count as [examples, everything else].
@@ -161,9 +162,10 @@ class NaturalGradient(Optimizer):
         group, number = self.param_groups[0], self._steps
         before = float(run.loss.detach())
         self._require(math.isfinite(before), f"the loss is {before}")
-        if self._curvature.wants(number):
+        if self._curvature.wants(number) or run.tape.uses.keys() - self._curvature.inverses.keys():
             self._observe(run)
-        gradient = gradient_of(run.loss, self._blocks, self._curvature.inverses)
+        gradient = gradient_of(run.loss, self._blocks)
+        self._check_known(gradient)
         direction = {
             name: self._curvature.solve(name, matrix, group["damping"]).div_(-self._settings.depth)
             for name, matrix in gradient.items()
@@ -177,9 +179,21 @@ class NaturalGradient(Optimizer):
         self.report = StepReport(number, before, None, None, group["damping"], True)
         if adapting and not isinstance(closure, Tensor):
             slope = group["lr"] * float(inner(gradient, update)) if update else 0.0
-            self._adapt(self.report, slope, self._objective.measured(closure), kept)
+            self._adapt(self.report, slope, self._objective.measured(closure, run), kept)
         self._steps += 1
         return before
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take the model's own group, and no other.
+
+        Raises:
+            UserError: a further group.
+        """
+        if self.param_groups:
+            raise UserError(
+                "NaturalGradient trains the layers of the model it was given; make a new one for another model"
+            )
+        super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
         """Return torch's part, and as ``"online"`` the curvature, the generator and the number of steps."""
@@ -211,7 +225,7 @@ class NaturalGradient(Optimizer):
                 "returns (outputs, targets), or set damping to a number"
             )
         with torch.enable_grad():
-            return Pass(tape, loss, outputs.flatten(1))
+            return Pass(tape, loss, self._objective.flattened(outputs))
 
     def _observe(self, run: Pass) -> None:
         """Measure the factors and refresh the inverses where due."""
@@ -236,7 +250,8 @@ class NaturalGradient(Optimizer):
         group = self.param_groups[0]
         rate = self._settings.rate(group["lr"], group["momentum"])
         predicted, actual = (1 - rate / 2) * slope, after - report.loss
-        accepted = actual <= self._settings.max_rise * abs(report.loss)  # False for NaN too
+        most = self._settings.max_rise
+        accepted = actual <= (most if math.isinf(most) else most * abs(report.loss))  # False for NaN too
         self.report = replace(report, predicted=predicted, actual=actual, accepted=accepted)
         if not accepted:
             for parameter, before in zip(group["params"], kept, strict=True):
@@ -246,7 +261,16 @@ class NaturalGradient(Optimizer):
             self._curvature.expire()
             group["damping"] = self._schedule.updated(group["damping"], 1.0, -1.0)
         elif predicted < 0:  # otherwise momentum carried the weights uphill, and the ratio says nothing
-            group["damping"] = self._schedule.updated(group["damping"], actual, predicted)
+            resolution = rounding_of(report.loss, kept[0].dtype)
+            group["damping"] = self._schedule.updated(group["damping"], actual, predicted, resolution)
+
+    def _check_known(self, gradient: Vector) -> None:
+        for name in [name for name in gradient if name not in self._curvature.inverses]:
+            if gradient.pop(name).any():
+                raise UserError(
+                    f"layer '{name}' has a gradient although its module was not called: other code reads its weights, "
+                    "so its curvature is not known; call the module, or freeze it"
+                )
 
     def _require(self, holds: bool, what: str) -> None:
         if not holds:

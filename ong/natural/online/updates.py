@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ong.curvature.blocks import Block, Vector
+from ong.errors import UserError
 
 __all__ = ["gradient_of", "move", "with_momentum"]
 
 
-def gradient_of(loss: Tensor, blocks: Mapping[str, Block], names: Collection[str]) -> Vector:
-    """Return the gradient of a scalar, a matrix for each named block that took part in it.
+def gradient_of(loss: Tensor, blocks: Mapping[str, Block]) -> Vector:
+    """Return the gradient of a scalar, a matrix for each block that took part in it; its graph is freed.
 
-    Args:
-        loss: the scalar; its graph is freed.
-        blocks: the model's blocks.
-        names: those wanted.
+    Raises:
+        UserError: a layer that has been frozen in part since the blocks were found; one frozen as a whole is left out.
     """
-    wanted = {name: block for name, block in blocks.items() if name in names}
-    parameters = [p for block in wanted.values() for p in block.parameters]
-    parts = iter(torch.autograd.grad(loss, parameters, allow_unused=True))
+    trained = {name: block for name, block in blocks.items() if any(p.requires_grad for p in block.parameters)}
+    for name, block in trained.items():
+        if not all(p.requires_grad for p in block.parameters):
+            raise UserError(f"layer '{name}' is frozen in part; freeze a layer as a whole, or make a new optimizer")
+    parameters = [p for block in trained.values() for p in block.parameters]
+    parts = iter(torch.autograd.grad(loss, parameters, allow_unused=True)) if parameters else iter(())
     gradient: Vector = {}
-    for name, block in wanted.items():
+    for name, block in trained.items():
         own = [next(parts) for _ in block.parameters]
         if any(part is not None for part in own):
             pairs = zip(own, block.parameters, strict=True)

@@ -70,6 +70,15 @@ def test_a_batch_is_a_problem_with_the_batch_gradients(count: int) -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("count", [10, 19, 50])
+def test_float32_batches_are_problems_too(count: int) -> None:
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        inputs, targets = torch.randn(count, 20, generator=generator), torch.randn(count, 2, generator=generator)
+        posed = LinearProblem.from_batch(inputs, targets, EYE2.float())
+        assert posed.input_rank == min(count, 20)
+
+
 @pytest.mark.parametrize(("setting", "floor"), [("net1", 1e-5), ("net2", 1e-5), ("net3", 1e-4)])
 def test_the_floor_is_half_the_noise_variance_an_output(setting: str, floor: float) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -204,7 +204,7 @@ def test_damping_rises_after_a_bad_prediction_and_falls_after_a_good_one() -> No
     assert schedule.updated(0.03, actual=-0.9, predicted=-1.0) == pytest.approx(0.02)
     assert schedule.updated(0.01, actual=-0.5, predicted=-1.0) == 0.01
     assert schedule.updated(0.01, actual=0.2, predicted=-1.0) == pytest.approx(0.015)
-    with pytest.raises(UserError, match="initial ≥ floor > 0"):
+    with pytest.raises(UserError, match="0 < floor ≤ initial ≤ ceiling"):
         LevenbergMarquardt(initial=0.0)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ong.curvature import Factors
-from ong.natural.online import EigenInverse, KroneckerInverse, Moments, balance_of, damped_inverse
+from ong.natural.online import EigenInverse, KroneckerInverse, Moments, balance_of, batch_moments, damped_inverse
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -15,7 +15,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 def moments_of(*batches: Factors, decay: float = 0.5) -> Moments:
     moments = Moments.empty(batches[0].outputs.shape[2], batches[0].inputs.shape[2], batches[0].inputs)
     for batch in batches:
-        moments.add(batch, decay)
+        moments.add(*batch_moments(batch), decay)
     return moments
 
 

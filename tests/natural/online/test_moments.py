@@ -23,7 +23,7 @@ def test_moments_of_equal_batches_are_the_batch_s_whatever_the_decay(decay: floa
     moments = Moments.empty(2, 3, torch.zeros(1, dtype=torch.float64))
     inputs, outputs = batch_moments(factors(0))
     for _ in range(5):
-        moments.add(factors(0), decay)
+        moments.add(*batch_moments(factors(0)), decay)
         torch.testing.assert_close(moments.inputs_cov, inputs, rtol=1e-13, atol=0)
         torch.testing.assert_close(moments.outputs_cov, outputs, rtol=1e-13, atol=0)
 
@@ -31,7 +31,7 @@ def test_moments_of_equal_batches_are_the_batch_s_whatever_the_decay(decay: floa
 def test_moments_weigh_batches_by_powers_of_the_decay() -> None:
     moments = Moments.empty(2, 3, torch.zeros(1, dtype=torch.float64))
     for seed in (0, 10, 20):
-        moments.add(factors(seed), 0.8)
+        moments.add(*batch_moments(factors(seed)), 0.8)
     weights = torch.tensor([0.64, 0.8, 1.0], dtype=torch.float64)
     parts = torch.stack([batch_moments(factors(seed))[0] for seed in (0, 10, 20)])
     expected = torch.einsum("k,kij->ij", weights / weights.sum(), parts)
@@ -40,8 +40,8 @@ def test_moments_weigh_batches_by_powers_of_the_decay() -> None:
 
 def test_without_decay_only_the_last_batch_counts() -> None:
     moments = Moments.empty(2, 3, torch.zeros(1, dtype=torch.float64))
-    moments.add(factors(0), 0.0)
-    moments.add(factors(10), 0.0)
+    moments.add(*batch_moments(factors(0)), 0.0)
+    moments.add(*batch_moments(factors(10)), 0.0)
     assert torch.equal(moments.outputs_cov, batch_moments(factors(10))[1])
 
 

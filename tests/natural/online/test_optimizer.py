@@ -213,9 +213,9 @@ def test_curvature_is_measured_and_inverted_only_when_due(problem: Problem, monk
     calls = {"add": 0, "of": 0}
     add, of = Moments.add, KroneckerInverse.of
 
-    def counted_add(self, factors, decay):  # type: ignore[no-untyped-def]
+    def counted_add(self, *args):  # type: ignore[no-untyped-def]
         calls["add"] += 1
-        add(self, factors, decay)
+        add(self, *args)
 
     def counted_of(*args, **kwargs):  # type: ignore[no-untyped-def]
         calls["of"] += 1
@@ -321,3 +321,159 @@ def test_what_torch_s_own_optimizers_take_is_refused_with_the_remedy() -> None:
     optimizer = NaturalGradient(model)
     with pytest.raises(UserError, match=r"must return \(outputs, targets\) of a batch, got Tensor"):
         optimizer.step(lambda: model(torch.ones(4, 3)).square().mean())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_task_after_a_stall_is_learned_as_by_a_fresh_optimizer(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(64, n, generator=generator, dtype=dtype) for n in (5, 2))
+
+    def after(optimizer: NaturalGradient, model: nn.Module, target: Tensor, steps: int) -> float:
+        for _ in range(steps):
+            optimizer.step(lambda: (model(x), target))
+        return 0.5 * float((model(x) - target).detach().square().sum(1).mean())
+
+    tired, fresh = (seeded(nn.Linear(5, 2), torch.Generator().manual_seed(1)).to(dtype) for _ in range(2))
+    optimizer = NaturalGradient(tired)
+    least = after(optimizer, tired, y, 400)  # long after its loss shows any change
+    assert optimizer.param_groups[0]["damping"] < 100
+    assert after(NaturalGradient(fresh), fresh, -y, 30) == pytest.approx(least, rel=0.01)
+    assert after(optimizer, tired, -y, 30) == pytest.approx(least, rel=0.01)
+
+
+def test_damping_is_bounded() -> None:
+    schedule = LevenbergMarquardt(initial=1.0, floor=0.5, ceiling=2.0)
+    assert schedule.updated(1.9, 1.0, -1.0) == 2.0
+    assert schedule.updated(0.6, -1.0, -1.0) == 0.5
+    assert schedule.updated(1.0, 1.0, -1e-9, resolution=1e-8) == 1.0
+    with pytest.raises(UserError, match="0 < floor ≤ initial ≤ ceiling; got 0.5, 3.0 and 2.0"):
+        LevenbergMarquardt(initial=3.0, floor=0.5, ceiling=2.0)
+
+
+def test_what_a_step_did_is_measured_with_the_same_masks(problem: Problem) -> None:
+    model, x, y = problem()
+    model.append(nn.Dropout(0.5))
+    torch.manual_seed(0)
+    optimizer = NaturalGradient(model, lr=1e-9)
+    drawn = []
+
+    def closure() -> tuple[Tensor, Tensor]:
+        outputs = model(x)
+        drawn.append(torch.rand(()))
+        return outputs, y
+
+    optimizer.step(closure)
+    assert optimizer.report is not None
+    assert optimizer.report.actual == pytest.approx(0, abs=1e-6)
+    assert drawn[0] == drawn[1]
+    torch.manual_seed(0)
+    model(x)
+    torch.rand(())
+    expected = torch.rand(())
+    torch.manual_seed(0)
+    optimizer.step(closure)
+    assert torch.rand(()) == expected  # the second look leaves the generator alone
+
+
+def test_a_layer_whose_weights_other_code_reads_is_refused() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(self.a(x), self.b.weight, self.b.bias)
+
+    model = seeded(Functional(), torch.Generator().manual_seed(0))
+    x, y = torch.ones(5, 4, dtype=torch.float64), torch.zeros(5, 2, dtype=torch.float64)
+    before = weights(model)
+    with pytest.raises(UserError, match="layer 'b' has a gradient although its module was not called"):
+        NaturalGradient(model).step(lambda: (model(x), y))
+    assert all(torch.equal(a, b) for a, b in zip(weights(model), before, strict=True))
+
+
+def test_a_layer_first_used_between_two_measurements_is_measured_then(problem: Problem) -> None:
+    model, x, y = problem(5, 4, 3)
+    head, other = model[-1], seeded(nn.Linear(4, 3), torch.Generator().manual_seed(5))
+    model.append(other)
+
+    def run(last: nn.Module) -> tuple[Tensor, Tensor]:
+        return last(model[:-2](x)), y
+
+    optimizer = NaturalGradient(model, factors_every=10, refresh_every=10, warmup=0)
+    optimizer.step(lambda: run(head))
+    before = weights(other)
+    optimizer.step(lambda: run(other))
+    assert not torch.equal(other.weight, before[0])
+
+
+@pytest.mark.parametrize("ekfac", [False, True])
+@pytest.mark.parametrize("refresh_every", [1, 4])
+def test_a_refused_batch_leaves_the_running_averages_alone(problem: Problem, ekfac: bool, refresh_every: int) -> None:
+    model, x, y = problem()
+    twin, _, _ = problem()
+    options = {"average": 0.9, "ekfac": ekfac, "damping": 0.1, "refresh_every": refresh_every, "warmup": 1}
+    one, two = NaturalGradient(model, **options), NaturalGradient(twin, **options)  # type: ignore[arg-type]
+    one.step(lambda: (model(x), y))
+    two.step(lambda: (twin(x), y))
+    broken = torch.cat([x, torch.full_like(x[:1], math.nan)])
+    with one.recording():
+        outputs = model(broken)
+    with pytest.raises(NonFiniteStepError, match="the factors of layer '0' are not finite"):
+        one.step(outputs[:-1].square().mean(), outputs)
+    one._generator.set_state(two._generator.get_state())  # it has drawn for the refused batch
+    one.step(lambda: (model(x), y))
+    two.step(lambda: (twin(x), y))
+    torch.testing.assert_close(weights(model), weights(twin), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "shape", "message"),
+    [
+        ("categorical", (6, 5, 7), "takes outputs .examples, classes., got .6, 5, 7."),
+        ("gaussian", (6,), "outputs must be .examples, …. of at least one example, got .6."),
+        ("gaussian", (0, 3), "of at least one example, got .0, 3."),
+    ],
+)
+def test_outputs_of_another_layout_are_refused(likelihood: str, shape: tuple[int, ...], message: str) -> None:
+    model = seeded(nn.Linear(2, 7), torch.Generator().manual_seed(0))
+    x = torch.ones(6, 2, dtype=torch.float64)
+    with pytest.raises(UserError, match=message):
+        NaturalGradient(model, likelihood=likelihood).step(
+            lambda: (model(x).sum() * torch.ones(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))
+        )
+
+
+def test_an_unlimited_rise_is_none_at_a_loss_of_zero() -> None:
+    model = seeded(nn.Linear(2, 2), torch.Generator().manual_seed(0))
+    x = torch.zeros(3, 2, dtype=torch.float64)
+    y = model(x).detach()
+    optimizer = NaturalGradient(model, max_rise=math.inf)
+    optimizer.step(lambda: (model(x), y))
+    assert optimizer.report is not None
+    assert optimizer.report.accepted
+
+
+def test_what_is_trained_is_settled_by_whole_layers(problem: Problem) -> None:
+    model, x, y = problem()
+    optimizer = NaturalGradient(model)
+    with pytest.raises(UserError, match="trains the layers of the model it was given"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    first = model[0]
+    first.weight.requires_grad_(False)
+    with pytest.raises(UserError, match="layer '0' is frozen in part"):
+        optimizer.step(lambda: (model(x), y))
+    first.bias.requires_grad_(False)
+    before = weights(model)
+    optimizer.step(lambda: (model(x), y))
+    still = [torch.equal(a, b) for a, b in zip(weights(model), before, strict=True)]
+    assert still[:2] == [True, True]
+    assert not any(still[2:])
+
+
+def test_a_state_of_another_kind_of_curvature_is_refused(problem: Problem) -> None:
+    model, x, y = problem()
+    one = NaturalGradient(model, ekfac=True)
+    one.step(lambda: (model(x), y))
+    with pytest.raises(UserError, match="of an optimizer with ekfac=True; make this one so"):
+        NaturalGradient(model).load_state_dict(one.state_dict())
