@@ -9,6 +9,7 @@ from ong.curvature.fisher import FISHER_TYPES, FisherType, check_fisher, cotange
 from ong.curvature.inputs import affine_blocks, input_covariances
 from ong.curvature.layers import LayerFactors, UnsupportedLayerError, layer_factors
 from ong.curvature.metric import BlockMetric, Metric
+from ong.curvature.own_blocks import own_blocks
 from ong.curvature.penalties import DiagonalPenalty, EKFACPenalty
 from ong.curvature.running import RunningEKFAC
 
@@ -41,5 +42,6 @@ __all__ = [
     "input_covariances",
     "layer_factors",
     "norm",
+    "own_blocks",
     "record",
 ]

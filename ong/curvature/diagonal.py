@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from ong.curvature.blocks import Block, Vector, evaluating, find_blocks
+from ong.curvature.blocks import Block, Vector, evaluating
 from ong.curvature.eigenblock import gradient_squares
 from ong.curvature.ekfac import Batch, Forward
 from ong.curvature.factors import record
 from ong.curvature.fisher import FisherType, check_fisher, cotangents
+from ong.curvature.own_blocks import PROBED, own_blocks
 from ong.errors import NotFiniteError
 
 __all__ = ["diagonal_fisher"]
@@ -43,14 +44,16 @@ def diagonal_fisher(
 
     Raises:
         ValueError: no examples.
+        UnsupportedLayerError: without ``blocks``, a layer that :func:`ong.curvature.own_blocks` refuses.
         NotFiniteError: a gradient that is not finite.
     """
     check_fisher(fisher)
     examples = sum(len(batch[0]) for batch in batches)
     if not examples:
         raise ValueError("the Fisher needs at least one example")
-    blocks = find_blocks(model) if blocks is None else blocks
     run = forward if forward is not None else (lambda batch: model(batch[0]))
+    if blocks is None:
+        blocks = own_blocks(model, lambda: run([column[:PROBED] for column in batches[0]]))
     if generator is None:
         generator = torch.Generator(batches[0][0].device).manual_seed(0)
     total: Vector = {}

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ong.curvature.blocks import Block, Vector, evaluating, find_blocks
+from ong.curvature.blocks import Block, Vector, evaluating
 from ong.curvature.eigenblock import EigenBlock, covariances, rotated_squares
 from ong.curvature.factors import Factors, record
 from ong.curvature.fisher import FisherType, check_fisher, cotangents
+from ong.curvature.own_blocks import PROBED, own_blocks
 from ong.curvature.variance.planning import draws_for_relative_error
 from ong.errors import NotFiniteError, UserError
 
@@ -114,6 +115,7 @@ class EKFAC:
 
         Raises:
             ValueError: no examples.
+            UnsupportedLayerError: without ``blocks``, a layer that :func:`ong.curvature.own_blocks` refuses.
             NotFiniteError: a factor that is not finite.
             UserError: a relative error that takes more than ``MOST_SAMPLES`` draws, that is given along with
                 ``samples`` or ``forward``, or for the empirical Fisher.
@@ -127,8 +129,9 @@ class EKFAC:
             if samples != 1 or forward is not None:
                 raise UserError("relative_error chooses samples, for a model of the inputs alone: give neither of them")
             samples = max(1, _samples_for(relative_error, model, batches, fisher, examples))
-        blocks = find_blocks(model) if blocks is None else blocks
         run = forward if forward is not None else (lambda batch: model(batch[0]))
+        if blocks is None:
+            blocks = own_blocks(model, lambda: run([column[:PROBED] for column in batches[0]]))
         if generator is None:
             generator = torch.Generator(batches[0][0].device).manual_seed(0)
         state = generator.get_state()

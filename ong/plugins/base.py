@@ -13,7 +13,7 @@ from ong.curvature import Block, Unsupported, Vector
 from ong.errors import UnknownNameError
 from ong.plugins.boundaries import Boundaries, check_boundaries, identity_of, task_of, whole_task
 from ong.plugins.holding import release
-from ong.plugins.own_blocks import Columns, check_columns, columns_of, own_blocks
+from ong.plugins.model_blocks import Columns, blocks_of, check_columns, columns_of
 
 __all__ = ["GradientPlugin"]
 
@@ -140,7 +140,7 @@ class GradientPlugin(SupervisedPlugin):  # type: ignore[misc]
         with warnings.catch_warnings():
             if self._warned:
                 warnings.simplefilter("ignore")
-            self._blocks = own_blocks(strategy, self.unsupported)
+            self._blocks = blocks_of(strategy, self.unsupported)
 
     def _warn_of_order(self, strategy: Any) -> None:
         plugins = list(strategy.plugins)

@@ -21,7 +21,7 @@ from ong.curvature import (
 from ong.errors import UnknownNameError
 from ong.plugins.boundaries import Boundaries, check_boundaries, identity_of, task_of, whole_task
 from ong.plugins.examples import draw_examples, forward_of
-from ong.plugins.own_blocks import Columns, check_columns, columns_of, own_blocks
+from ong.plugins.model_blocks import Columns, blocks_of, check_columns, columns_of
 
 __all__ = ["EWC"]
 
@@ -111,7 +111,7 @@ class EWC(SupervisedPlugin):  # type: ignore[misc]
         check_boundaries(self, strategy.experience)
         if not self._boundaries.begins(strategy.experience) and self._blocks:
             return
-        self._blocks = own_blocks(strategy, self.unsupported)
+        self._blocks = blocks_of(strategy, self.unsupported)
         check_columns(self._columns, strategy.model, self._blocks)
         present = {name: block.values() for name, block in self._blocks.items()}
         self._active = [penalty.fitted(present) for penalty in self.penalties]
@@ -137,7 +137,7 @@ class EWC(SupervisedPlugin):  # type: ignore[misc]
         self._blocks = {}  # whatever is trained next is prepared anew
 
     def _consolidate(self, strategy: Any) -> None:
-        self._blocks = own_blocks(strategy, self.unsupported)  # an evaluation during training may have grown the model
+        self._blocks = blocks_of(strategy, self.unsupported)  # an evaluation during training may have grown the model
         weights = {name: block.values().clone() for name, block in self._blocks.items()}
         options: dict[str, Any] = {
             "fisher": self.fisher,

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from nets import fisher, flat, jacobian, mlp, seeded, unflat
 from torch import Tensor, nn
 
-from ong.curvature import EKFAC, Block, EigenBlock, Metric, find_blocks, inner, input_covariances
+from ong.curvature import (
+    EKFAC,
+    Block,
+    EigenBlock,
+    Metric,
+    UnsupportedLayerError,
+    diagonal_fisher,
+    find_blocks,
+    inner,
+    input_covariances,
+)
 
 
 def data(examples: int = 30, width: int = 5, classes: int = 3, seed: int = 1) -> tuple[Tensor, Tensor]:
@@ -238,6 +250,21 @@ def test_a_layer_that_takes_no_part_decays_as_a_whole() -> None:
     after = ekfac.blocks["b"]
     for name in ("inputs_cov", "outputs_cov", "eigenvalues"):
         torch.testing.assert_close(getattr(after, name), 0.25 * getattr(before, name))
+
+
+@pytest.mark.parametrize("fit", [EKFAC.fit, diagonal_fisher])
+def test_layers_whose_weights_other_code_reads_are_refused(fit: Callable[..., object]) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(5, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(torch.tanh(self.fc(x)), self.fc.weight.T)
+
+    x = torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UnsupportedLayerError, match="the gradient of module 'fc' of type Linear is not that"):
+        fit(seeded(Tied(), torch.Generator().manual_seed(0)), [(x, torch.zeros(12, dtype=torch.long))])
 
 
 def test_empty_batches_count_as_none() -> None:

@@ -1,0 +1,50 @@
+"""A model's blocks as plugins take them, and whether what is kept of past tasks still fits them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ong.curvature import Block, Unsupported, own_blocks
+from ong.errors import UserError
+from ong.plugins.examples import forward_of, probe_batch
+
+__all__ = ["Columns", "blocks_of", "check_columns", "columns_of"]
+
+Columns = dict[str, tuple[int, int]]
+
+
+def blocks_of(strategy: Any, unsupported: Unsupported) -> dict[str, Block]:
+    """Return :func:`ong.curvature.own_blocks` of a strategy's model on the present experience."""
+    batch = probe_batch(strategy)
+    return own_blocks(strategy.model, lambda: forward_of(strategy, batch), unsupported)
+
+
+def columns_of(blocks: Mapping[str, Block]) -> Columns:
+    """Return how many columns of each block's matrix are the weight's and the bias's."""
+    return {
+        name: tuple(0 if p is None else p.numel() // block.rows for p in (block.weight, block.bias))  # type: ignore[misc]
+        for name, block in blocks.items()
+    }
+
+
+def check_columns(before: Columns, model: nn.Module, blocks: Mapping[str, Block]) -> None:
+    """See that layers of past tasks are there, and have gained columns at their end only, where zeros stand for them.
+
+    Raises:
+        UserError: a layer that is gone, has lost columns, or whose inputs have changed in number beside a bias.
+    """
+    gone = sorted(before.keys() - {name for name, _ in model.named_modules()})
+    if gone:
+        raise UserError(f"past tasks left something for layers that the model no longer has: {', '.join(gone)}")
+    now = columns_of(blocks)
+    for name in before.keys() & now.keys():
+        (weight, bias), (new_weight, new_bias) = before[name], now[name]
+        if new_weight < weight or new_bias < bias or (bias and new_weight != weight):
+            raise UserError(
+                f"layer '{name}' had {weight} trainable columns of weights and {bias} of biases in a past task and has "
+                f"{new_weight} and {new_bias} now, which what is kept of that task does not fit; freeze a layer as a "
+                "whole, and give it new outputs rather than new inputs"
+            )
