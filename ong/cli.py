@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tomllib
 from pathlib import Path
@@ -29,11 +30,13 @@ app = typer.Typer(
 
 
 _INTERRUPTED = 130  # what typer turns Ctrl-C into
+_MOST_SEEDS = 1000
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     sys.path.append(os.getcwd())  # for a recipe's plugins in the present folder
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the workers too
     try:
         code = app(standalone_mode=False)
     except UserError as error:
@@ -49,7 +52,7 @@ def main() -> None:
             raise
         _fail(usage())
     if code == _INTERRUPTED:
-        print("interrupted; the same command resumes where it was", file=sys.stderr)
+        print("interrupted; the same command resumes where it was (with --force it begins anew)", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -70,8 +73,8 @@ def _parse_seeds(text: str) -> list[int]:
     except ValueError:
         raise UserError(f"--seeds '{text}': give a count, such as 5, or a list, such as 3,7") from None
     if "," not in text:
-        if not numbers or numbers[0] < 1:
-            raise UserError(f"--seeds '{text}': the count must be at least 1")
+        if not numbers or not 1 <= numbers[0] <= _MOST_SEEDS:
+            raise UserError(f"--seeds '{text}': the count must be from 1 to {_MOST_SEEDS}; one seed alone is '{text},'")
         return list(range(numbers[0]))
     if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
         raise UserError(f"--seeds '{text}': seeds must be different and not negative")
@@ -207,6 +210,7 @@ def tune_command(
 ) -> None:
     """Search a strategy's hyper-parameters on tuning seeds, which no report shows; finished trials are not repeated."""
     from ong.experiments.kinds import kind_of
+    from ong.experiments.plan import plan
     from ong.experiments.recipes import load_benchmark, recipe_path
     from ong.experiments.sweep import default_workers
     from ong.experiments.tune import tune, write_block
@@ -227,12 +231,13 @@ def tune_command(
         if trial.failure is not None:
             console.print(f"  {trial.failure}", style="dim", highlight=False, soft_wrap=True)
 
+    settings_given = _parse_settings(settings or [])
     found = tune(
         benchmark,
         strategy,
         trials,
         seed_list,
-        changes=_parse_settings(settings or []),
+        changes=settings_given,
         dataset=dataset,
         data_root=data_root,
         out=out,
@@ -240,7 +245,7 @@ def tune_command(
         workers=jobs or default_workers(trials * len(seed_list)),
         listener=tell,
     )
-    name = learned.name
+    name = plan(benchmark, [strategy], seed_list, settings_given, dataset)[0].benchmark.name
     named = ", ".join(map(str, seed_list))
     console.print(f"\n\\[on.{name}]  # {merit} {found[0].score:.4f} on tuning seeds {named}")
     for key, value in found[0].values.items():

@@ -183,7 +183,7 @@ class ContinualRun:
             experiences = self.stream.train_stream if self.joint else self.stream.train_stream[task]
             self.learner.train(experiences, eval_streams=[])
             self.train_seconds.append(time.perf_counter() - start)
-        self.memory_bytes.append(sum(_bytes(plugin) for plugin in self.plugins))
+        self.memory_bytes.append(sum(_bytes(p) for p in self._stateful() if p is not self.diagnostics))
         ours = [plugin.statistics() for plugin in self.plugins if isinstance(plugin, GradientPlugin)]
         self.statistics.append(ours[0] if ours else {})
 

@@ -58,7 +58,11 @@ def plan(
             raise UserError(f"--dataset {dataset}: benchmark '{learned.name}' of kind {kind.name} has no data set")
         changes["dataset"] = dataset
     of_benchmark = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in kind.benchmark.model_fields}
+    original = learned
     learned = override(learned, of_benchmark)
+    other_data = of_benchmark.get("dataset")
+    if other_data is not None and other_data != original.settings()["dataset"]:  # another benchmark
+        learned = override(learned, {"name": f"{learned.name}-{other_data}"})
     if learned.tuned_as is not None and learned.tuned_as not in list_recipes("benchmarks"):
         raise UnknownNameError("benchmark in tuned_as", learned.tuned_as, list_recipes("benchmarks"))
     names = strategies or learned.strategies or kind.defaults or list_recipes(kind.folder)
@@ -72,8 +76,9 @@ def plan(
             raise UnknownNameError("recipe key", key.split(".")[0], known)
     jobs = []
     for strategy in recipes:
-        of_like = strategy.on.get(learned.tuned_as or "", {})
-        tuned = override(override(strategy, strategy.on.get(learned.name, of_like)), changes)
+        names = learned.name, original.name, learned.tuned_as or ""
+        found = next((strategy.on[name] for name in names if name in strategy.on), {})
+        tuned = override(override(strategy, found), changes)
         reason = kind.why_not(learned, tuned)
         if reason is not None:
             if strategies:

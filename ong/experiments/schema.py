@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 
-Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 """Names of recipes name folders and files: letters, digits and ``._+-``."""
 
 

@@ -19,14 +19,23 @@ from filelock import FileLock, Timeout
 
 from ong.errors import UserError
 
-__all__ = ["RunFolder", "fingerprint"]
+__all__ = ["RunFolder", "deciding", "fingerprint"]
 
 SCHEMA = 1
+_DESCRIBING = ("summary", "source", "needs")
+
+
+def deciding(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's settings without what only describes it."""
+    return {
+        key: {k: v for k, v in value.items() if k not in _DESCRIBING} if isinstance(value, dict) else value
+        for key, value in settings.items()
+    }
 
 
 def fingerprint(settings: dict[str, Any]) -> str:
-    """Return a digest of a run's resolved settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    """Return a digest of what decides a run."""
+    return hashlib.sha256(json.dumps(deciding(settings), sort_keys=True).encode()).hexdigest()
 
 
 def _finite(value: Any) -> Any:
@@ -145,8 +154,8 @@ class RunFolder:
             (self.path / leftover).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Forget record, failure and checkpoint."""
-        for name in ("record.json", "environment.json", "failure.json", "checkpoint.pt"):
+        """Forget failure and checkpoint; a finished record stays until another takes its place."""
+        for name in ("failure.json", "checkpoint.pt"):
             (self.path / name).unlink(missing_ok=True)
 
     def _write_json(self, name: str, values: dict[str, Any]) -> None:
@@ -166,8 +175,6 @@ def _environment() -> dict[str, Any]:
         except PackageNotFoundError:
             return None
 
-    here = Path(__file__).resolve().parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False).stdout
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -175,8 +182,20 @@ def _environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "packages": {name: installed(name) for name in ("ong", "torch", "torchvision", "avalanche-lib", "numpy")},
-        "commit": commit.strip() or None,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """Return the commit of this package's own repository; None where it has none, or there is no git."""
+    here = Path(__file__).resolve().parents[2]
+    command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return None
+    top, _, commit = found.strip().partition("\n")
+    return commit if top and Path(top).resolve() == here else None
 
 
 def _processor() -> str:

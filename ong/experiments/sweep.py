@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from multiprocessing import Manager
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,9 @@ from ong.experiments.kinds import Run, kind_of
 from ong.experiments.progress import Bars, Progress, Relay, Silent
 from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
 from ong.experiments.stopped import StoppedError
-from ong.experiments.store import RunFolder
+from ong.experiments.store import RunFolder, deciding
 
-__all__ = ["Job", "Outcome", "perform", "sweep"]
+__all__ = ["Job", "Outcome", "perform", "perform_in_worker", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def _finished(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
     record = job.folder.record()
     if record is None:
         return None
-    differing = [key for key in settings if record.get(key) != settings[key]]
+    found, wanted = deciding(record), deciding(settings)
+    differing = [key for key in wanted if found.get(key) != wanted[key]]
     if differing:
         raise UserError(
             f"'{job.folder.path}' holds a finished run with another {' and '.join(differing)} recipe; "
@@ -159,6 +162,23 @@ def perform(job: Job, progress: Progress | None = None) -> Outcome:
         return Outcome(job, None, failure=f"{job.label}: {error}", wrong=True)
     finally:
         torch.set_num_threads(threads)
+
+
+def perform_in_worker(job: Job, parent: int, progress: Progress | None = None) -> Outcome:
+    """Do one job in a worker process, which ends when its parent is gone."""
+    _end_with(parent)
+    return perform(job, progress)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.getppid() == parent:  # not in the parent itself, nor on another machine
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _perform(job: Job, run: Run, progress: Progress) -> Outcome:
@@ -229,7 +249,7 @@ def _in_parallel(jobs: Sequence[Job], workers: int, total: int, *, show: bool) -
             try:
                 with watched():
                     outcomes: list[Outcome] = Parallel(n_jobs=workers, backend="loky")(
-                        delayed(perform)(_from_anywhere(job), Relay(queue)) for job in jobs
+                        delayed(perform_in_worker)(_from_anywhere(job), os.getpid(), Relay(queue)) for job in jobs
                     )
             finally:
                 queue.put(None)

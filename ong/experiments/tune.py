@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from ong.experiments.plan import plan
 from ong.experiments.recipes import load_benchmark, load_strategy
 from ong.experiments.schema import StrategyRecipe
 from ong.experiments.store import fingerprint
-from ong.experiments.sweep import Job, check, perform, watched
+from ong.experiments.sweep import Job, check, perform_in_worker, watched
 
 __all__ = ["TUNING_SEEDS", "Trial", "tune", "write_block"]
 
@@ -125,7 +126,7 @@ def tune(
     study = optuna.create_study(direction="maximize" if higher else "minimize", sampler=_sampler(trials))
     done: list[Trial] = []
     first = jobs({})
-    study.enqueue_trial({key: _value_at(first[0].strategy, key) for key in space})
+    study.enqueue_trial({key: _present(first[0].strategy, key, among) for key, among in space.items()})
     for job in first:
         check(job)
     at_once = max(1, workers // len(seeds))
@@ -136,9 +137,12 @@ def tune(
                 asked = [study.ask(space) for _ in range(min(at_once, trials - len(done)))]
             points = [{key: _rounded(value) for key, value in t.params.items()} for t in asked]
             with watched():
-                outcomes = parallel(joblib.delayed(perform)(job) for values in points for job in jobs(values))
+                planned = [jobs(values) for values in points]
+                distinct = {job.folder.path: job for part in planned for job in part}
+                done_now = parallel(joblib.delayed(perform_in_worker)(job, os.getpid()) for job in distinct.values())
+                outcomes = dict(zip(distinct, done_now, strict=True))
             for place, trial in enumerate(asked):
-                own = outcomes[place * len(seeds) : (place + 1) * len(seeds)]
+                own = [outcomes[job.folder.path] for job in planned[place]]
                 scores = [math.nan if o.record is None else o.record["metrics"][metric] for o in own]
                 score = sum(scores) / len(scores)
                 stopped = -math.inf if higher else math.inf  # as bad as the worst trial
@@ -161,13 +165,16 @@ def _sampler(trials: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.GPSampler(seed=0, n_startup_trials=1 + trials // 3, deterministic_objective=True)
 
 
-def _value_at(recipe: StrategyRecipe, key: str) -> Any:
+def _present(recipe: StrategyRecipe, key: str, among: BaseDistribution) -> Any:
+    """Return what a recipe has now, which the search begins with."""
     place: Any = recipe.model_dump()
     try:
         for part in key.split("."):
             place = place[int(part)] if isinstance(place, list) else place[part]
     except (KeyError, IndexError, ValueError):
         raise UserError(f"[search] '{key}' is not a key of strategy '{recipe.name}'") from None
+    if isinstance(among, CategoricalDistribution) and place not in among.choices:
+        raise UserError(f"[search] '{key}': the recipe's own value {place!r} must be one of the choices")
     return place
 
 

@@ -99,7 +99,7 @@ def accuracy_curves(runs: Runs, theme: Theme = LIGHT) -> Figure:
     figure, axes = new_axes((8.6, 4.6), theme)
     tasks = np.arange(1, runs.tasks + 1)
     lowest, highest = 1.0, 0.0
-    drawn = [name for name in runs.strategies if name not in ("joint", "scratch")]
+    drawn = [name for name in runs.strategies if name not in runs.references]
     for i, strategy in enumerate(drawn):
         curve = _curve(runs, strategy)
         mean = np.array([estimate.mean for estimate in curve])
@@ -114,9 +114,10 @@ def accuracy_curves(runs: Runs, theme: Theme = LIGHT) -> Figure:
             axes.fill_between(tasks, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0, zorder=2)
         lowest = min(lowest, float(np.nanmin(mean, initial=1.0)))
         highest = max(highest, float(np.nanmax(mean, initial=0.0)))
-    if "joint" in runs.strategies:
-        acc = t_interval(average_accuracy(record.matrix) for record in runs.of("joint"))
-        axes.axhline(acc.mean, color=theme.ink, linestyle=(0, (6, 3)), linewidth=1.3, label="joint")
+    for place, joint in enumerate(name for name in runs.references if name != "scratch"):
+        acc = t_interval(average_accuracy(record.matrix) for record in runs.of(joint))
+        dashes = (0, (6 / (place + 1), 3))
+        axes.axhline(acc.mean, color=theme.ink, linestyle=dashes, linewidth=1.3, label=joint)
         if not np.isnan(acc.half_width):
             low, high = acc.mean - acc.half_width, acc.mean + acc.half_width
             axes.axhspan(low, high, color=theme.ink, alpha=0.08, linewidth=0)

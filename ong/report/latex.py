@@ -61,18 +61,28 @@ def _table(runs: Runs) -> str:
     columns = shown(runs, [key for key in FORMULAS if key != "forgetting_first"])
     winners = {c.key: best(runs, c) for c in columns}
     has_needs = any(runs.needs(strategy) for strategy in runs.strategies)
-    headings = ["Strategy", *(escape(c.title) for c in columns), *(["Needs"] if has_needs else [])]
+    counts = {strategy: len(runs.of(strategy)) for strategy in runs.strategies}
+    uneven = len(set(counts.values())) > 1
+    headings = [
+        "Strategy",
+        *(["Seeds"] if uneven else []),
+        *(escape(c.title) for c in columns),
+        *(["Needs"] if has_needs else []),
+    ]
     rows = []
     for strategy, row in estimates(runs).items():
         cells = [_cell(c, row[c.key], strategy in winners[c.key]) for c in columns]
-        rows.append([escape(strategy), *cells, *([escape(runs.needs(strategy))] if has_needs else [])])
+        seeds_of = [str(counts[strategy])] if uneven else []
+        rows.append([escape(strategy), *seeds_of, *cells, *([escape(runs.needs(strategy))] if has_needs else [])])
     seeds = ", ".join(map(str, runs.seeds))
     caption = (
         f"{escape(runs.benchmark)}, {runs.tasks} tasks, seeds {seeds}: mean "
         r"\(\pm\) half-width of the 95\% t-interval over seeds; "
         "best in bold, joint and scratch not competing."
     )
-    return _float(runs.benchmark, caption, f"l{'r' * len(columns)}{'l' if has_needs else ''}", [headings, *rows])
+    return _float(
+        runs.benchmark, caption, f"l{'r' * (len(columns) + uneven)}{'l' if has_needs else ''}", [headings, *rows]
+    )
 
 
 def _document_table(document: Document) -> str:

@@ -18,7 +18,7 @@ from ong.report.columns import column
 from ong.report.document import Document, TextTable, recipe_pairs
 from ong.report.figures import DARK, LIGHT, Theme, accuracy_curves, heat_map, render
 from ong.report.published import published
-from ong.report.runs import REFERENCES, HistoryRuns, Runs, flatten
+from ong.report.runs import HistoryRuns, Runs, flatten
 from ong.report.tables import best, estimates, seeds_text, shown, summary_text, task_frame
 
 __all__ = ["page"]
@@ -139,7 +139,7 @@ def _tiles(runs: Runs) -> list[tuple[str, str, str]]:
     """The headline as (label, value, remark): the best strategy between naive and joint training."""
     table = estimates(runs)
     acc = column("ACC")
-    competing = [name for name in runs.strategies if name not in REFERENCES]
+    competing = [name for name in runs.strategies if name not in runs.references]
     labels = {"naive": "naive training", "joint": "all tasks at once"}
     if competing:
         labels = {competing[0]: "best strategy"} | labels

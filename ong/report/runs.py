@@ -15,13 +15,10 @@ from typing import Any
 import numpy as np
 
 from ong.errors import UserError
-from ong.metrics import all_metrics, average_accuracy
+from ong.metrics import AccuracyMatrix, all_metrics, average_accuracy
 from ong.report.records import Failure, HistoryRecord, Record, read_failure, read_record
 
-__all__ = ["REFERENCES", "HistoryRuns", "Runs", "flatten", "group", "read_runs", "with_sibling_metrics"]
-
-REFERENCES = ("joint", "scratch")
-"""Strategies that bound the others and do not compete with them."""
+__all__ = ["HistoryRuns", "Runs", "flatten", "group", "read_runs", "with_sibling_metrics"]
 
 TUNING_SEEDS_FROM = 1000
 """Hyper-parameters are tuned on seeds from here on, which are never reported."""
@@ -58,6 +55,15 @@ class Runs:
     def of(self, strategy: str) -> list[Record]:
         """Return the records of one strategy, by seed."""
         return [record for record in self.records if record.strategy_name == strategy]
+
+    @property
+    def references(self) -> list[str]:
+        """Strategies that bound the others and do not compete with them: joint training and a net a task."""
+        return [name for name in self.strategies if name in ("joint", "scratch") or self._at_once(name)]
+
+    def _at_once(self, strategy: str) -> bool:
+        """Return whether a strategy has all tasks at once, under whatever name: R then has a last row only."""
+        return self.tasks > 1 and all(np.isnan(record.matrix.after[:-1]).all() for record in self.of(strategy))
 
     def needs(self, strategy: str) -> str:
         """Return what a strategy needs that others do without, in words; empty if nothing."""
@@ -184,14 +190,19 @@ def group(records: Iterable[Record | HistoryRecord], failures: Iterable[Failure]
 def with_sibling_metrics(records: Sequence[Record]) -> list[Record]:
     """Return the records with ``intransigence`` and ``recovered`` filled in from those of the same seed.
 
-    The records are of one benchmark. All metrics of :data:`ong.metrics.FORMULAS` are computed anew from R, so
-    that a report prints what its formulas say; other entries of ``metrics`` are kept.
+    The records are of one benchmark; one of another recipe for it is no sibling. All metrics of
+    :data:`ong.metrics.FORMULAS` are computed anew from R, so that a report prints what its formulas say; other
+    entries of ``metrics`` are kept.
     """
-    siblings = {(record.strategy_name, record.seed): record.matrix for record in records}
+    siblings = {(record.strategy_name, record.seed): record for record in records}
+
+    def sibling(name: str, record: Record) -> AccuracyMatrix | None:
+        other = siblings.get((name, record.seed))
+        return other.matrix if other is not None and other.benchmark == record.benchmark else None
+
     filled = []
     for record in records:
-        scratch = siblings.get(("scratch", record.seed))
-        naive, joint = (siblings.get((name, record.seed)) for name in ("naive", "joint"))
+        scratch, naive, joint = (sibling(name, record) for name in ("scratch", "naive", "joint"))
         metrics = all_metrics(
             record.matrix,
             scratch=None if scratch is None else np.diagonal(scratch.after),

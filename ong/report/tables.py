@@ -12,7 +12,7 @@ from ong.metrics import FORMULAS
 from ong.report.columns import COLUMNS, COSTS, Column, column
 from ong.report.intervals import Estimate, t_interval
 from ong.report.records import Record
-from ong.report.runs import REFERENCES, Runs
+from ong.report.runs import Runs
 
 __all__ = [
     "best",
@@ -74,8 +74,8 @@ def shown(runs: Runs, keys: Sequence[str] | None = None) -> list[Column]:
 
 def best(runs: Runs, of: Column) -> set[str]:
     """Name the strategies whose mean is best as written, the references (joint, scratch) not competing."""
-    table = estimates(runs)
-    return of.best({name: row[of.key].mean for name, row in table.items() if name not in REFERENCES})
+    table, references = estimates(runs), runs.references
+    return of.best({name: row[of.key].mean for name, row in table.items() if name not in references})
 
 
 def summary_text(runs: Runs, keys: Sequence[str] | None = None) -> pd.DataFrame:

@@ -102,4 +102,4 @@ def _figures(runs: Runs | Document) -> Iterator[tuple[str | None, Figure]]:
 
 
 def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name)
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", name)

@@ -114,11 +114,7 @@ def load_idx_folder(
     images, labels, test_images, test_labels = (
         read_idx(path, dimensions) for path, dimensions in zip(files, (3, 1, 3, 1), strict=True)
     )
-    first = tuple(test_labels[:10].tolist())
-    for other in others:
-        if first == other.first_test_labels:
-            raise UserError(f"{folder}: these are the files of '{other.name}', expected those of '{source.name}'")
-    return ImageDataset(
+    dataset = ImageDataset(
         name=source.name,
         train_images=images,
         train_labels=labels.long(),
@@ -127,3 +123,13 @@ def load_idx_folder(
         classes=10,
         source=str(folder),
     )
+    first = tuple(test_labels[:10].tolist())
+    for other in others:
+        if first == other.first_test_labels:
+            raise UserError(f"{folder}: these are the files of '{other.name}', expected those of '{source.name}'")
+    if first != source.first_test_labels:
+        raise UserError(
+            f"{folder}: these are not the files of '{source.name}', whose test labels begin with "
+            f"{source.first_test_labels}; these begin with {first}"
+        )
+    return dataset

@@ -134,7 +134,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "negative damping": (("run", "permuted-digits", "ong", "--set", "plugins.0.damping=-1"), "damping must be positive, got -1"),
     "zero tasks": (("run", "permuted-digits", "naive", "--set", "stream.tasks=0"), "tasks"),
     "zero epochs": (("run", "permuted-digits", "naive", "--set", "training.epochs=0"), "'training.epochs'"),
-    "zero seeds": (("run", "permuted-digits", "naive", "--seeds", "0"), "the count must be at least 1"),
+    "zero seeds": (("run", "permuted-digits", "naive", "--seeds", "0"), "the count must be from 1 to 1000; one seed alone is '0,'"),
     "negative seed": (("run", "permuted-digits", "naive", "--seeds", "-3"), "--seeds '-3'"),
     "negative seed in a list": (("run", "permuted-digits", "naive", "--seeds", "1,-3"), "not negative"),
     "seeds in words": (("run", "permuted-digits", "naive", "--seeds", "two"), "--seeds 'two'"),
@@ -313,6 +313,18 @@ def test_a_search_that_is_repeated_does_only_the_trials_it_lacks(ong: Command, t
     assert all(record.stat().st_mtime_ns > time for record, time in zip(kept, times, strict=True))
 
 
+def test_equal_points_of_a_search_are_one_run(ong: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE + '[search]\n"optimizer.lr" = { choices = [0.1] }\n')
+    code, out, _ = ong("tune", "permuted-digits", "mine.toml", "--trials", "3", *QUICK[:-2], "--jobs", "2")
+    assert code == 0
+    assert len(set(out.splitlines()[:3])) == 1
+    assert out.startswith("ACC 0.")
+    (tmp_path / "mine.toml").write_text(RECIPE + '[search]\n"optimizer.lr" = { choices = [0.2, 0.3] }\n')
+    code, _, err = ong("tune", "permuted-digits", "mine.toml", "--trials", "3", *QUICK)
+    assert code == 2
+    assert err == "ong: [search] 'optimizer.lr': the recipe's own value 0.1 must be one of the choices\n"
+
+
 def test_a_search_whose_trials_all_stopped_writes_nothing(ong: Command, tmp_path: Path) -> None:
     recipe = RECIPE.replace("0.1", "1e30") + '[search]\n"optimizer.lr" = { low = 1e29, high = 1e31 }\n'
     (tmp_path / "wild.toml").write_text(recipe)
@@ -332,7 +344,7 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "interrupted; the same command resumes where it was"
+    assert err.splitlines()[-1] == "interrupted; the same command resumes where it was (with --force it begins anew)"
     assert not list(tmp_path.glob("runs/*/*/*/.lock"))
 
 

@@ -100,9 +100,9 @@ def test_autoencoder_from_run_to_report(ong: Command, tmp_path: Path) -> None:
     code, out, err = ong("run", "mnist-autoencoder", "sgd", "ngd", *AUTO, "--set", "likelihood=bernoulli")
     assert (code, err) == (0, "")
     assert re.search(r"ngd +1 ", out)
-    record = json.loads((tmp_path / "runs/mnist-autoencoder/ngd/seed-0/record.json").read_text())
+    record = json.loads((tmp_path / "runs/mnist-autoencoder-digits/ngd/seed-0/record.json").read_text())
     assert record["history"]["epoch"] == [0, 1, 2]
-    code, out, _ = ong("show", "runs/mnist-autoencoder/ngd/seed-0")
+    code, out, _ = ong("show", "runs/mnist-autoencoder-digits/ngd/seed-0")
     assert code == 0
     assert "damping" in out
     check_report(ong, tmp_path, {"loss-epochs", "loss-seconds", "reconstructions", "damping"})
@@ -130,8 +130,8 @@ def test_tuning_an_autoencoder_lowers_the_training_loss(ong: Command, tmp_path: 
     code, out, _ = ong("tune", "mnist-autoencoder", "mine.toml", "--trials", "4", "--write", *AUTO[:-2])
     assert code == 0
     assert '"batch_size" = 200\n' in out
-    assert "train_loss nan  optimizer.lr=1e+09" in out
-    assert '"optimizer.lr" = 0.01' in (tmp_path / "mine.toml").read_text().split("[on.mnist-autoencoder]")[1]
+    assert "stopped  optimizer.lr=1e+09" in out
+    assert '"optimizer.lr" = 0.01' in (tmp_path / "mine.toml").read_text().split("[on.mnist-autoencoder-digits]")[1]
 
 
 def check_report(ong: Command, folder: Path, figures: set[str]) -> None:
@@ -220,7 +220,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "a negative rate": (linear("rates=[-1.0]"), "'rates.0'"),
     "a batch beyond the data": (linear("dims=[4,4]", "train=10"), "batch_size = 1000, but there are 10 training examples"),
     "negative damping": (linear("damping=-1"), "'damping'"),
-    "damping below its floor": (linear("dims=[4,4]", "damping_floor=1.0"), "initial ≥ floor > 0"),
+    "damping below its floor": (linear("dims=[4,4]", "damping_floor=1.0"), "0 < floor ≤ initial ≤ ceiling"),
     "a typo": (linear("convergence_seed=3"), "did you mean 'convergence_seeds'?"),
     "an inner typo": (linear("theory.step=3"), "did you mean 'theory.steps'?"),
     "too large a net": (("run", "deep-linear", "newton"), "the Hessian of 6400 weights is not formed"),

@@ -109,7 +109,7 @@ def test_a_nan_stops_the_run_at_its_epoch_and_step_and_keeps_the_epochs_before(
     found = job(strategy, tmp_path, batch_size=500)
     outcome = perform(found)
     assert outcome.failure is not None
-    assert f"mnist-autoencoder / {strategy} / seed 0: the loss is nan" in outcome.failure
+    assert f"mnist-autoencoder-digits / {strategy} / seed 0: the loss is nan" in outcome.failure
     assert "1 finished epochs are kept" in outcome.failure
     failure = json.loads((found.folder.path / "failure.json").read_text())
     assert (failure["epoch"], failure["step"]) == (2, 3)  # three steps an epoch, counted from 0 over the run

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,8 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
 from ong.errors import UserError
+from ong.experiments import store
+from ong.experiments.continual import ContinualRun
 from ong.experiments.plan import plan
 from ong.experiments.sweep import Job, perform, sweep
 
@@ -104,3 +111,90 @@ def test_a_plugin_whose_state_a_checkpoint_cannot_hold_is_named_at_the_start(kin
     with pytest.warns(UserWarning, match=f"{kind} has no state_dict and load_state_dict, of tensors and plain values"):
         outcome = perform(job)
     assert outcome.record is not None
+
+
+def test_a_repeat_that_breaks_off_leaves_the_record_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = jobs(tmp_path, "naive")
+    before = perform(job).record
+
+    def interrupted(run: ContinualRun, task: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ContinualRun, "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        perform(replace(job, force=True))
+    found = job.folder.record()
+    assert found is not None
+    assert before is not None
+    assert found["accuracy_matrix"] == before["accuracy_matrix"]
+
+
+def test_without_git_a_run_finishes_and_names_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (job,) = jobs(tmp_path, "naive")
+    assert perform(job).record is not None
+    environment = json.loads((job.folder.path / "environment.json").read_text())
+    assert environment["commit"] is None
+
+
+def test_another_repository_around_the_package_is_not_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    inside = tmp_path / "site" / "ong" / "experiments" / "store.py"
+    inside.parent.mkdir(parents=True)
+    monkeypatch.setattr(store, "__file__", str(inside))
+    assert store._commit() is None
+
+
+def test_words_that_describe_a_recipe_do_not_decide_its_runs(tmp_path: Path) -> None:
+    (job,) = jobs(tmp_path, "naive")
+    assert not perform(job).skipped
+    told = job.strategy.model_copy(update={"summary": "in other words", "needs": ["nothing"]})
+    assert perform(replace(job, strategy=told)).skipped
+
+
+def test_other_data_make_another_benchmark_tuned_as_the_first(tmp_path: Path) -> None:
+    (own,) = plan("permuted-mnist", ["ogd"], [0], SETTINGS, out=tmp_path)
+    (other,) = plan("permuted-mnist", ["ogd"], [0], SETTINGS, "digits", out=tmp_path)
+    (same,) = plan("permuted-mnist", ["ogd"], [0], SETTINGS, "mnist-10k", out=tmp_path)
+    assert (own.benchmark.name, other.benchmark.name) == ("permuted-mnist", "permuted-mnist-digits")
+    assert other.strategy == own.strategy
+    assert same == own
+
+
+ORPHAN = """
+import os, pathlib, sys, time
+from joblib import Parallel, delayed
+from ong.experiments.sweep import _end_with
+
+def work(parent):
+    _end_with(parent)
+    pathlib.Path(f"worker-{os.getpid()}").touch()
+    time.sleep(120)
+
+Parallel(n_jobs=2, backend="loky")(delayed(work)(os.getpid()) for _ in range(2))
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    parent = subprocess.Popen([sys.executable, "orphan.py"], cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while len(workers := list(tmp_path.glob("worker-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    numbers = [int(path.name.split("-")[1]) for path in workers]
+    assert len(numbers) == 2
+    while any(_lives(number) for number in numbers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_lives(number) for number in numbers)
+
+
+def _lives(number: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        return "(zombie)" not in Path(f"/proc/{number}/status").read_text()
+    except FileNotFoundError:
+        return False

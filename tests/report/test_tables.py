@@ -10,6 +10,7 @@ from scipy import stats
 from ong.metrics import FORMULAS
 from ong.report.columns import column, number
 from ong.report.intervals import Estimate, t_interval
+from ong.report.latex import latex
 from ong.report.records import read_record
 from ong.report.runs import Runs, read_runs
 from ong.report.tables import best, seeds_frame, seeds_text, summary_frame, summary_text, task_frame
@@ -135,6 +136,39 @@ def test_one_seed_is_printed_without_an_interval(tmp_path: Path) -> None:
 def test_references_do_not_compete(runs: Runs) -> None:
     assert runs.strategies[0] == "joint"
     assert best(runs, column("ACC")) == {"er-replay"}
+
+
+def test_training_on_all_tasks_at_once_is_a_reference_under_any_name(tmp_path: Path) -> None:
+    write_runs(tmp_path, ["naive", "joint"], seeds=1)
+    content = record("joint", seed=0)
+    content["strategy"]["name"] = "joint-adam"
+    write_record(tmp_path, content)
+    (found,) = read_runs(tmp_path)
+    assert found.references == ["joint", "joint-adam"]
+    assert best(found, column("ACC")) == {"naive"}
+
+
+def test_runs_on_other_data_are_no_siblings(tmp_path: Path) -> None:
+    write_runs(tmp_path, ["naive", "ogd"], seeds=1)
+    content = record("joint", seed=0)
+    write_record(tmp_path, content)
+    assert "Recovered" in summary_text(read_runs(tmp_path)[0])
+    content["benchmark"]["dataset"] = "digits"
+    write_record(tmp_path, content)
+    assert "Recovered" not in summary_text(read_runs(tmp_path)[0])
+
+
+def test_a_latex_table_of_uneven_seeds_counts_them(tmp_path: Path) -> None:
+    write_runs(tmp_path, ["naive", "ogd"], seeds=2)
+    assert "Seeds" not in latex(read_runs(tmp_path))
+    write_record(tmp_path, record("ewc", seed=0))
+    rows = [line.split("&")[:2] for line in latex(read_runs(tmp_path)).splitlines() if "&" in line]
+    assert {left.strip(): right.strip() for left, right in rows} == {
+        "Strategy": "Seeds",
+        "naive": "2",
+        "ogd": "2",
+        "ewc": "1",
+    }
 
 
 def test_seeds_text_has_a_row_a_run(runs: Runs) -> None:

@@ -58,9 +58,13 @@ def idx_bytes(values: torch.Tensor) -> bytes:
     return header + bytes(int(value) for value in values.flatten())
 
 
+FASHION_LABELS = torch.tensor([9, 2, 1, 1, 6, 1, 4, 6, 5, 7] * 2)
+"""As the true test labels begin."""
+
+
 @pytest.fixture
 def idx_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes the four files of a small MNIST-like set; keywords replace files."""
+    """Return a function that writes the four files of a small Fashion-MNIST; keywords replace files."""
 
     def write(folder: Path = tmp_path / "FashionMNIST" / "raw", **replaced: bytes) -> Path:
         generator = torch.Generator().manual_seed(1)
@@ -68,7 +72,7 @@ def idx_folder(tmp_path: Path) -> Callable[..., Path]:
             "train-images-idx3-ubyte": torch.randint(256, (30, 4, 4), generator=generator),
             "train-labels-idx1-ubyte": torch.arange(30) % 10,
             "t10k-images-idx3-ubyte": torch.randint(256, (20, 4, 4), generator=generator),
-            "t10k-labels-idx1-ubyte": torch.arange(20) % 10,
+            "t10k-labels-idx1-ubyte": FASHION_LABELS,
         }
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in contents.items():

@@ -12,7 +12,7 @@ import torch
 from ong.errors import UnknownNameError, UserError
 from ong.streams import DATASETS, ImageDataset, datasets, load_dataset
 
-from .conftest import idx_bytes
+from .conftest import FASHION_LABELS, idx_bytes
 
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")
 
@@ -100,7 +100,7 @@ def test_data_root_is_read_in_every_layout_before_the_system_folder(
 
 
 def test_mnist_is_read_from_torchvisions_layout(idx_folder: Callable[..., Path], tmp_path: Path) -> None:
-    folder = idx_folder(tmp_path / "MNIST" / "raw")
+    folder = idx_folder(tmp_path / "MNIST" / "raw", t10k_labels_idx1_ubyte=idx_bytes(MNIST_LABELS))
     assert load_dataset("mnist", str(tmp_path)).source == str(folder)
 
 
@@ -160,7 +160,6 @@ def test_a_download_is_read_from_where_torchvision_puts_it(
     assert load_dataset("fashion-mnist", tmp_path).source == str(tmp_path / "FashionMNIST" / "raw")
 
 
-FASHION_LABELS = torch.tensor([9, 2, 1, 1, 6, 1, 4, 6, 5, 7] * 2)
 MNIST_LABELS = torch.tensor([7, 2, 1, 0, 4, 1, 4, 9, 5, 9] * 2)
 
 
@@ -170,6 +169,9 @@ def test_one_set_is_never_taken_for_the_other(
 ) -> None:
     idx_folder(tmp_path, t10k_labels_idx1_ubyte=idx_bytes(labels))
     with pytest.raises(UserError, match=f"expected those of '{asked}'"):
+        load_dataset(asked, tmp_path)
+    idx_folder(tmp_path, t10k_labels_idx1_ubyte=idx_bytes(torch.arange(20) % 10))
+    with pytest.raises(UserError, match=f"these are not the files of '{asked}', whose test labels begin with"):
         load_dataset(asked, tmp_path)
 
 
