@@ -183,6 +183,22 @@ def report_command(
         print(path)
 
 
+@app.command("compare")
+def compare_command(
+    directory: Annotated[Path, typer.Argument(help="A folder that holds records.")],
+    baseline: Annotated[str, typer.Option(help="The strategy that others are compared with.")] = "naive",
+) -> None:
+    """Print each strategy's differences from a baseline, paired by seed."""
+    from ong.report.compare import print_differences
+    from ong.report.runs import Runs, read_runs
+
+    found = [runs for runs in read_runs(directory) if isinstance(runs, Runs)]
+    if not found:
+        raise UserError(f"{directory}: no runs over tasks, which alone are compared")
+    for runs in found:
+        print_differences(runs, baseline, Console())
+
+
 @app.command("show")
 def show_command(
     record: Annotated[Path, typer.Argument(help="A record.json, or the folder of a run.")],

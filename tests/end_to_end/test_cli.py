@@ -150,6 +150,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "unwritable": (("run", "permuted-digits", "naive", "--out", "/proc/nowhere"), "cannot write to the output folder"),
     "no records": (("report", "."), "no record"),
     "no format": (("report", ".", "--format", ""), "no format to write; give any of md,csv,tex,html,png"),
+    "baseline": (("compare", ".", "--baseline", "nave"), "no record.json under it"),
     "format": (("report", ".", "--format", "htm"), "did you mean 'html'?"),
     "not a record": (("show", "broken.toml"), "broken.toml"),
     "reported seeds": (("tune", "permuted-digits", "naive", "--seeds", "3"), "seed 0 is not a tuning seed"),
@@ -311,6 +312,14 @@ def test_a_search_that_is_repeated_does_only_the_trials_it_lacks(ong: Command, t
     assert [record.stat().st_mtime_ns for record in kept] == times
     assert ong(*search, "--force")[:2] == (0, first)
     assert all(record.stat().st_mtime_ns > time for record, time in zip(kept, times, strict=True))
+
+
+def test_strategies_are_compared_with_a_baseline(ong: Command) -> None:
+    ong("run", "permuted-digits", "naive", "ogd", *QUICK, "--seeds", "2")
+    code, out, err = ong("compare", "runs")
+    assert (code, err) == (0, "")
+    assert "permuted-digits: differences from naive, paired by seed" in out
+    assert next(line.split()[:2] for line in out.splitlines() if "ogd" in line) == ["ogd", "2"]
 
 
 def test_equal_points_of_a_search_are_one_run(ong: Command, tmp_path: Path) -> None:

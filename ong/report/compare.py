@@ -1,0 +1,87 @@
+"""Strategies against one of them, paired by seed."""
+
+from __future__ import annotations
+
+import math
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ong.errors import UnknownNameError, UserError
+from ong.report.columns import MISSING, column
+from ong.report.intervals import Estimate, t_interval
+from ong.report.records import Record
+from ong.report.runs import Runs
+
+__all__ = ["differences", "print_differences"]
+
+KEYS = ("ACC", "BWT", "learning_accuracy", "forgetting", "FWT")
+"""In the order in which a narrow terminal keeps them."""
+
+
+def differences(runs: Runs, baseline: str) -> dict[str, dict[str, Estimate]]:
+    """Return what each other strategy has more than the baseline, by metric: the 95% t-interval over shared seeds.
+
+    Runs of one seed see the same stream, net and order of examples, so that their difference varies less than either.
+    Runs of another recipe for the benchmark are not paired.
+
+    Raises:
+        UnknownNameError: no run of the baseline.
+        UserError: no other strategy shares a seed with it.
+    """
+    if baseline not in runs.strategies:
+        raise UnknownNameError(f"strategy in the runs of {runs.benchmark}", baseline, runs.strategies)
+    own = {record.seed: record for record in runs.of(baseline)}
+    found = {}
+    for strategy in (name for name in runs.strategies if name != baseline):
+        pairs = [(record, own[record.seed]) for record in runs.of(strategy) if record.seed in own]
+        pairs = [(record, other) for record, other in pairs if record.benchmark == other.benchmark]
+        if pairs:
+            found[strategy] = {
+                key: t_interval(_value(record, key) - _value(other, key) for record, other in pairs) for key in KEYS
+            }
+    if not found:
+        raise UserError(f"{runs.benchmark}: no other strategy has a run of the same seed and recipe as '{baseline}'")
+    return found
+
+
+def _value(record: Record, key: str) -> float:
+    value = record.metrics.get(key)
+    return math.nan if value is None else float(value)
+
+
+def print_differences(runs: Runs, baseline: str, console: Console) -> None:
+    """Print the differences as a table; those whose interval leaves out 0 are bold.
+
+    Columns that do not fit the console's width are left out, the last ones first.
+    """
+    found = differences(runs, baseline)
+    keys = [key for key in KEYS if any(row[key].count for row in found.values())]
+    unbounded = console.options.update_width(10_000)
+    while len(keys) > 1 and console.measure(_table(found, keys), options=unbounded).maximum > console.width:
+        keys.pop()
+    title = f"{runs.benchmark}: differences from {baseline}, paired by seed, mean ± 95% t-interval"
+    console.print(Text(title, style="italic"))
+    console.print(_table(found, keys))
+
+
+def _table(found: dict[str, dict[str, Estimate]], keys: list[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("Strategy", no_wrap=True)
+    for title in ("Seeds", *(column(key).title for key in keys)):
+        table.add_column(title, justify="right", no_wrap=True)
+    for strategy, row in found.items():
+        table.add_row(Text(strategy), str(max(row[key].count for key in keys)), *(_cell(row[key]) for key in keys))
+    return table
+
+
+def _cell(estimate: Estimate) -> Text:
+    if not estimate.count:
+        return Text(MISSING)
+    mean = f"{estimate.mean:+.3f}".replace("-", "−")
+    if math.isnan(estimate.half_width):
+        return Text(mean)
+    sure = abs(estimate.mean) > estimate.half_width
+    return Text(f"{mean} ± {estimate.half_width:.3f}", style="bold" if sure else "")
