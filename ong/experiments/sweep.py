@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -140,6 +141,8 @@ def check(job: Job, known: Checked | None = None) -> tuple[dict[str, Any] | None
     if known is None:
         run = job.run()
         known = Checked(run.settings, run.units)
+        del run
+        gc.collect()  # its stream lies in cycles
     settings = known.settings | {"seed": job.seed}
     job.folder.prepare()
     record = _finished(job, settings)
@@ -151,6 +154,7 @@ def check(job: Job, known: Checked | None = None) -> tuple[dict[str, Any] | None
 def perform(job: Job, progress: Progress | None = None) -> Outcome:
     """Do one job in this process, on one thread; a run that stops becomes a failure, not an exception."""
     progress = progress if progress is not None else Silent()
+    gc.collect()  # a run before this one, whose stream lies in cycles
     run = job.run()
     job.folder.prepare()
     threads = torch.get_num_threads()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from ong.errors import UserError
 from ong.experiments import store
 from ong.experiments.continual import ContinualRun
 from ong.experiments.plan import plan
-from ong.experiments.sweep import Job, perform, sweep
+from ong.experiments.sweep import Job, check, perform, sweep
 
 SETTINGS = {"training.epochs": 1, "stream.tasks": 2}
 
@@ -161,6 +162,12 @@ def test_other_data_make_another_benchmark_tuned_as_the_first(tmp_path: Path) ->
     assert (own.benchmark.name, other.benchmark.name) == ("permuted-mnist", "permuted-mnist-digits")
     assert other.strategy == own.strategy
     assert same == own
+
+
+def test_a_run_that_was_built_to_be_checked_is_let_go_of(tmp_path: Path) -> None:
+    (job,) = jobs(tmp_path, "naive")
+    check(job)
+    assert not any(isinstance(thing, ContinualRun) for thing in gc.get_objects())
 
 
 ORPHAN = """
