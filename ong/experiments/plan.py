@@ -10,6 +10,7 @@ from ong.errors import UnknownNameError, UserError
 from ong.experiments.kinds import kind_of
 from ong.experiments.recipes import list_recipes, load_benchmark, load_strategy, override
 from ong.experiments.sweep import Job
+from ong.streams import DATASETS
 
 __all__ = ["plan"]
 
@@ -61,7 +62,7 @@ def plan(
     original = learned
     learned = override(learned, of_benchmark)
     other_data = of_benchmark.get("dataset")
-    if other_data is not None and other_data != original.settings()["dataset"]:  # another benchmark
+    if other_data in DATASETS and other_data != original.settings()["dataset"]:  # another benchmark
         learned = override(learned, {"name": f"{learned.name}-{other_data}"})
     if learned.tuned_as is not None and learned.tuned_as not in list_recipes("benchmarks"):
         raise UnknownNameError("benchmark in tuned_as", learned.tuned_as, list_recipes("benchmarks"))

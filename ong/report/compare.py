@@ -37,7 +37,7 @@ def differences(runs: Runs, baseline: str) -> dict[str, dict[str, Estimate]]:
     found = {}
     for strategy in (name for name in runs.strategies if name != baseline):
         pairs = [(record, own[record.seed]) for record in runs.of(strategy) if record.seed in own]
-        pairs = [(record, other) for record, other in pairs if record.benchmark == other.benchmark]
+        pairs = [(record, other) for record, other in pairs if record.is_of_same_benchmark(other)]
         if pairs:
             found[strategy] = {
                 key: t_interval(_value(record, key) - _value(other, key) for record, other in pairs) for key in KEYS

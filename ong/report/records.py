@@ -85,6 +85,11 @@ class BaseRecord(BaseModel):
         """The benchmark's name."""
         return str(self.benchmark["name"])
 
+    def is_of_same_benchmark(self, other: BaseRecord) -> bool:
+        """Whether both learned the same thing, on the same data: their benchmarks differ in words at most."""
+        mine, theirs = ({k: v for k, v in r.benchmark.items() if k != "summary"} for r in (self, other))
+        return mine == theirs
+
     @property
     def strategy_name(self) -> str:
         """The strategy's name."""

@@ -198,7 +198,7 @@ def with_sibling_metrics(records: Sequence[Record]) -> list[Record]:
 
     def sibling(name: str, record: Record) -> AccuracyMatrix | None:
         other = siblings.get((name, record.seed))
-        return other.matrix if other is not None and other.benchmark == record.benchmark else None
+        return other.matrix if other is not None and other.is_of_same_benchmark(record) else None
 
     filled = []
     for record in records:

@@ -153,6 +153,7 @@ def test_runs_on_other_data_are_no_siblings(tmp_path: Path, dataset: str, shown:
     write_runs(tmp_path, ["naive", "ogd"], seeds=1)
     content = record("joint", seed=0)
     content["benchmark"]["dataset"] = dataset
+    content["benchmark"]["summary"] = "in other words"
     write_record(tmp_path, content)
     assert ("Recovered" in summary_text(read_runs(tmp_path)[0])) == shown
 
