@@ -129,6 +129,11 @@ class Block:
             start += width
 
     @property
+    def is_held(self) -> bool:
+        """Whether the parameters stand for others at the moment."""
+        return self._holder is not None
+
+    @property
     def _holder(self) -> Holder | None:
         return getattr(self.module, "_ong_held", None)
 

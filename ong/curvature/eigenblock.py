@@ -143,10 +143,11 @@ class EigenBlock:
         Raises:
             ValueError: the layer has become smaller, or has gained inputs, whose columns lie before the bias's.
         """
-        if block.bias is not None and block.shape[1] > self.eigenvalues.shape[1]:
+        known, width = self.eigenvalues.shape[1], block.shape[1]
+        if block.bias is not None and known < width and known != block.widths[0]:  # a bias may begin to train
             raise ValueError(
-                f"layer '{block.name}' has {block.shape[1]} columns, the bias's last, and its curvature "
-                f"{self.eigenvalues.shape[1]}: give it new outputs rather than new inputs"
+                f"layer '{block.name}' has {width} columns, the bias's last, and its curvature {known}: give it new "
+                "outputs rather than new inputs"
             )
         return self.grown(*block.shape)
 
