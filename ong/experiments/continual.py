@@ -183,9 +183,15 @@ class ContinualRun:
             experiences = self.stream.train_stream if self.joint else self.stream.train_stream[task]
             self.learner.train(experiences, eval_streams=[])
             self.train_seconds.append(time.perf_counter() - start)
-        self.memory_bytes.append(sum(_bytes(p) for p in self._stateful() if p is not self.diagnostics))
+        self.memory_bytes.append(self._kept())
         ours = [plugin.statistics() for plugin in self.plugins if isinstance(plugin, GradientPlugin)]
         self.statistics.append(ours[0] if ours else {})
+
+    def _kept(self) -> int:
+        """Return what a strategy keeps from task to task, in bytes: its plugins' states, or all data it has seen."""
+        past = self.learner.dataset if isinstance(self.learner, Cumulative) else []
+        data = len(past) * _tensor_bytes(past[0][0]) if past else 0
+        return data + sum(_bytes(p) for p in self._stateful() if p is not self.diagnostics)
 
     def _evaluate(self) -> None:
         start = time.perf_counter()

@@ -133,7 +133,8 @@ class HistoryRuns:
 def read_runs(directory: Path | str) -> list[Runs | HistoryRuns]:
     """Read every ``record.json`` and ``failure.json`` under a directory.
 
-    A failure beside a record is left out: the run was repeated and finished.
+    A failure beside a record is left out: the run was repeated and finished. Runs that have neither, as interrupted
+    ones and those under way, are named in the notes.
 
     Returns:
         One :class:`Runs` (or :class:`HistoryRuns`) for each benchmark, by name, with the sibling metrics filled in.
@@ -146,18 +147,27 @@ def read_runs(directory: Path | str) -> list[Runs | HistoryRuns]:
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; give one that `ong run` wrote, such as runs/")
     records = [read_record(path) for path in sorted(directory.rglob("record.json"))]
-    unfinished = [p for p in sorted(directory.rglob("failure.json")) if not p.with_name("record.json").exists()]
-    failures = [read_failure(path) for path in unfinished]
+    failed = [p for p in sorted(directory.rglob("failure.json")) if not p.with_name("record.json").exists()]
+    failures = [read_failure(path) for path in failed]
+    waiting = [path for path in sorted(directory.rglob("seed-*")) if path.is_dir() and not _ended(path)]
     if not records:
-        failed = f" ({len(failures)} failed, the first: {failures[0].message})" if failures else ""
-        raise UserError(f"{directory}: no record.json under it{failed}; make one with `ong run BENCHMARK STRATEGY`")
-    return group(records, failures)
+        said = f" ({len(failures)} failed, the first: {failures[0].message})" if failures else ""
+        said += f" ({len(waiting)} not finished: the same `ong run` goes on with them)" if waiting else ""
+        raise UserError(f"{directory}: no record.json under it{said}; make one with `ong run BENCHMARK STRATEGY`")
+    return group(records, failures, waiting)
 
 
-def group(records: Iterable[Record | HistoryRecord], failures: Iterable[Failure] = ()) -> list[Runs | HistoryRuns]:
+def group(
+    records: Iterable[Record | HistoryRecord], failures: Iterable[Failure] = (), waiting: Iterable[Path] = ()
+) -> list[Runs | HistoryRuns]:
     """Group records and failures by benchmark and fill in the sibling metrics.
 
     A benchmark of which no run finished has no section; the first one's notes name it.
+
+    Args:
+        records: the finished runs.
+        failures: those that ended early.
+        waiting: folders ``BENCHMARK/STRATEGY/seed-S`` of runs that have not ended.
 
     Raises:
         UserError: if a strategy and seed occur twice in a benchmark, or its records differ in the number
@@ -171,13 +181,19 @@ def group(records: Iterable[Record | HistoryRecord], failures: Iterable[Failure]
     for failure in failed:
         if failure.benchmark_name not in by_name:
             lost.setdefault(failure.benchmark_name, []).append(failure)
-    remarks = tuple(_lost(name, of_benchmark) for name, of_benchmark in sorted(lost.items()))
+    open_runs: dict[str, list[str]] = {}
+    for folder in map(Path.resolve, waiting):
+        seed = folder.name.removeprefix("seed-")
+        open_runs.setdefault(folder.parent.parent.name, []).append(f"{folder.parent.name} (seed {seed})")
+    remarks = [_lost(name, of_benchmark) for name, of_benchmark in sorted(lost.items())]
+    remarks += [_unfinished(open_runs[name], name) for name in sorted(open_runs) if name not in by_name]
     runs: list[Runs | HistoryRuns] = []
     for name, members in sorted(by_name.items()):
         _check_comparable(members)
         members.sort(key=lambda record: (record.strategy_name, record.seed))
         of_benchmark = tuple(failure for failure in failed if failure.benchmark_name == name)
-        said = () if runs else remarks
+        here = [_unfinished(open_runs[name])] if name in open_runs else []
+        said = (*([] if runs else remarks), *here)
         continual = [record for record in members if isinstance(record, Record)]
         others = tuple(record for record in members if isinstance(record, HistoryRecord))
         if others:
@@ -236,6 +252,15 @@ def _lost(benchmark: str, failures: Sequence[Failure]) -> str:
     first = failures[0]
     what = f"the first ({first.strategy}, seed {first.seed}): {first.message}"
     return f"No run of {benchmark} finished; {len(failures)} failed, {what}."
+
+
+def _ended(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("record.json", "failure.json"))
+
+
+def _unfinished(runs: Sequence[str], benchmark: str = "") -> str:
+    where = f" of {benchmark}" if benchmark else ""
+    return f"Not finished{where}: {', '.join(runs)}; the same `ong run` goes on with them."
 
 
 def _check_comparable(records: Sequence[Record | HistoryRecord]) -> None:

@@ -137,8 +137,14 @@ def load_dataset(name: str, data_root: str | Path | None = None, *, download: bo
 
     Raises:
         UnknownNameError: No data set has that name.
-        UserError: The data are missing (the message names the ways to get them) or corrupt.
+        UserError: The data are missing (the message names the ways to get them) or corrupt, or were found without
+            the ``data_root``, which is no folder.
     """
     if name not in DATASETS:
         raise UnknownNameError("data set", name, DATASETS)
-    return DATASETS[name].load(None if data_root is None else Path(data_root).expanduser(), download)
+    root = None if data_root is None else Path(data_root).expanduser()
+    dataset = DATASETS[name].load(root, download)
+    if root is not None and not root.is_dir():
+        where = f"'{name}' is in '{dataset.source}', read without a data root"
+        raise UserError(f"data root '{root}' is not a folder; {where}")
+    return dataset

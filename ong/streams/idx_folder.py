@@ -95,15 +95,10 @@ def load_idx_folder(
         download: Whether to download into ``data_root`` when the files are nowhere.
 
     Raises:
-        UserError: The files are missing, corrupt, or another data set's; they lie elsewhere than in a folder that
-            there is not.
+        UserError: The files are missing, corrupt, or another data set's.
     """
     folders = _folders(source, data_root)
     found = _find(folders)
-    if found is not None and data_root is not None and not data_root.is_dir():
-        raise UserError(
-            f"data root '{data_root}' is not a folder; '{source.name}' is in '{found[0]}', read without a data root"
-        )
     reason = ""
     if found is None and data_root is not None and download:
         reason = _download(source, data_root)

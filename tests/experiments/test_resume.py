@@ -56,6 +56,12 @@ def timeless(record: dict[str, Any] | None) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "timing"}
 
 
+def test_all_data_that_cumulative_keeps_count_as_its_memory(tmp_path: Path) -> None:
+    record = perform(job("cumulative", tmp_path, **{"stream.tasks": 3})).record
+    assert record is not None
+    assert record["diagnostics"]["memory_bytes"] == [task * 1442 * 64 * 4 for task in (1, 2, 3)]
+
+
 @pytest.mark.parametrize("strategy", [name for name in list_recipes("strategies") if name != "joint"])
 def test_a_resumed_run_is_identical_to_an_uninterrupted_one(strategy: str, tmp_path: Path) -> None:
     whole = perform(job(strategy, tmp_path / "whole"))

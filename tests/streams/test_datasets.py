@@ -144,6 +144,8 @@ def test_a_data_root_that_is_no_folder_is_not_passed_over(
     assert load_dataset("fashion-mnist").source == str(system.system_folder)
     with pytest.raises(UserError, match=r"data root '.*/misspelt' is not a folder; 'fashion-mnist' is in '.*raw'"):
         load_dataset("fashion-mnist", tmp_path / "misspelt")
+    with pytest.raises(UserError, match=r"data root '.*/misspelt' is not a folder; 'digits' is in 'sklearn\..*, read"):
+        load_dataset("digits", tmp_path / "misspelt")
 
 
 @pytest.mark.usefixtures("no_system_folder")
