@@ -10,17 +10,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_PLUGINS = ("EWC", "FOPNG", "GPM", "NCL", "NGD", "OGD", "ONG", "OWM", "SGP", "SI", "OGDPlus", "ONGPrior", "ONGv1")
+_HOMES = dict.fromkeys(_PLUGINS, "ong.plugins") | {
     "EKFAC": "ong.curvature",
-    "EWC": "ong.plugins",
-    "FOPNG": "ong.plugins",
-    "GPM": "ong.plugins",
-    "NCL": "ong.plugins",
     "NaturalGradient": "ong.natural.online",
-    "OGD": "ong.plugins",
-    "ONG": "ong.plugins",
-    "OWM": "ong.plugins",
-    "RunningEKFAC": "ong.curvature",
     "AccuracyMatrix": "ong.metrics",
     "Diagnostics": "ong.plugins",
     "DirectionMemory": "ong.projection",
@@ -34,6 +27,7 @@ _HOMES = {
 _MODULES = {
     "deep_linear": "ong.natural.deep_linear",
     "fisher_variance": "ong.curvature.variance",
+    "methods": "ong.methods",
 }
 
 __all__ = ["__version__", *_HOMES, *_MODULES]

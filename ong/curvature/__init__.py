@@ -1,24 +1,36 @@
-"""What a network's Fisher looks like: layer factors, eigenbases, Fisher types."""
+"""What a network's Fisher looks like: per-example gradients, eigenbases, Fisher types."""
 
-from ong.curvature.blocks import Block, Unsupported, Vector, evaluating, find_blocks, inner, norm
-from ong.curvature.diagonal import diagonal_fisher
+from ong.curvature.batches import Batch, Forward, batch_size, checked_logits, logits_of, map_batch, select, targets_of
+from ong.curvature.blocks import Block, Vector, evaluating, find_blocks, inner, norm
+from ong.curvature.cover import PROBED, cover
+from ong.curvature.diagonal import DiagonalBlock, diagonal_fisher
 from ong.curvature.eigenblock import EigenBlock
-from ong.curvature.ekfac import EKFAC, Batch, Forward
-from ong.curvature.factors import Factors, PassTape, record
-from ong.curvature.fisher import FISHER_TYPES, FisherType, check_fisher, cotangents
+from ong.curvature.ekfac import EKFAC
+from ong.curvature.factors import Factors, example_gradients, record
+from ong.curvature.fisher import FISHER_TYPES, FisherType, check_fisher, cotangents, needs_likelihood, residual
 from ong.curvature.inputs import affine_blocks, input_covariances
 from ong.curvature.layers import LayerFactors, UnsupportedLayerError, layer_factors
-from ong.curvature.metric import BlockMetric, Metric
-from ong.curvature.own_blocks import own_blocks
+from ong.curvature.likelihoods import (
+    LIKELIHOODS,
+    Likelihood,
+    check_likelihood,
+    likelihood_of,
+    likelihood_of_targets,
+)
+from ong.curvature.metric import Metric
+from ong.curvature.operators import DiagonalOperator, Operator, ThinOperator
 from ong.curvature.penalties import DiagonalPenalty, EKFACPenalty
-from ong.curvature.running import RunningEKFAC
+from ong.curvature.precision import double
 
 __all__ = [
     "EKFAC",
     "FISHER_TYPES",
+    "LIKELIHOODS",
+    "PROBED",
     "Batch",
     "Block",
-    "BlockMetric",
+    "DiagonalBlock",
+    "DiagonalOperator",
     "DiagonalPenalty",
     "EKFACPenalty",
     "EigenBlock",
@@ -26,22 +38,35 @@ __all__ = [
     "FisherType",
     "Forward",
     "LayerFactors",
+    "Likelihood",
     "Metric",
-    "PassTape",
-    "RunningEKFAC",
-    "Unsupported",
+    "Operator",
+    "ThinOperator",
     "UnsupportedLayerError",
     "Vector",
     "affine_blocks",
+    "batch_size",
     "check_fisher",
+    "check_likelihood",
+    "checked_logits",
     "cotangents",
+    "cover",
     "diagonal_fisher",
+    "double",
     "evaluating",
+    "example_gradients",
     "find_blocks",
     "inner",
     "input_covariances",
     "layer_factors",
+    "likelihood_of",
+    "likelihood_of_targets",
+    "logits_of",
+    "map_batch",
+    "needs_likelihood",
     "norm",
-    "own_blocks",
     "record",
+    "residual",
+    "select",
+    "targets_of",
 ]

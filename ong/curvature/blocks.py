@@ -1,4 +1,4 @@
-"""A model seen as blocks: one matrix of trainable parameters a layer.
+"""A model seen as blocks of trainable parameters, each one matrix.
 
 A vector over the network's parameters (a gradient, an update, the weights) is a dictionary from block name to its
 matrix ``[rows, columns]``, written :data:`Vector` throughout.
@@ -6,50 +6,39 @@ matrix ``[rows, columns]``, written :data:`Vector` throughout.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ong.curvature.layers import UnsupportedLayerError, layer_factors
 
-__all__ = ["Block", "Unsupported", "Vector", "evaluating", "find_blocks", "inner", "norm"]
+__all__ = ["Block", "Vector", "dense_gradient", "evaluating", "find_blocks", "inner", "norm"]
 
 Vector = dict[str, Tensor]
-Unsupported = Literal["error", "ignore"]
 _UNREGISTERED = layer_factors.dispatch(object)
-
-
-class Holder(Protocol):
-    """What a module carries as ``_ong_held`` while its parameters stand for others, see ``ong.plugins``."""
-
-    def values(self, matrix: Tensor) -> Tensor:
-        """Return the original weights, given those held."""
-
-    def gradient(self, matrix: Tensor) -> Tensor:
-        """Return the original gradient, given the one held."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """The trainable parameters of one layer as a matrix: the weight's columns, then the bias's.
+    """Trainable parameters as one matrix: those of a layer of the registry, or a single other parameter.
+
+    The matrix of a layer has the weight's columns, then the bias's. A parameter that is not a layer's is one row.
 
     Attributes:
-        name: the module's path in the model.
-        module: the layer.
-        weight: the layer's weight, or None when it is frozen or absent.
+        name: the layer's path in the model, or the parameter's.
+        module: the layer; None for a parameter of its own, whose per-example gradients autograd takes.
+        weight: the layer's weight, or None when it is frozen or absent; the parameter.
         bias: the layer's bias, or None when it is frozen or absent.
     """
 
     name: str
-    module: nn.Module
+    module: nn.Module | None
     weight: nn.Parameter | None
-    bias: nn.Parameter | None
+    bias: nn.Parameter | None = None
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
@@ -58,7 +47,7 @@ class Block:
 
     @cached_property
     def rows(self) -> int:
-        """Rows of the matrix: output units, or 1 for normalisation layers, which scale coordinate by coordinate."""
+        """Rows of the matrix: output units; 1 for normalisation layers and for parameters of their own."""
         weight = getattr(self.module, "weight", None)
         if not isinstance(weight, Tensor) or weight.ndim == 1 or isinstance(self.module, nn.LayerNorm):
             return 1
@@ -69,127 +58,101 @@ class Block:
         """``(rows, columns)``."""
         return self.rows, sum(p.numel() for p in self.parameters) // self.rows
 
-    @cached_property
-    def widths(self) -> list[int]:
-        """How many columns each of the parameters has."""
-        return [p.numel() // self.rows for p in self.parameters]
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether its Fisher is kept as a diagonal: parameters of their own, and embeddings (V × V otherwise)."""
+        return self.module is None or isinstance(self.module, nn.Embedding)
 
     def matrix(self, tensors: list[Tensor]) -> Tensor:
         """Lay tensors of the parameters' shapes out as one ``[rows, columns]`` matrix (a copy, at least float32)."""
         joined = torch.cat([t.detach().reshape(self.rows, -1) for t in tensors], dim=1)
         return joined.float() if joined.dtype in (torch.float16, torch.bfloat16) else joined
 
-    def scatter(self, matrix: Tensor, tensors: list[Tensor]) -> None:
-        """Copy a ``[rows, columns]`` matrix into tensors of the parameters' shapes, the inverse of :meth:`matrix`."""
-        start = 0
-        for tensor in tensors:
-            width = tensor.numel() // self.rows
-            tensor.copy_(matrix[:, start : start + width].reshape(tensor.shape))
-            start += width
-
     def split(self, matrix: Tensor) -> list[Tensor]:
-        """Return a ``[rows, columns]`` matrix as tensors of the parameters' shapes, each on its own in memory."""
-        parts = zip(torch.split(matrix, self.widths, dim=1), self.parameters, strict=True)
-        return [part.reshape(p.shape).contiguous() for part, p in parts]
+        """Return a ``[rows, columns]`` matrix as tensors of the parameters' shapes and dtypes."""
+        widths = [p.numel() // self.rows for p in self.parameters]
+        parts = zip(torch.split(matrix, widths, dim=1), self.parameters, strict=True)
+        return [part.reshape(p.shape).to(p.dtype) for part, p in parts]
 
-    def values(self, *, held: bool = False) -> Tensor:
-        """The parameters as a matrix, in the original coordinates or those they are held in at the moment."""
-        matrix = self.matrix(list(self.parameters))
-        holder = None if held else self._holder
-        return matrix if holder is None else holder.values(matrix)
+    def values(self) -> Tensor:
+        """The parameters as a matrix."""
+        return self.matrix(list(self.parameters))
 
     @property
     def has_gradient(self) -> bool:
-        """Whether the layer took part in the last backward pass."""
+        """Whether the block took part in the last backward pass."""
         return any(p.grad is not None for p in self.parameters)
 
-    def gradient(self, *, held: bool = False) -> Tensor:
-        """The ``.grad`` fields as a matrix, zero where a parameter has none.
-
-        Args:
-            held: in the coordinates the weights are held in at the moment, rather than the original ones.
-        """
-        matrix = self.matrix([p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters])
-        holder = None if held else self._holder
-        return matrix if holder is None else holder.gradient(matrix)
-
-    def write_gradient(self, matrix: Tensor) -> None:
-        """Put a matrix, in the coordinates the weights are held in, into the ``.grad`` fields.
-
-        A parameter without a gradient keeps none.
-        """
-        self.scatter(matrix, [p.grad if p.grad is not None else torch.empty_like(p) for p in self.parameters])
-
-    def take_from_gradient(self, matrix: Tensor) -> None:
-        """Subtract a matrix, in the coordinates the weights are held in, from the ``.grad`` fields there are."""
-        start = 0
-        for parameter, width in zip(self.parameters, self.widths, strict=True):
-            if parameter.grad is not None:
-                parameter.grad.sub_(matrix.narrow(1, start, width).reshape(parameter.shape))
-            start += width
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the parameters stand for others at the moment."""
-        return self._holder is not None
-
-    @property
-    def _holder(self) -> Holder | None:
-        return getattr(self.module, "_ong_held", None)
+    def gradient(self) -> Tensor:
+        """The ``.grad`` fields as a matrix, zero where a parameter has none."""
+        return self.matrix([dense_gradient(p.grad, p) for p in self.parameters])
 
 
-def find_blocks(model: nn.Module, unsupported: Unsupported = "error") -> dict[str, Block]:
-    """Return the blocks of a model's trainable parameters, in the order of ``named_modules``.
+def dense_gradient(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    """Return a gradient as a dense tensor of the parameter's shape; None is zero."""
+    if gradient is None:
+        return torch.zeros_like(parameter)
+    return gradient.todense_gradient() if gradient.is_sparse else gradient
+
+
+def find_blocks(
+    model: nn.Module, *, among: Collection[nn.Parameter] | None = None, apart: Collection[str] = ()
+) -> dict[str, Block]:
+    """Return the blocks of a model's trainable parameters, every one in exactly one block.
+
+    Layers of the registry (:func:`ong.curvature.layer_factors`) are blocks; all other parameters, and those that two
+    modules share, are blocks of their own.
 
     Args:
         model: any module.
-        unsupported: what to do with a module that holds trainable parameters but is of no registered type:
-            ``"error"``, or ``"ignore"`` (one warning; its parameters and its children's keep their plain gradient).
+        among: the parameters that count, an optimizer's; all by default.
+        apart: layers whose parameters are to be blocks of their own, whatever their type.
 
     Raises:
-        UnsupportedLayerError: such a module and ``unsupported="error"``; two modules that share a parameter;
-            a model without any block.
+        UnsupportedLayerError: a model without a trainable parameter.
     """
+    counts = None if among is None else {id(p) for p in among}
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     blocks: dict[str, Block] = {}
-    owners: dict[int, str] = {}
-    ignored: list[str] = []
-    for name, module in model.named_modules(remove_duplicate=True):
-        own = {key: p for key, p in module.named_parameters(recurse=False) if p.requires_grad}
-        if not own or any(name == i or name.startswith(i + ".") for i in ignored):
+    taken: set[int] = set()
+    for name, module in model.named_modules():
+        own = {
+            key: p
+            for key, p in module.named_parameters(recurse=False)
+            if p.requires_grad and id(p) not in taken and (counts is None or id(p) in counts)
+        }
+        if not own:
             continue
-        label = f"module '{name or 'the model itself'}' of type {type(module).__name__}"
-        known = layer_factors.dispatch(type(module)) is not _UNREGISTERED and set(own) <= {"weight", "bias"}
-        if not known:
-            message = f"{label} holds trainable parameters ({', '.join(own)}) but no supported layer type"
-            if unsupported == "error":
-                raise UnsupportedLayerError(
-                    f"{message}; freeze them, register the type with ong.curvature.layer_factors, or pass "
-                    "unsupported='ignore' to leave their gradient as it is"
-                )
-            if name:
-                ignored.append(name)
-            warnings.warn(f"{message}: their plain gradient is used", stacklevel=2)
+        taken |= {id(p) for p in own.values()}
+        everything = dict(module.named_parameters(recurse=False))
+        layer = (
+            layer_factors.dispatch(type(module)) is not _UNREGISTERED
+            and set(everything) <= {"weight", "bias"}
+            and name not in apart
+            and all(owners[id(p)] == 1 for p in own.values())
+        )
+        if layer:
+            blocks[name] = Block(name, module, own.get("weight"), own.get("bias"))
             continue
         for key, parameter in own.items():
-            if id(parameter) in owners:
-                raise UnsupportedLayerError(f"{label} shares its {key} with module '{owners[id(parameter)]}'")
-            owners[id(parameter)] = name
-        blocks[name] = Block(name, module, own.get("weight"), own.get("bias"))
+            path = f"{name}.{key}" if name else key
+            blocks[path] = Block(path, None, parameter)
     if not blocks:
-        raise UnsupportedLayerError(
-            f"the model ({type(model).__name__}) has no trainable layer of a supported type (Linear, Conv1d, Conv2d, "
-            "normalisation layers, Embedding)"
-        )
+        raise UnsupportedLayerError(f"the model ({type(model).__name__}) has no parameter to train")
     return blocks
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode with gradients enabled, and every module's mode back afterwards."""
+    """Put a model in eval mode with gradients on and autocast off; every module's mode is put back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
+    device = next((p.device.type for p in model.parameters()), "cpu")
     model.eval()
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(device, enabled=False):
             yield
     finally:
         for module, training in modes:

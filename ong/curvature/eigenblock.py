@@ -1,18 +1,20 @@
-"""One block of an EKFAC: covariances, their eigenbases, and the eigenvalues measured in them."""
+"""One block of an EKFAC: leading eigenpairs of the inputs' covariance, all of the outputs', eigenvalues in them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from scipy.linalg import get_blas_funcs
 from torch import Tensor
 
-from ong.curvature.blocks import Block
 from ong.curvature.eigenpairs import eigenbasis
 from ong.curvature.factors import Factors
+from ong.curvature.operators import ThinOperator
+from ong.curvature.precision import double
 from ong.errors import NotFiniteError
 from ong.threads import one_blas_thread
 
@@ -38,31 +40,26 @@ class Covariances:
     rounding: float
 
 
-def covariances(
-    factors: Iterable[dict[str, Factors]], examples: int, known_inputs: Mapping[str, Tensor] | None = None
-) -> dict[str, Covariances]:
+def covariances(factors: Iterable[dict[str, Factors]], examples: int) -> dict[str, Covariances]:
     """Return A and S of every block in float64.
 
     Args:
         factors: the factors of all batches and cotangent sets.
         examples: N, the number of examples that took part.
-        known_inputs: A of blocks where it need not be measured.
 
     Raises:
         NotFiniteError: a factor that is not finite.
     """
-    known = known_inputs or {}
     sums: dict[str, tuple[Tensor, Tensor, int, int]] = {}
     rounding: dict[str, float] = {}
     for parts in factors:
         for name, part in parts.items():
             a, d = part.inputs.flatten(0, 1), part.outputs.flatten(0, 1)
-            inputs = known[name] if name in known else _upper_moment(a).double()
-            outputs, rows, seen = _upper_moment(d).double(), len(a), len(part.inputs)
+            inputs, outputs = double(_upper_moment(a)), double(_upper_moment(d))
+            rows, seen = len(a), len(part.inputs)
             if name in sums:
                 old = sums[name]
-                inputs = inputs if name in known else old[0] + inputs
-                outputs, rows, seen = old[1] + outputs, old[2] + rows, old[3] + seen
+                inputs, outputs, rows, seen = old[0] + inputs, old[1] + outputs, old[2] + rows, old[3] + seen
             sums[name] = (inputs, outputs, rows, seen)
             rounding[name] = torch.finfo(a.dtype).eps
     result = {}
@@ -72,7 +69,7 @@ def covariances(
                 f"the factors of layer '{name}' are not finite: the weights or the inputs have diverged"
             )
         positions = rows / seen  # seen counts every example once a cotangent set
-        inputs = inputs if name in known else (inputs + inputs.triu(1).T) / rows
+        inputs = (inputs + inputs.triu(1).T) / rows
         outputs = (outputs + outputs.triu(1).T) / (examples * positions)
         result[name] = Covariances(inputs, outputs, positions, rounding[name])
     return result
@@ -91,153 +88,223 @@ def _upper_moment(rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class EigenBlock:
-    """F of one block, (U_S ⊗ U_A) diag(Λ) (U_S ⊗ U_A)ᵀ, all float64.
+    """F of one block: Λ on the r leading columns of the inputs' eigenbasis, one number a row on all others.
+
+    With U ``[columns, r]`` and U_S ``[rows, rows]``,
+
+        F V = U_S[ (Λ − τ1ᵀ) ∘ (U_SᵀVU) ]Uᵀ + U_S diag(τ) U_Sᵀ V,    A ≈ U diag(D) Uᵀ + ρ(I − UUᵀ).
+
+    With r = columns it is the full EKFAC. The trace of F does not depend on r.
 
     Attributes:
-        inputs_cov: A, ``[columns, columns]``.
-        outputs_cov: S, ``[rows, rows]``.
-        inputs_basis: U_A, eigenvectors of A in columns.
+        inputs_basis: U, leading eigenvectors of A in columns.
+        inputs_values: D, ``[r]``, falling.
+        inputs_rest: ρ, the mean of A's other eigenvalues; ``[]``.
         outputs_basis: U_S, eigenvectors of S in columns.
-        eigenvalues: Λ, ``[rows, columns]``.
+        outputs_values: the eigenvalues of S, ``[rows]``.
+        eigenvalues: Λ, ``[rows, r]``.
+        rest: τ, ``[rows]``.
         positions: T of the data added last.
     """
 
-    inputs_cov: Tensor
-    outputs_cov: Tensor
     inputs_basis: Tensor
+    inputs_values: Tensor
+    inputs_rest: Tensor
     outputs_basis: Tensor
+    outputs_values: Tensor
     eigenvalues: Tensor
+    rest: Tensor
     positions: float = 1.0
 
     @classmethod
-    def zero(cls, rows: int, columns: int, device: torch.device) -> EigenBlock:
-        """Return the block of a Fisher that is zero."""
-        like = torch.zeros((), dtype=torch.float64, device=device)
-        inputs, outputs = torch.eye(columns).to(like), torch.eye(rows).to(like)
-        return cls(0 * inputs, 0 * outputs, inputs, outputs, like.new_zeros(rows, columns))
+    def zero(cls, rows: int, columns: int, device: torch.device | None = None) -> EigenBlock:
+        """Return F = 0, float64 where the device has it."""
+        dtype = torch.float32 if device is not None and device.type == "mps" else torch.float64
+        empty = torch.zeros(columns, 0, dtype=dtype, device=device)
+        identity = torch.eye(rows, dtype=dtype, device=device)
+        none = empty.new_zeros(rows)
+        return cls(empty, empty.new_zeros(0), empty.new_zeros(()), identity, none, empty.new_zeros(rows, 0), none)
 
-    @classmethod
-    def of_inputs(cls, inputs: Iterable[Tensor], rows: int) -> EigenBlock:
-        """Return the block of a Fisher that is zero, in the eigenbasis of A = E[a aᵀ].
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(rows, columns)``."""
+        return len(self.outputs_basis), len(self.inputs_basis)
 
-        Args:
-            inputs: a, 1 for the bias included, in parts ``[n, columns]``.
-            rows: of the block.
+    @property
+    def others(self) -> int:
+        """The number of columns that share one eigenvalue a row."""
+        return self.inputs_basis.shape[0] - self.inputs_basis.shape[1]
 
-        Raises:
-            NotFiniteError: inputs that are not finite.
-        """
-        upper, count, rounding = torch.zeros((), dtype=torch.float64), 0, 0.0
-        for a in inputs:
-            upper, count = upper.to(a.device) + _upper_moment(a).double(), count + len(a)
-            rounding = torch.finfo(a.dtype).eps
-        if not upper.isfinite().all():
-            raise NotFiniteError("the inputs are not finite")
-        covariance = (upper + upper.triu(1).T) / count
-        zero = cls.zero(rows, len(covariance), covariance.device)
-        return replace(zero, inputs_cov=covariance, inputs_basis=eigenbasis(covariance, rounding))
+    @property
+    def inputs_cov(self) -> Tensor:
+        """A, ``[columns, columns]``."""
+        along = (self.inputs_basis * (self.inputs_values - self.inputs_rest)) @ self.inputs_basis.T
+        along.diagonal().add_(self.inputs_rest)
+        return along
 
-    def fitted(self, block: Block) -> EigenBlock:
-        """Return the curvature of a layer that may have grown since, zero on what it has gained.
+    @property
+    def outputs_cov(self) -> Tensor:
+        """S, ``[rows, rows]``."""
+        return (self.outputs_basis * self.outputs_values) @ self.outputs_basis.T
 
-        Raises:
-            ValueError: the layer has become smaller, or has gained inputs, whose columns lie before the bias's.
-        """
-        known, width = self.eigenvalues.shape[1], block.shape[1]
-        if block.bias is not None and known < width and known != block.widths[0]:  # a bias may begin to train
-            raise ValueError(
-                f"layer '{block.name}' has {width} columns, the bias's last, and its curvature {known}: give it new "
-                "outputs rather than new inputs"
-            )
-        return self.grown(*block.shape)
+    def to(self, like: Tensor) -> EigenBlock:
+        """Return the block in a tensor's dtype, on its device."""
+        return replace(self, **{n: t.to(like) for n, t in self.state_dict().items() if isinstance(t, Tensor)})
+
+    def doubled(self) -> EigenBlock:
+        """Return the block in float64, on the CPU where its device has none."""
+        return replace(self, **{n: double(t) for n, t in self.state_dict().items() if isinstance(t, Tensor)})
+
+    def scaled(self, factor: float) -> EigenBlock:
+        """Return ``factor`` · F."""
+        names = ("inputs_values", "inputs_rest", "outputs_values", "eigenvalues", "rest")
+        return replace(self, **{name: factor * getattr(self, name) for name in names})
 
     def grown(self, rows: int, columns: int) -> EigenBlock:
-        """Return the block with zero curvature on rows and columns that the layer has gained since, at their end.
+        """Return the block with further rows and last columns, on which F is 0.
 
         Raises:
-            ValueError: the layer has become smaller.
+            ValueError: a block that has become smaller.
         """
-        more_rows, more_columns = rows - self.eigenvalues.shape[0], columns - self.eigenvalues.shape[1]
+        more_rows, more_columns = rows - self.shape[0], columns - self.shape[1]
         if more_rows < 0 or more_columns < 0:
-            raise ValueError(f"a layer shrank from {tuple(self.eigenvalues.shape)} to {(rows, columns)}")
+            raise ValueError(f"a block cannot shrink from {self.shape} to {(rows, columns)}")
         if not (more_rows or more_columns):
             return self
+        basis, values, eigenvalues = self.inputs_basis, self.inputs_values, self.eigenvalues
+        if more_columns and self.others and (self.inputs_rest or self.rest.any()):
+            # What was shared by the old columns is 0 on the new ones, so that they need eigenvectors of their own.
+            basis, values, eigenvalues = self._complete()
+        basis = F.pad(basis, (0, 0, 0, more_columns))
+        outputs = F.pad(self.outputs_basis, (0, more_rows, 0, more_rows))
+        outputs.diagonal()[self.shape[0] :] = 1
+        none = self.rest.new_zeros(rows)
         return EigenBlock(
-            F.pad(self.inputs_cov, (0, more_columns, 0, more_columns)),
-            F.pad(self.outputs_cov, (0, more_rows, 0, more_rows)),
-            _extended(self.inputs_basis, more_columns),
-            _extended(self.outputs_basis, more_rows),
-            F.pad(self.eigenvalues, (0, more_columns, 0, more_rows)),
+            basis,
+            values,
+            self.inputs_rest if not more_columns else self.inputs_rest.new_zeros(()),
+            outputs,
+            F.pad(self.outputs_values, (0, more_rows)),
+            F.pad(eigenvalues, (0, 0, 0, more_rows)),
+            F.pad(self.rest, (0, more_rows)) if not more_columns else none,
             self.positions,
         )
 
-    def moved(self, added: Covariances, *, decay: float = 1.0, keep_inputs: bool = False) -> EigenBlock:
-        """Return the block in the eigenbases of ``decay · old + added`` covariances, without the added eigenvalues.
+    def _complete(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return U, D and Λ with all columns."""
+        columns = self.inputs_basis.shape[0]
+        identity = torch.eye(columns, dtype=self.rest.dtype, device=self.rest.device)
+        whole = torch.linalg.qr(double(torch.cat([self.inputs_basis, identity], 1))).Q.to(identity)
+        whole[:, : columns - self.others] = self.inputs_basis
+        return (
+            whole,
+            torch.cat([self.inputs_values, self.inputs_rest.expand(self.others)]),
+            torch.cat([self.eigenvalues, self.rest[:, None].expand(-1, self.others)], 1),
+        )
 
-        Λ' = decay · (U'_SᵀU_S)^{∘2} Λ ((U'_AᵀU_A)^{∘2})ᵀ = decay · diag(U'ᵀ F U'), so the trace is kept. With
-        ``keep_inputs`` A and U_A stay as they are.
+    def moved(self, added: Covariances, *, rank: int | None, decay: float = 1.0) -> EigenBlock:
+        """Return the block in the leading eigenbases of ``decay · old + added``, without the added eigenvalues.
+
+        With O_S = (U'_SᵀU_S)^{∘2}, O_A = (U'ᵀU)^{∘2} the diagonal of F in the new bases is
+
+            Λ' = decay · O_S[ (Λ − τ1ᵀ) O_Aᵀ + τ1ᵀ ],
+
+        and τ' takes what is left of each row's sum, so the trace is kept.
+
+        Args:
+            added: covariances of the new data, float64.
+            rank: r; None keeps all columns.
+            decay: factor on what was there.
         """
-        inputs_cov, inputs_basis = self.inputs_cov, self.inputs_basis
-        if not keep_inputs:
-            inputs_cov = decay * self.inputs_cov + added.inputs
-            inputs_basis = eigenbasis(inputs_cov, added.rounding)
-        outputs_cov = decay * self.outputs_cov + added.outputs
+        old = self.doubled()
+        inputs_cov = decay * old.inputs_cov + added.inputs
+        outputs_cov = decay * old.outputs_cov + added.outputs
+        columns = len(inputs_cov)
+        kept = columns if rank is None else min(rank, columns)
+        inputs_basis = eigenbasis(inputs_cov, added.rounding)[:, columns - kept :].flip(1)
         outputs_basis = eigenbasis(outputs_cov, added.rounding)
-        eigenvalues = torch.zeros_like(self.eigenvalues)
-        if decay and self.eigenvalues.any():
-            overlap_in = (inputs_basis.T @ self.inputs_basis).square()
-            overlap_out = (outputs_basis.T @ self.outputs_basis).square()
-            eigenvalues = decay * overlap_out @ self.eigenvalues @ overlap_in.T
-        return EigenBlock(inputs_cov, outputs_cov, inputs_basis, outputs_basis, eigenvalues, added.positions)
+        values = ((inputs_cov @ inputs_basis) * inputs_basis).sum(0).clamp_min(0)
+        others = columns - kept
+        rest = ((inputs_cov.trace() - values.sum()) / others).clamp_min(0) if others else values.new_zeros(())
+        overlap_in = (inputs_basis.T @ old.inputs_basis).square()
+        overlap_out = (outputs_basis.T @ old.outputs_basis).square()
+        above = old.eigenvalues - old.rest[:, None]
+        eigenvalues = decay * (overlap_out @ (above @ overlap_in.T + old.rest[:, None]))
+        totals = decay * (overlap_out @ (old.eigenvalues.sum(1) + old.others * old.rest))
+        return EigenBlock(
+            inputs_basis.contiguous(),
+            values,
+            rest,
+            outputs_basis,
+            ((outputs_cov @ outputs_basis) * outputs_basis).sum(0).clamp_min(0),
+            torch.zeros_like(eigenvalues),
+            values.new_zeros(len(outputs_basis)),
+            added.positions,
+        ).plus(eigenvalues, totals)
 
-    def plus(self, eigenvalues: Tensor) -> EigenBlock:
-        """Return the block with further eigenvalues added."""
-        return replace(self, eigenvalues=self.eigenvalues + eigenvalues)
+    def plus(self, eigenvalues: Tensor, totals: Tensor) -> EigenBlock:
+        """Return the block with further eigenvalues ``[rows, r]``, and with rows' sums over all columns ``[rows]``."""
+        rest = self.rest
+        if self.others:
+            rest = rest + ((totals - eigenvalues.sum(1)) / self.others).clamp_min(0)
+        return replace(self, eigenvalues=self.eigenvalues + eigenvalues, rest=rest)
 
-    def with_bases_like(self, tensor: Tensor) -> EigenBlock:
-        """Return the block with its bases in a tensor's dtype, for many rotations."""
-        return replace(self, inputs_basis=self.inputs_basis.to(tensor), outputs_basis=self.outputs_basis.to(tensor))
+    def operator(self, function: Callable[[Tensor], Tensor]) -> ThinOperator:
+        """Return f(F), for f of the eigenvalues."""
+        along, rest = function(self.eigenvalues), function(self.rest)
+        if not self.others:
+            return ThinOperator(self.inputs_basis, self.outputs_basis, along, None)
+        return ThinOperator(
+            self.inputs_basis,
+            self.outputs_basis,
+            along - rest[:, None],
+            (self.outputs_basis * rest) @ self.outputs_basis.T,
+        )
 
-    def rotate(self, matrix: Tensor) -> Tensor:
-        """Return U_Sᵀ V U_A of ``[..., rows, columns]``, in the matrix's dtype."""
-        return self.outputs_basis.to(matrix).T @ matrix @ self.inputs_basis.to(matrix)
-
-    def rotate_back(self, matrix: Tensor) -> Tensor:
-        """Return U_S V U_Aᵀ of ``[..., rows, columns]``, in the matrix's dtype."""
-        return self.outputs_basis.to(matrix) @ matrix @ self.inputs_basis.to(matrix).T
+    def trace(self) -> float:
+        """Return the trace of F."""
+        return float(self.eigenvalues.sum() + self.others * self.rest.sum())
 
     def kfac_eigenvalues(self) -> Tensor:
-        """Return the eigenvalues that plain K-FAC has in this basis, T · d_S d_Aᵀ, ``[rows, columns]``.
+        """Return the eigenvalues that plain K-FAC has in this basis, T · d_S d_Aᵀ, ``[rows, r]``.
 
         Meaningful for the Fisher of one data set, not for a sum over tasks.
         """
-        d_a = torch.einsum("ij,ik,kj->j", self.inputs_basis, self.inputs_cov, self.inputs_basis)
-        d_s = torch.einsum("ij,ik,kj->j", self.outputs_basis, self.outputs_cov, self.outputs_basis)
-        return self.positions * torch.outer(d_s, d_a)
+        return self.positions * torch.outer(self.outputs_values, self.inputs_values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the tensors by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def _extended(basis: Tensor, more: int) -> Tensor:
-    """Return the basis with unit vectors for new coordinates."""
-    extended = F.pad(basis, (0, more, 0, more))
-    extended.diagonal()[len(basis) :] = 1
-    return extended
+def rotated_squares(factors: Factors, inputs_basis: Tensor, outputs_basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Σ_n (U_SᵀG_nU)^{∘2}, ``[rows, r]``, and its rows' sums over all columns, Σ_n ‖(U_SᵀG_n)_i‖²; float64.
 
-
-def rotated_squares(factors: Factors, block: EigenBlock) -> Tensor:
-    """Return Σ_n (U_Sᵀ G_n U_A)^{∘2}, ``[rows, columns]`` float64."""
-    a = factors.inputs @ block.inputs_basis.to(factors.inputs)
-    d = factors.outputs @ block.outputs_basis.to(factors.outputs)
-    return gradient_squares(Factors(a, d))
+    Positions are summed *before* squaring.
+    """
+    d = factors.outputs @ outputs_basis
+    a = factors.inputs
+    if a.shape[1] == 1:
+        along, squares = a[:, 0] @ inputs_basis, d[:, 0].square()
+        return double(squares.T @ along.square()), double(squares.T @ a[:, 0].square().sum(1))
+    step = max(1, _CHUNK // (d.shape[2] * a.shape[2]))
+    total = double(d.new_zeros(d.shape[2], inputs_basis.shape[1]))
+    sums = total.new_zeros(d.shape[2])
+    for start in range(0, len(a), step):
+        gradients = torch.einsum("nto,nti->noi", d[start : start + step], a[start : start + step])
+        sums += double(gradients.square().sum((0, 2)))
+        total += double((gradients @ inputs_basis).square().sum(0))
+    return total, sums
 
 
 def gradient_squares(factors: Factors) -> Tensor:
     """Return Σ_n G_n^{∘2}, ``[rows, columns]`` float64: positions are summed *before* squaring."""
     a, d = factors.inputs, factors.outputs
     if a.shape[1] == 1:
-        return (d[:, 0].square().T @ a[:, 0].square()).double()
+        return double(d[:, 0].square().T @ a[:, 0].square())
     step = max(1, _CHUNK // (d.shape[2] * a.shape[2]))
-    total = torch.zeros(d.shape[2], a.shape[2], dtype=torch.float64, device=a.device)
+    total = double(a.new_zeros(d.shape[2], a.shape[2]))
     for start in range(0, len(a), step):
         gradients = torch.einsum("nto,nti->noi", d[start : start + step], a[start : start + step])
-        total += gradients.square().sum(0).double()
+        total += double(gradients.square().sum(0))
     return total

@@ -1,4 +1,4 @@
-"""Eigenpairs of covariances: all of them, or the leading ones from those of slightly older data."""
+"""Eigenvectors of covariances."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from torch import Tensor
 
 from ong.threads import one_blas_thread
 
-__all__ = ["eigenbasis", "eigenpairs", "leading_eigenpairs"]
+__all__ = ["eigenbasis"]
 
-_SPARE = 1.25  # times as many columns as were kept are iterated, so that those kept converge fast
-_FEWEST = 16
 _WORTH_SPLITTING = 128  # columns
 _ROUNDINGS = 100
-_COLD, _WARM = 3, 1  # iterations from random columns, and from an earlier basis
 
 
 def eigenpairs(symmetric: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,50 +68,3 @@ def _to_last(vector: Tensor) -> Tensor:
     reflection = torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
     result: Tensor = reflection - torch.outer(mirror, mirror) * (2 / mirror.square().sum())
     return result
-
-
-def leading_eigenpairs(rows: Tensor, threshold: float, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the eigenpairs of XᵀX/n whose values pass a threshold, by subspace iteration.
-
-    Q ← qr(XᵀX Q), then the Rayleigh–Ritz pairs of Q. One iteration from the basis of slightly older data costs 4 n·c·r
-    multiplications and the QR of ``[c, r]``, where the eigendecomposition takes 2 n·c² and about 10 c³. The values are
-    those of the basis returned, Σ(Xu)²/n, from below; where most of them pass, all are found by eigendecomposition.
-
-    Source: Halko, Martinsson, Tropp, "Finding structure with randomness", arXiv 0909.4061, algorithm 4.4.
-
-    Args:
-        rows: X, ``[n, c]``.
-        threshold: the smallest eigenvalue that is wanted.
-        start: orthonormal columns ``[c, k]`` to start from; random ones by default.
-
-    Returns:
-        Eigenvalues ``[r]``, falling, and orthonormal eigenvectors ``[c, r]``; r is at least 1.
-    """
-    columns = rows.shape[1]
-    count = max(_FEWEST, int(_SPARE * start.shape[1])) if start is not None else 4 * _FEWEST
-    q, iterations = start, _COLD if start is None else _WARM
-    while count < columns // 2:
-        q = _widened(q, rows, count)
-        for _ in range(iterations):
-            q = torch.linalg.qr(rows.T @ (rows @ q)).Q
-        moved = rows @ q
-        values, turn = eigenpairs((moved.T @ moved).double() / len(rows))
-        if values[0] <= threshold:
-            return _passing(values, q @ turn.to(q), threshold)
-        count, iterations = 2 * count, _COLD
-    covariance = (rows.T @ rows).double() / len(rows)
-    values, vectors = eigenpairs(covariance)
-    return _passing(values, vectors.to(rows), threshold)
-
-
-def _widened(q: Tensor | None, rows: Tensor, count: int) -> Tensor:
-    """Return the columns with random ones beside them, ``count`` in all."""
-    known = rows.new_zeros(rows.shape[1], 0) if q is None else q[:, :count]
-    generator = torch.Generator(rows.device).manual_seed(0)
-    more = torch.randn(rows.shape[1], count - known.shape[1], generator=generator, dtype=rows.dtype, device=rows.device)
-    return torch.cat([known, more], 1)
-
-
-def _passing(values: Tensor, vectors: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    kept = max(1, int((values > threshold).sum()))
-    return values.flip(0)[:kept], vectors.flip(1)[:, :kept].contiguous()

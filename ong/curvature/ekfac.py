@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ong.curvature.batches import Batch, Forward, batch_size, logits_of, select, targets_of
 from ong.curvature.blocks import Block, Vector, evaluating
-from ong.curvature.eigenblock import EigenBlock, covariances, rotated_squares
-from ong.curvature.factors import Factors, record
+from ong.curvature.cover import PROBED, cover
+from ong.curvature.diagonal import DiagonalBlock
+from ong.curvature.eigenblock import EigenBlock, covariances, gradient_squares, rotated_squares
+from ong.curvature.factors import Factors, example_gradients
 from ong.curvature.fisher import FisherType, check_fisher, cotangents
-from ong.curvature.own_blocks import PROBED, own_blocks
+from ong.curvature.likelihoods import Likelihood
 from ong.curvature.variance.planning import draws_for_relative_error
 from ong.errors import NotFiniteError, UserError
 
-__all__ = ["EKFAC", "MOST_SAMPLES", "Batch", "Forward"]
+__all__ = ["EKFAC", "MOST_SAMPLES"]
 
-Batch = Sequence[Tensor]
-"""Inputs, targets and whatever else ``forward`` wants, examples first in each."""
-Forward = Callable[[Batch], Tensor]
 MOST_SAMPLES = 10_000
 """The most draws an example that a wanted relative error may take."""
 _PLANNING_EXAMPLES = 64
@@ -37,14 +37,18 @@ class EKFAC:
         Λ = E[ (U_Sᵀ G U_A)^{∘2} ],   G = Σ_t δ_t a_tᵀ of one example,
 
     the Frobenius-optimal diagonal in that basis. Each call of :meth:`add` adds the mean over its examples, as a sum
-    of Fishers over tasks wants it. Everything is kept in float64.
+    of Fishers over tasks wants it. With a ``rank`` only the leading columns of U_A keep eigenvalues of their own, see
+    :class:`EigenBlock`. Parameters of their own and embeddings have the diagonal of F in its place. Eigenvectors are
+    found in float64 and everything is kept in the parameters' dtype, at least float32.
 
     Attributes:
+        rank: the most columns of U_A that are kept; None keeps all.
         blocks: the factors of each block by its name; empty is the zero Fisher.
         samples_used: draws an example of the last data added; 0 for the types that draw nothing.
     """
 
-    blocks: dict[str, EigenBlock] = field(default_factory=dict)
+    rank: int | None = None
+    blocks: dict[str, EigenBlock | DiagonalBlock] = field(default_factory=dict)
     samples_used: int = 0
 
     @classmethod
@@ -54,18 +58,21 @@ class EKFAC:
         batches: Sequence[Batch],
         *,
         fisher: FisherType = "rademacher",
+        likelihood: Likelihood = "categorical",
         samples: int = 1,
         relative_error: float | None = None,
+        rank: int | None = None,
         generator: torch.Generator | None = None,
         forward: Forward | None = None,
         blocks: Mapping[str, Block] | None = None,
     ) -> EKFAC:
-        """Return the EKFAC of one data set; the arguments are :meth:`add`'s."""
-        ekfac = cls()
+        """Return the EKFAC of one data set; the arguments are :meth:`add`'s, and ``rank``."""
+        ekfac = cls(rank)
         ekfac.add(
             model,
             batches,
             fisher=fisher,
+            likelihood=likelihood,
             samples=samples,
             relative_error=relative_error,
             generator=generator,
@@ -80,72 +87,69 @@ class EKFAC:
         batches: Sequence[Batch],
         *,
         fisher: FisherType = "rademacher",
+        likelihood: Likelihood = "categorical",
         samples: int = 1,
         relative_error: float | None = None,
         generator: torch.Generator | None = None,
         forward: Forward | None = None,
         blocks: Mapping[str, Block] | None = None,
         decay: float = 1.0,
-        keep_inputs: Collection[str] = (),
     ) -> None:
         """Add the Fisher of a data set at the model's present weights, the model in eval mode.
 
         A ← decay·A + A_new and S likewise give new bases U'; what was there before moves without its data,
-
-            Λ' = decay · (U'_SᵀU_S)^{∘2} Λ ((U'_AᵀU_A)^{∘2})ᵀ,
-
-        which is diag(U'ᵀ F U') exactly and keeps the trace; the new data's Λ is measured in U' and added.
+        Λ' = decay · diag(U'ᵀ F U'), which keeps the trace (:meth:`EigenBlock.moved`); the new data's Λ is measured in
+        U' and added.
 
         Args:
             model: the network.
             batches: the data; where the factors of all of it are too many to keep, it is gone through twice (bases,
                 then eigenvalues) with the same random cotangents.
-            fisher: see :func:`ong.curvature.fisher.cotangents`.
+            fisher: see :func:`ong.curvature.cotangents`.
+            likelihood: of the targets given the outputs.
             samples: draws an example of the random Fisher types.
             relative_error: choose ``samples`` so that ‖diag F̂ − diag F‖/‖diag F‖ of every layer has this
                 root-mean-square, in closed form on the first examples
                 (:func:`ong.curvature.variance.draws_for_relative_error`); ``samples_used`` says how many that were.
             generator: their randomness, on the model's device; one seeded with 0 by default.
-            forward: maps a batch to logits ``[N, C]``; ``model(batch[0])`` by default.
+            forward: maps a batch to logits ``[N, C]``; :func:`ong.curvature.batches.logits_of` by default.
             blocks: the model's blocks, where the caller has them already.
             decay: factor on what was there before; 0 puts the new data in its place.
-            keep_inputs: blocks whose A and U_A stay as they are, which saves most of the work for a wide layer: right
-                where inputs do not depend on the weights, as those of the first layer, whose A may come from more data
-                (:meth:`EigenBlock.of_inputs`).
 
         Raises:
             ValueError: no examples.
-            UnsupportedLayerError: without ``blocks``, a layer that :func:`ong.curvature.own_blocks` refuses.
+            UnsupportedLayerError: without ``blocks``, a model that :func:`ong.curvature.cover` refuses.
             NotFiniteError: a factor that is not finite.
             UserError: a relative error that takes more than ``MOST_SAMPLES`` draws, that is given along with
                 ``samples`` or ``forward``, or for the empirical Fisher.
         """
         check_fisher(fisher)
-        batches = [batch for batch in batches if len(batch[0])]
-        examples = sum(len(batch[0]) for batch in batches)
+        batches = [batch for batch in batches if batch_size(batch)]
+        examples = sum(batch_size(batch) for batch in batches)
         if not examples:
             raise ValueError("EKFAC needs at least one example")
         if relative_error is not None:
             if samples != 1 or forward is not None:
                 raise UserError("relative_error chooses samples, for a model of the inputs alone: give neither of them")
-            samples = max(1, _samples_for(relative_error, model, batches, fisher, examples))
-        run = forward if forward is not None else (lambda batch: model(batch[0]))
+            samples = max(1, _samples_for(relative_error, model, batches, fisher, likelihood, examples))
+        run = forward if forward is not None else (lambda batch: logits_of(model, batch))
         if blocks is None:
-            blocks = own_blocks(model, lambda: run([column[:PROBED] for column in batches[0]]))
+            blocks = cover(model, run, select(batches[0], slice(0, PROBED)))
         if generator is None:
-            generator = torch.Generator(batches[0][0].device).manual_seed(0)
+            generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
         state = generator.get_state()
-
         kept: list[dict[str, Factors]] | None = []
+
+        def sets(logits: Tensor, batch: Batch) -> Iterator[Tensor]:
+            targets = targets_of(batch)
+            return cotangents(
+                logits, fisher, likelihood=likelihood, targets=targets, samples=samples, generator=generator
+            )
 
         def factors() -> Iterator[dict[str, Factors]]:
             generator.set_state(state)
             for batch in batches:
-                with record(blocks) as tape:
-                    logits = run(batch)
-                targets = batch[1] if len(batch) > 1 else None
-                for u in cotangents(logits, fisher, targets=targets, samples=samples, generator=generator):
-                    yield tape.factors(logits, u)
+                yield from example_gradients(blocks, run, batch, sets)
 
         def keeping() -> Iterator[dict[str, Factors]]:
             nonlocal kept
@@ -154,34 +158,54 @@ class EKFAC:
                 room -= sum(part.inputs.numel() + part.outputs.numel() for part in parts.values())
                 if kept is not None:
                     kept = [*kept, parts] if room >= 0 else None
-                yield parts
+                yield {name: part for name, part in parts.items() if not blocks[name].is_diagonal}
 
         with evaluating(model):
-            moved = {}
-            known = {name: block.inputs_cov for name, block in self.blocks.items() if name in keep_inputs}
-            for name, added in covariances(keeping(), examples, known).items():
-                rows, columns = blocks[name].shape
-                old = self.blocks.get(name) or EigenBlock.zero(rows, columns, added.outputs.device)
-                moved[name] = old.fitted(blocks[name]).moved(added, decay=decay, keep_inputs=name in known)
-            turned: dict[str, EigenBlock] = {}  # the bases in the factors' dtype
+            moved: dict[str, EigenBlock | DiagonalBlock] = {}
+            for name, added in covariances(keeping(), examples).items():
+                old = self.block_like(name, blocks[name])
+                assert isinstance(old, EigenBlock)
+                moved[name] = old.moved(added, rank=self.rank, decay=decay)
+            bases: dict[str, tuple[Tensor, Tensor]] = {}  # in the factors' dtype
             for parts in factors() if kept is None else kept:
                 for name, part in parts.items():
-                    if name not in turned:
-                        turned[name] = moved[name].with_bases_like(part.inputs)
-                    moved[name] = moved[name].plus(rotated_squares(part, turned[name]) / examples)
+                    known = moved.get(name)
+                    if known is None:
+                        known = self.block_like(name, blocks[name]).scaled(decay)
+                    if isinstance(known, DiagonalBlock):
+                        moved[name] = known.plus(gradient_squares(part) / examples)
+                        continue
+                    if name not in bases:
+                        bases[name] = (known.inputs_basis.to(part.inputs), known.outputs_basis.to(part.inputs))
+                    squares, totals = rotated_squares(part, *bases[name])
+                    moved[name] = known.plus(squares / examples, totals / examples)
         for name, block in moved.items():
             if not block.eigenvalues.isfinite().all():
                 raise NotFiniteError(f"the factors of layer '{name}' are not finite: weights or inputs have diverged")
-        for name, old in self.blocks.items():  # a layer that took no part in this data, such as another task's head
+            moved[name] = block.to(blocks[name].values())
+        for name, former in self.blocks.items():  # a layer that took no part in this data, such as another task's head
             if name not in moved and decay != 1.0:
-                moved[name] = replace(
-                    old,
-                    inputs_cov=decay * old.inputs_cov,
-                    outputs_cov=decay * old.outputs_cov,
-                    eigenvalues=decay * old.eigenvalues,
-                )
+                moved[name] = former.scaled(decay)
         self.blocks |= moved
         self.samples_used = samples if fisher in ("mc", "rademacher", "logit") else 0
+
+    def block_like(self, name: str, block: Block) -> EigenBlock | DiagonalBlock:
+        """Return F of a model's block, 0 where nothing is known, in the shape, dtype and device of its weights.
+
+        Raises:
+            UserError: a block whose parameters were fewer before.
+        """
+        like, known = block.values(), self.blocks.get(name)
+        if known is None:
+            zero = DiagonalBlock(like.new_zeros(block.shape)) if block.is_diagonal else EigenBlock.zero(*block.shape)
+            return zero.to(like)
+        try:
+            return known.to(like).grown(*block.shape)
+        except ValueError:
+            raise UserError(
+                f"layer '{name}' had {known.shape[0]} × {known.shape[1]} trainable parameters in an earlier task "
+                f"and has {block.shape[0]} × {block.shape[1]} now; freeze a layer as a whole"
+            ) from None
 
     def apply(self, vector: Mapping[str, Tensor], *, power: float = -1.0, damping: float = 0.0) -> Vector:
         """Return (F + λ)^q v block by block, U_S [ (Λ+λ)^q ∘ (U_Sᵀ V U_A) ] U_Aᵀ.
@@ -199,38 +223,50 @@ class EKFAC:
             raise ValueError(f"damping must not be negative, got {damping}")
         result: Vector = {}
         for name, matrix in vector.items():
-            block = self.blocks.get(name)
-            if block is None:
-                block = EigenBlock.zero(matrix.shape[0], matrix.shape[1], matrix.device)
-            grown = block.grown(*matrix.shape)
-            damped = grown.eigenvalues + damping
+            known = self.blocks.get(name, EigenBlock.zero(*matrix.shape)).to(matrix).grown(*matrix.shape)
+            values = [known.eigenvalues.flatten()]
+            if isinstance(known, EigenBlock) and known.others:
+                values.append(known.rest)
+            damped = torch.cat(values) + damping
             rounding = torch.finfo(damped.dtype).eps * float(damped.max())
             if power < 0 and not bool((damped > (0.0 if damping else rounding)).all()):
                 raise ValueError(f"F of layer '{name}' is singular: a negative power needs damping > 0")
-            result[name] = grown.rotate_back(damped.pow(power).to(matrix) * grown.rotate(matrix))
+            result[name] = known.operator(lambda eigenvalues: (eigenvalues + damping).pow(power))(matrix)
         return result
 
     def trace(self) -> float:
         """Return the trace of F, exact for the data that was added (no Kronecker error in it)."""
-        return sum(float(block.eigenvalues.sum()) for block in self.blocks.values())
+        return sum(block.trace() for block in self.blocks.values())
+
+    @property
+    def bytes(self) -> int:
+        """Memory of what is kept."""
+        tensors = [part for block in self.blocks.values() for part in block.state_dict().values()]
+        return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """Return the tensors of each block."""
-        return {
-            name: {f.name: getattr(block, f.name) for f in fields(EigenBlock)} for name, block in self.blocks.items()
-        }
+        return {name: block.state_dict() for name, block in self.blocks.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over what :meth:`state_dict` returned."""
-        self.blocks = {name: EigenBlock(**values) for name, values in state.items()}
+        self.blocks = {
+            name: EigenBlock(**values) if "outputs_basis" in values else DiagonalBlock(**values)
+            for name, values in state.items()
+        }
 
 
 def _samples_for(
-    relative_error: float, model: nn.Module, batches: Sequence[Batch], fisher: FisherType, examples: int
+    relative_error: float,
+    model: nn.Module,
+    batches: Sequence[Batch],
+    fisher: FisherType,
+    likelihood: Likelihood,
+    examples: int,
 ) -> int:
     """Return the draws an example that a relative error takes, judged on the first examples."""
     first = batches[0][0][:_PLANNING_EXAMPLES]
-    samples = draws_for_relative_error(model, first, relative_error, fisher, examples=examples)
+    samples = draws_for_relative_error(model, first, relative_error, fisher, family=likelihood, examples=examples)
     if samples > MOST_SAMPLES:
         raise UserError(
             f"a relative error of {relative_error:g} takes {samples} draws of '{fisher}' an example (limit "

@@ -1,8 +1,8 @@
-"""Factors of per-example gradients: one forward, then one backward an output cotangent."""
+"""Per-example gradients of any model: factors of its layers, and the gradients themselves of everything else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from ong.curvature.blocks import Block
+from ong.curvature.batches import Batch, Forward, batch_size, select
+from ong.curvature.blocks import Block, dense_gradient
 from ong.curvature.layers import layer_factors
 
-__all__ = ["Factors", "PassTape", "Tape", "record"]
+__all__ = ["Factors", "Tape", "example_gradients", "record"]
+
+Cotangents = Callable[[Tensor, Batch], Iterable[Tensor]]
+"""From logits and batch to sets of cotangents u ``[N, C]``."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +28,17 @@ class Factors:
     Attributes:
         inputs: ``[N, T, columns]``, a with 1 appended for the bias.
         outputs: ``[N, T, rows]``, the back-propagated δ.
+        rounding: relative, of the coarsest numbers that went into them (those of autocast's type under autocast).
     """
 
     inputs: Tensor
     outputs: Tensor
+    rounding: float = 0.0
 
 
 @dataclass
 class Tape:
-    """What a forward pass left behind: each layer's inputs, and the place of its output in the graph.
+    """What a forward pass left: each layer's inputs, and the place of its output in the graph.
 
     Places in the graph (``GradientEdge``) rather than output tensors, so that an activation that works in place
     does not move them.
@@ -45,24 +51,31 @@ class Tape:
         """Pull one cotangent an example back: the gradients of Σ_n u_nᵀ h_n, example by example.
 
         Args:
-            outputs: h, ``[N, C]``, of the recorded forward.
+            outputs: h, ``[N, C]``, of the recorded forward; one example where a block is no layer.
             cotangents: u, ``[N, C]``.
 
         Returns:
             The factors of each block that took part in the forward; a layer used k times has k times the positions.
 
         Raises:
-            ValueError: outputs that are not ``[N, C]``, or a layer that saw another number of examples than N.
+            ValueError: outputs that are not ``[N, C]``, several examples for a block that is no layer, or a layer that
+                saw another number of examples than N.
         """
         if outputs.ndim != 2 or cotangents.shape != outputs.shape:
             raise ValueError(
                 f"outputs and cotangents must both be [examples, outputs], got {list(outputs.shape)} "
                 f"and {list(cotangents.shape)}"
             )
-        edges = [edge for calls in self.uses.values() for _, edge in calls]
-        if not edges:
+        others = {name: block for name, block in self.blocks.items() if block.module is None}
+        if others and len(outputs) != 1:
+            raise ValueError(f"gradients of single parameters are taken one example at a time, got {len(outputs)}")
+        wanted: list[Any] = [edge for calls in self.uses.values() for _, edge in calls]
+        wanted += [block.weight for block in others.values()]
+        if not wanted or not outputs.requires_grad:
             return {}
-        pulled = iter(torch.autograd.grad(outputs, edges, cotangents.to(outputs), retain_graph=True, allow_unused=True))
+        pulled = iter(
+            torch.autograd.grad(outputs, wanted, cotangents.to(outputs), retain_graph=True, allow_unused=True)
+        )
         result: dict[str, Factors] = {}
         for name, calls in self.uses.items():
             gradients = [next(pulled) for _ in calls]
@@ -72,29 +85,36 @@ class Tape:
                 if gradient is not None
             ]
             if parts:
-                result[name] = Factors(
-                    torch.cat([part.inputs for part in parts], 1), torch.cat([part.outputs for part in parts], 1)
-                )
+                result[name] = _joined(parts, 1)
+        for name, block in others.items():
+            gradient = next(pulled)
+            if gradient is not None:
+                row = block.matrix([dense_gradient(gradient, block.parameters[0])])
+                result[name] = Factors(row[None], row.new_ones(1, 1, 1), torch.finfo(row.dtype).eps)
         return result
 
 
+def _joined(parts: Sequence[Factors], dim: int) -> Factors:
+    if len(parts) == 1:
+        return parts[0]
+    inputs, outputs = ([getattr(part, key) for part in parts] for key in ("inputs", "outputs"))
+    return Factors(torch.cat(inputs, dim), torch.cat(outputs, dim), max(part.rounding for part in parts))
+
+
 def _assemble(block: Block, inputs: Tensor, cotangents: Tensor, examples: int) -> Factors:
-    if len(inputs) != examples:
+    if inputs.ndim < 1 or len(inputs) != examples:
         raise ValueError(
-            f"layer '{block.name}' saw a leading dimension of {len(inputs)} for {examples} examples; "
-            "per-example gradients need the examples first in every layer"
+            f"layer '{block.name}' saw a leading dimension of {len(inputs) if inputs.ndim else 0} for {examples} "
+            "examples; per-example gradients need the examples first in every layer"
         )
-    parts = layer_factors(block.module, inputs, cotangents)
+    assert block.module is not None
+    rounding = max(torch.finfo(t.dtype).eps for t in (inputs, cotangents) if t.is_floating_point())
+    if inputs.is_floating_point():
+        inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+    parts = layer_factors(block.module, inputs, cotangents.to(torch.promote_types(cotangents.dtype, torch.float32)))
     columns = [part for part, used in zip(parts[:2], (block.weight, block.bias), strict=True) if used is not None]
-    joined, outputs = torch.cat(columns, dim=2), parts.outputs
-    if joined.dtype in (torch.float16, torch.bfloat16):
-        joined = joined.float()
-    return Factors(joined, outputs.to(joined.dtype))
-
-
-def _of_its_own(output: Tensor) -> Tensor:
-    """Return a layer's output as no view, whose place in the graph an activation that works in place would move."""
-    return output.clone() if output._is_view() else output
+    joined = torch.cat(columns, dim=2)
+    return Factors(joined, parts.outputs.to(joined.dtype), rounding)
 
 
 @contextmanager
@@ -105,14 +125,19 @@ def record(blocks: Mapping[str, Block]) -> Iterator[Tape]:
     def keep(name: str) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Any]:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             if isinstance(output, Tensor) and output.requires_grad:
-                output = _of_its_own(output)
+                if output._is_view():  # its place in the graph would be moved by an activation that works in place
+                    output = output.clone()
                 inputs = args[0] if args else next(iter(kwargs.values()))
                 tape.uses.setdefault(name, []).append((inputs.detach(), get_gradient_edge(output)))
             return output
 
         return hook
 
-    handles = [block.module.register_forward_hook(keep(name), with_kwargs=True) for name, block in blocks.items()]
+    handles = [
+        block.module.register_forward_hook(keep(name), with_kwargs=True)
+        for name, block in blocks.items()
+        if block.module is not None
+    ]
     try:
         yield tape
     finally:
@@ -120,54 +145,48 @@ def record(blocks: Mapping[str, Block]) -> Iterator[Tape]:
             handle.remove()
 
 
-class PassTape:
-    """What a training step's own forward and backward tell of each layer, without a pass more.
+def example_gradients(
+    blocks: Mapping[str, Block], run: Forward, batch: Batch, cotangents: Cotangents
+) -> Iterator[dict[str, Factors]]:
+    """Yield, for each set of cotangents, the gradients of every example of a batch.
 
-    Between :meth:`open` and :meth:`close` forwards are taken note of; the backward that follows leaves the cotangents.
+    One forward for the batch where all blocks are layers. Other parameters get their gradients by autograd an example
+    at a time, which takes a forward and a backward an example.
+
+    Args:
+        blocks: the model's blocks.
+        run: from a batch to logits ``[N, C]``; to be called in eval mode with gradients on.
+        batch: N examples.
+        cotangents: from logits and batch to sets ``[N, C]``.
     """
+    if all(block.module is not None for block in blocks.values()):
+        with record(blocks) as tape:
+            logits = run(batch)
+        for u in cotangents(logits, batch):
+            yield tape.factors(logits, u)
+        return
+    with torch.no_grad():
+        sets = list(cotangents(run(batch), batch))
+    found: list[list[dict[str, Factors]]] = [[] for _ in sets]
+    for n in range(batch_size(batch)):
+        with record(blocks) as tape:
+            logits = run(select(batch, slice(n, n + 1)))
+        for parts, u in zip(found, sets, strict=True):
+            parts.append(tape.factors(logits, u[n : n + 1]))
+    for parts in found:
+        names = {name: None for part in parts for name in part}
+        yield {name: _joined(_filled([part.get(name) for part in parts]), 0) for name in names}
 
-    def __init__(self, blocks: Mapping[str, Block]) -> None:
-        """Watch the layers of a model's blocks."""
-        self._blocks = blocks
-        self._uses: dict[str, list[list[Tensor]]] = {}  # inputs, and after the backward their cotangents
-        self._handles: list[Any] = []
 
-    def open(self) -> None:
-        """Forget what was seen, and take note of forwards from now on."""
-        self.close()
-        self._uses = {}
-        for name, block in self._blocks.items():
-            self._handles.append(block.module.register_forward_hook(self._keep(name), with_kwargs=True))
-
-    def close(self) -> None:
-        """Take no note of further forwards."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    def _keep(self, name: str) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Any]:
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            if isinstance(output, Tensor) and output.requires_grad:
-                output = _of_its_own(output)
-                use = [(args[0] if args else next(iter(kwargs.values()))).detach()]
-                self._uses.setdefault(name, []).append(use)
-                output.register_hook(lambda g: use.append(g.detach()) if len(use) == 1 else None)
-            return output
-
-        return hook
-
-    def factors(self, examples: int, scale: float = 1.0) -> dict[str, Factors]:
-        """Return the factors of the loss's gradients, example by example, of the layers the backward reached.
-
-        Args:
-            examples: N, of the batch.
-            scale: what the cotangents are multiplied with; N where the loss is a mean over the examples.
-        """
-        result: dict[str, Factors] = {}
-        for name, uses in self._uses.items():
-            parts = [_assemble(self._blocks[name], use[0], use[1] * scale, examples) for use in uses if len(use) == 2]
-            if parts:
-                inputs = torch.cat([part.inputs for part in parts], 1) if len(parts) > 1 else parts[0].inputs
-                outputs = torch.cat([part.outputs for part in parts], 1) if len(parts) > 1 else parts[0].outputs
-                result[name] = Factors(inputs, outputs)
-        return result
+def _filled(parts: Sequence[Factors | None]) -> list[Factors]:
+    """Put zeros where an example did not reach a block, such as an expert that it was not sent to."""
+    like = next(part for part in parts if part is not None)
+    most = max(part.inputs.shape[1] for part in parts if part is not None)
+    filled = []
+    for part in parts:
+        inputs = like.inputs.new_zeros(1, most, like.inputs.shape[2])
+        outputs = like.outputs.new_zeros(1, most, like.outputs.shape[2])
+        if part is not None:
+            inputs[:, : part.inputs.shape[1]], outputs[:, : part.outputs.shape[1]] = part.inputs, part.outputs
+        filled.append(Factors(inputs, outputs, like.rounding))
+    return filled

@@ -9,34 +9,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ong.curvature.blocks import Block, Unsupported, evaluating
-from ong.curvature.ekfac import Batch, Forward
+from ong.curvature.batches import Batch, Forward, logits_of
+from ong.curvature.blocks import Block, evaluating
 from ong.curvature.layers import UnsupportedLayerError, layer_factors
+from ong.curvature.precision import double
 from ong.errors import NotFiniteError
 
 __all__ = ["affine_blocks", "input_covariances"]
 
 
-def affine_blocks(blocks: Mapping[str, Block], unsupported: Unsupported = "error") -> dict[str, Block]:
-    """Return the blocks whose output is W a, a the inputs alone: ``Linear``, ``Conv1d`` and ``Conv2d``.
+def affine_blocks(blocks: Mapping[str, Block]) -> dict[str, Block]:
+    """Return the blocks whose output is W a, a the inputs alone: ``Linear``, ``Conv1d`` and ``Conv2d`` of one group.
 
-    Args:
-        blocks: a model's blocks.
-        unsupported: ``"error"``, or ``"ignore"`` (one warning) for the blocks of other types.
+    One warning names the others.
 
     Raises:
-        UnsupportedLayerError: such a block and ``unsupported="error"``.
+        UnsupportedLayerError: none is left.
     """
-    others = [name for name, b in blocks.items() if not isinstance(b.module, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    affine = {name: block for name, block in blocks.items() if _is_affine(block.module)}
+    others = [name for name in blocks if name not in affine]
+    if not affine:
+        raise UnsupportedLayerError("the model has no Linear, Conv1d or Conv2d layer whose inputs could be protected")
     if others:
-        kinds = ", ".join(f"'{name}' ({type(blocks[name].module).__name__})" for name in others)
-        message = f"layers that are not Linear, Conv1d or Conv2d have no inputs to protect: {kinds}"
-        if unsupported == "error":
-            raise UnsupportedLayerError(
-                f"{message}; freeze them, or pass unsupported='ignore' to leave their gradient as it is"
-            )
-        warnings.warn(f"{message}: their plain gradient is used", stacklevel=2)
-    return {name: block for name, block in blocks.items() if name not in others}
+        named = ", ".join(f"'{name}'" for name in others[:5]) + (f" and {len(others) - 5} more" if others[5:] else "")
+        warnings.warn(
+            f"only Linear, Conv1d and Conv2d layers have inputs to protect; {named} keep their plain gradient "
+            "and move old outputs: freeze them after the first task to keep the promise",
+            stacklevel=2,
+        )
+    return affine
+
+
+def _is_affine(module: nn.Module | None) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups == 1)
 
 
 def input_covariances(
@@ -55,20 +60,24 @@ def input_covariances(
     def add(name: str) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Tensor], None]:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             inputs = args[0] if args else next(iter(kwargs.values()))
-            parts = layer_factors(module, inputs.detach(), torch.zeros_like(output))
+            parts = layer_factors(module, inputs.detach().to(output), torch.zeros_like(output))
             used = (blocks[name].weight, blocks[name].bias)
             columns = [part for part, parameter in zip(parts[:2], used, strict=True) if parameter is not None]
-            a = torch.cat(columns, dim=2).flatten(0, 1).double()
+            a = double(torch.cat(columns, dim=2).flatten(0, 1))
             total, count = sums[name] if name in sums else (a.new_zeros(a.shape[1], a.shape[1]), 0)
             sums[name] = (total + a.T @ a, count + len(a))
 
         return hook
 
-    handles = [block.module.register_forward_hook(add(name), with_kwargs=True) for name, block in blocks.items()]
+    handles = [
+        block.module.register_forward_hook(add(name), with_kwargs=True)
+        for name, block in blocks.items()
+        if block.module is not None
+    ]
     try:
         with evaluating(model), torch.no_grad():
             for batch in batches:
-                forward(batch) if forward is not None else model(batch[0])
+                forward(batch) if forward is not None else logits_of(model, batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -96,15 +96,14 @@ def _(module: nn.Conv1d | nn.Conv2d, inputs: Tensor, cotangents: Tensor) -> Laye
     if isinstance(module, nn.Conv1d):
         inputs, kernel, stride, dilation = inputs.unsqueeze(2), (1, *kernel), (1, *stride), (1, *dilation)
     patches = F.unfold(inputs, kernel, dilation=dilation, stride=stride)  # [N, channels · kernel, T]
-    n, groups = len(patches), module.groups
-    a = patches.reshape(n, groups, -1, patches.shape[-1]).transpose(2, 3)  # [N, groups, T, columns]
-    d = cotangents.flatten(2).reshape(n, groups, module.out_channels // groups, -1).transpose(2, 3)
+    n, groups, rows = len(patches), module.groups, module.out_channels
     if groups == 1:
-        return _linear(a[:, 0], d[:, 0])
-    # A group's rows see that group's inputs only: give each group its own positions, zero on the other rows.
-    spread = torch.eye(groups, dtype=d.dtype, device=d.device)
-    rows = torch.einsum("ngtr,gh->ngthr", d, spread).reshape(n, -1, module.out_channels)
-    return _linear(a.reshape(n, -1, a.shape[-1]), rows)
+        return _linear(patches.mT, cotangents.flatten(2).mT)
+    # A group's rows see that group's inputs only: each row's gradient is its own position, with δ = e_row.
+    a = patches.reshape(n, groups, -1, patches.shape[-1])  # [N, groups, columns, T]
+    d = cotangents.reshape(n, groups, rows // groups, -1)
+    own = torch.eye(rows, dtype=d.dtype, device=d.device).expand(n, rows, rows)
+    return LayerFactors((d @ a.mT).reshape(n, rows, -1), d.sum(3).reshape(n, rows, 1), own)
 
 
 def _affine(normalised: Tensor, cotangents: Tensor, channel_axis: int | None, shape: int) -> LayerFactors:

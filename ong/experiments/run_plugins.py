@@ -29,7 +29,7 @@ class DivergenceError(StoppedError):
 class DivergenceGuard(SupervisedPlugin):  # type: ignore[misc]
     """Stops a run whose loss, penalties included, is not finite. Put it after the plugins that add to the loss."""
 
-    coordinate_free = True
+
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class AccuracyRecorder(SupervisedPlugin):  # type: ignore[misc]
         accuracies: the last evaluation's, one an experience in the stream's order.
     """
 
-    coordinate_free = True
+
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class AccuracyRecorder(SupervisedPlugin):  # type: ignore[misc]
 class StepCounter(SupervisedPlugin):  # type: ignore[misc]
     """Tells a listener of each training step."""
 
-    coordinate_free = True
+
 
     def __init__(self, on_start: Callable[[int], None], on_step: Callable[[], None]) -> None:
         """Listen.

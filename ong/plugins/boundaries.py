@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+import torch
 from avalanche.benchmarks import OnlineCLExperience
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ong.curvature import Batch
 from ong.errors import UserError
+from ong.streams.avalanche_tensors import in_memory_columns
 
-__all__ = ["Boundaries", "check_boundaries", "identity_of", "task_of", "whole_task"]
+__all__ = ["Boundaries", "ExperienceRows", "check_boundaries", "stream_length", "task_of"]
 
 
 def task_of(experience: Any) -> Any:
@@ -21,34 +21,32 @@ def task_of(experience: Any) -> Any:
     return experience.logging().origin_experience if isinstance(experience, OnlineCLExperience) else experience
 
 
-def identity_of(task: Any) -> str:
-    """Return what tells a task from others, in several streams too: its stream's name, its index, a digest of its data.
-
-    The digest is of three examples, so it costs nothing and survives a restart.
-    """
-    task = task.logging()
-    dataset = task.dataset.eval()
-    collate = getattr(dataset, "collate_fn", None) or default_collate
-    digest = hashlib.sha256(str(len(dataset)).encode())
-    for part in collate([dataset[i] for i in (0, len(dataset) // 2, len(dataset) - 1)]):
-        if isinstance(part, Tensor):
-            digest.update(part.detach().cpu().double().numpy().tobytes())
-    name = task._origin_stream.name if task._origin_stream is not None else "stream"
-    return f"{name}/{task._current_experience}/{digest.hexdigest()[:16]}"
+def stream_length(experience: Any) -> int:
+    """Return the number of tasks in an experience's stream, 1 where the stream does not tell."""
+    stream = getattr(task_of(experience), "_origin_stream", None)
+    return len(stream) if hasattr(stream, "__len__") else 1
 
 
-@contextmanager
-def whole_task(strategy: Any) -> Iterator[None]:
-    """Let ``strategy.experience`` be the whole task of the piece in training."""
-    piece = strategy.experience
-    strategy.experience = task_of(piece)
-    try:
-        yield
-    finally:
-        strategy.experience = piece
+class ExperienceRows:
+    """An experience's examples by number, in evaluation's transforms: whole tensors where they lie in memory."""
+
+    def __init__(self, experience: Any) -> None:
+        """Look at the experience's data set."""
+        self._dataset = experience.dataset.eval()
+        self._columns = in_memory_columns(self._dataset)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def take(self, index: Tensor) -> Batch:
+        """Return some examples as a batch."""
+        if self._columns is not None:
+            return [column[index] for column in self._columns]
+        collate = getattr(self._dataset, "collate_fn", None) or default_collate
+        return list(collate([self._dataset[i] for i in torch.as_tensor(index).tolist()]))
 
 
-def check_boundaries(plugin: object, experience: Any) -> None:
+def check_boundaries(what: object, experience: Any) -> None:
     """See that an online stream tells where its tasks end.
 
     Raises:
@@ -56,7 +54,7 @@ def check_boundaries(plugin: object, experience: Any) -> None:
     """
     if isinstance(experience, OnlineCLExperience) and not experience.access_task_boundaries:
         raise UserError(
-            f"{type(plugin).__name__} keeps something from each finished task, and this online stream hides where "
+            f"{type(what).__name__} keeps something from each finished task, and this online stream hides where "
             "tasks end; pass access_task_boundaries=True to split_online_stream"
         )
 

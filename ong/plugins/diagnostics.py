@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.evaluation.metric_utils import get_metric_name
+from avalanche.models.utils import avalanche_forward
+from torch import Tensor
 
-from ong.curvature import Block, UnsupportedLayerError, Vector, find_blocks, inner, norm
-from ong.plugins.base import GradientPlugin
-from ong.plugins.boundaries import Boundaries, whole_task
-from ong.plugins.examples import draw_examples, forward_of
+from ong.curvature import PROBED, Batch, Block, UnsupportedLayerError, Vector, checked_logits, cover, inner, norm
+from ong.errors import UserError
+from ong.methods import Examples
+from ong.plugins.adapter import MethodPlugin
+from ong.plugins.boundaries import Boundaries, ExperienceRows, task_of
 from ong.projection import Bounds, DirectionMemory, EuclideanProjection, collect_directions
 
 __all__ = ["Diagnostics"]
 
-_MEASURES = ("leak", "leak_unseen", "descent_cosine", "rank", "condition")
+_MEASURES = ("leak", "leak_unseen", "descent_cosine", "rank", "space_left", "condition")
+_OF_THE_PROJECTION = ("rank", "space_left", "condition")
 
 
 class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
@@ -30,10 +33,12 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
     * **leak_unseen**: the same for as many other training examples of those tasks, the last that would be stored if
       more were.
     * **descent_cosine** gᵀv/(‖g‖‖v‖): below 0 the step ascends the loss.
-    * **rank** and **condition** of the Gram that the strategy's own plugin projects with, where one does.
+    * **rank** and **condition** of the Gram that the strategy's own method projects with, where one does, and
+      **space_left** 1 − rank/parameters, the share of the space that is left to learn in.
 
     Put it first in the list of plugins, so that it sees the gradient before any plugin changes it. It works with every
-    strategy, changes nothing, and draws from its own generator. Models without a supported layer are not measured.
+    strategy, changes nothing, and draws from its own generator. Models whose outputs are not ``[N, C]``, or mix the
+    examples of a batch, are not measured.
 
     Each measured step is published to the strategy's evaluator too, as ``leak/train_phase/train_stream`` and so on, so
     that every Avalanche logger shows it.
@@ -44,8 +49,6 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
         measures: by name, the mean over the measured steps of each finished task; None where there is nothing to
             measure.
     """
-
-    coordinate_free = True
 
     def __init__(
         self, *, every: int = 25, directions_per_task: int = 100, max_directions: int | None = None, seed: int = 0
@@ -128,26 +131,28 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
         self._step = 0
         self._find_blocks(strategy)
         if self._blocks:
-            with whole_task(strategy):
-                self._remember(strategy)
+            self._remember(strategy)
+
+    def _examples(self, strategy: Any) -> Examples:
+        return Examples(ExperienceRows(task_of(strategy.experience)), torch.device(strategy.device))
 
     def _find_blocks(self, strategy: Any) -> None:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._blocks = find_blocks(strategy.model, "ignore")
-        except UnsupportedLayerError:
+            probe = self._examples(strategy).draw(PROBED, torch.Generator().manual_seed(0), shared=False)[0]
+            self._blocks = cover(strategy.model, lambda batch: _forward(strategy, batch), probe)
+        except (UnsupportedLayerError, UserError, AssertionError):  # no logits in eval mode, as iCaRL's before its first task
             self._blocks = {}
 
     def _remember(self, strategy: Any) -> None:
-        batches = draw_examples(strategy, self.directions_per_task, self._generator, far=self.directions_per_task)
+        examples, count = self._examples(strategy), self.directions_per_task
+        batches = examples.draw(count, self._generator, far=count, shared=False)
         columns = [torch.cat(parts) for parts in zip(*batches, strict=True)]
         first, last = slice(0, self.directions_per_task), slice(self.directions_per_task, None)
         for name, part in (("leak", first), ("leak_unseen", last)):
             batch = [column[part] for column in columns]
             if len(batch[0]):
                 rows = collect_directions(
-                    strategy.model, batch, blocks=self._blocks, forward=lambda batch: forward_of(strategy, batch)
+                    strategy.model, batch, blocks=self._blocks, forward=lambda batch: _forward(strategy, batch)
                 )
                 self._memories[name].extend(rows, self._blocks)
                 self._memories[name], _ = self.bounds.apply(self._memories[name])
@@ -181,11 +186,15 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
         self._resumed = True
 
 
+def _forward(strategy: Any, batch: Batch) -> Tensor:
+    return checked_logits(avalanche_forward(strategy.model, batch[0], batch[-1]), batch)
+
+
 def _of_projection(strategy: Any) -> dict[str, float]:
-    """Return rank and condition of the first projection among a strategy's plugins."""
+    """Return rank, space left and condition of the first projection among a strategy's plugins."""
     for plugin in strategy.plugins:
-        if isinstance(plugin, GradientPlugin):
+        if isinstance(plugin, MethodPlugin):
             statistics = plugin.statistics()
             if "rank" in statistics:
-                return {name: statistics[name] for name in ("rank", "condition")}
+                return {name: statistics[name] for name in _OF_THE_PROJECTION if name in statistics}
     return {}

@@ -1,4 +1,4 @@
-"""The directions a finished task leaves behind: gradients of its outputs at the weights it ended with."""
+"""The directions a finished task leaves: gradients of its outputs at the weights it ended with."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ong.curvature import Batch, Block, Factors, Forward, evaluating, record
-from ong.errors import UnknownNameError
+from ong.curvature import (
+    Batch,
+    Block,
+    Factors,
+    Forward,
+    Likelihood,
+    evaluating,
+    example_gradients,
+    logits_of,
+    residual,
+    targets_of,
+)
+from ong.errors import UnknownNameError, UserError
 from ong.projection.rows import Rows, rows_from_factors
 
-__all__ = ["DIRECTION_KINDS", "DirectionKind", "check_directions", "collect_directions"]
+__all__ = ["DIRECTION_KINDS", "DirectionKind", "check_directions", "collect_directions", "direction_cotangents"]
 
 DirectionKind = Literal["gtl", "ave", "all", "loss"]
 DIRECTION_KINDS: tuple[str, ...] = get_args(DirectionKind)
@@ -25,14 +36,32 @@ def check_directions(kind: str) -> None:
         raise UnknownNameError("kind of direction", kind, DIRECTION_KINDS)
 
 
-def _cotangents(logits: Tensor, targets: Tensor, kind: DirectionKind) -> Iterator[Tensor]:
+def direction_cotangents(
+    logits: Tensor, targets: Tensor | None, kind: DirectionKind, likelihood: Likelihood = "categorical"
+) -> Iterator[Tensor]:
+    """Yield sets of cotangents u ``[N, C]`` whose pulled-back Jᵀu are the directions of a kind.
+
+    Raises:
+        UserError: targets that the kind needs and that are missing or of another form.
+    """
     h = logits.detach()
     if kind == "gtl":
+        if h.shape[1] == 1:
+            yield torch.ones_like(h)
+            return
+        if targets is None or targets.is_floating_point() or targets.ndim != 1:
+            shape = "no targets" if targets is None else f"targets of {targets.dtype} and shape {list(targets.shape)}"
+            raise UserError(f"directions='gtl' takes the logit of each example's class, and there are {shape}; "
+                            "use directions='all' or 'ave'")  # fmt: skip
+        if int(targets.max()) >= h.shape[1]:
+            raise UserError(f"a label is {int(targets.max())}, and the model has {h.shape[1]} outputs")
         yield F.one_hot(targets, h.shape[1]).to(h)
     elif kind == "ave":
         yield torch.full_like(h, 1 / h.shape[1])
     elif kind == "loss":
-        yield torch.softmax(h, 1) - F.one_hot(targets, h.shape[1]).to(h)
+        if targets is None:
+            raise UserError("directions='loss' needs targets, and the batches have none")
+        yield residual(h, targets, likelihood)
     else:
         for c in range(h.shape[1]):
             u = torch.zeros_like(h)
@@ -45,6 +74,7 @@ def collect_directions(
     batch: Batch,
     *,
     kind: DirectionKind = "gtl",
+    likelihood: Likelihood = "categorical",
     blocks: Mapping[str, Block],
     forward: Forward | None = None,
 ) -> dict[str, Rows]:
@@ -53,26 +83,31 @@ def collect_directions(
     ========  ==============================================  ==========
     kind      direction of example (x, y)                     an example
     ========  ==============================================  ==========
-    gtl       ∇ h_y, the true logit (OGD's choice)            1
+    gtl       ∇ h_y, the true logit (OGD's choice); the       1
+              only one where there is one
     ave       ∇ mean_c h_c                                    1
-    all       ∇ h_c for every class c                         C
-    loss      ∇ cross-entropy                                 1
+    all       ∇ h_c for every output c                        C
+    loss      −∇ log p(y|h), of the likelihood                1
     ========  ==============================================  ==========
 
     Source: Farajtabar et al., arXiv 1910.07104, §3.
 
     Args:
         model: the network at the weights the task ended with.
-        batch: inputs and targets ``[N]`` of the task's training examples.
+        batch: inputs and targets of the task's training examples.
         kind: as tabled.
+        likelihood: for ``loss``.
         blocks: the model's blocks.
-        forward: maps the batch to logits ``[N, C]``; ``model(batch[0])`` by default.
+        forward: maps the batch to logits ``[N, C]``; :func:`ong.curvature.logits_of` by default.
     """
     check_directions(kind)
+    run = forward if forward is not None else (lambda batch: logits_of(model, batch))
     with evaluating(model):
-        with record(blocks) as tape:
-            logits = forward(batch) if forward is not None else model(batch[0])
-        sets = [tape.factors(logits, u) for u in _cotangents(logits, batch[1], kind)]
+        sets = list(
+            example_gradients(
+                blocks, run, batch, lambda h, b: direction_cotangents(h, targets_of(b), kind, likelihood)
+            )
+        )
     return {
         name: rows_from_factors(
             Factors(torch.cat([s[name].inputs for s in sets]), torch.cat([s[name].outputs for s in sets]))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
-from scipy.linalg.blas import dsymv, sgemv, ssymv
-from scipy.sparse.linalg import ArpackError, eigsh
+from scipy.linalg.blas import dsymv
 from torch import Tensor
 
 from ong.threads import one_blas_thread
@@ -16,9 +14,6 @@ from ong.threads import one_blas_thread
 __all__ = ["RANK_TOLERANCE", "GramSolver", "PivotedCholesky", "pivoted_cholesky"]
 
 RANK_TOLERANCE = 1e-6
-_SINGLE_CONDITION = 1e5  # ‖K‖₁‖K⁻¹‖₁ up to which solutions in float32 are good, see :class:`_Single`
-_LARGE = 500  # below it a product in float64 costs next to nothing
-_LEADING = 16
 _SPENT = 1e-12  # squared distance at which a unit direction counts as lying in the span of the others
 
 
@@ -44,6 +39,7 @@ class GramSolver:
 
     def __init__(self, gram: Tensor) -> None:
         """Factor a symmetric ``[M, M]`` float64 matrix."""
+        self._moved: Tensor | None = None  # in float32, on a device without float64
         unit, self._scale = _normalised(gram)
         inverse, bound = _inverse(unit)
         if bound * RANK_TOLERANCE < 1:
@@ -56,9 +52,6 @@ class GramSolver:
             self.condition = float(values[kept][-1] / values[kept][0]) if self.rank else 1.0
             half = self._scale[:, None] * vectors[:, kept] * values[kept].rsqrt()
             self.inverse = (half @ half.T).contiguous()
-        self._single: _Single | None = None
-        if bound < _SINGLE_CONDITION and len(gram) >= _LARGE and gram.device.type == "cpu":
-            self._single = _Single.of(unit, inverse, self._scale)
 
     @cached_property
     def condition(self) -> float:
@@ -67,62 +60,23 @@ class GramSolver:
         return float(values[-1] / values[0])
 
     def solve(self, right: Tensor) -> Tensor:
-        """Return K⁺ b for b ``[M]``, in b's dtype.
-
-        It is computed in float32 where b is, on a CPU with 500 directions and more, if K's condition allows it.
-        """
-        if self._single is not None and right.dtype == torch.float32:
-            return self._single.solve(right)
+        """Return K⁺ b for b ``[M]``, in b's dtype; computed in float64 where the device has it."""
+        if right.device.type == "mps":
+            return self._inverse_on(right) @ right
         return _symmetric_product(self.inverse, right.double()).to(right)
 
-
-class _Single:
-    """K⁻¹b in float32, at half the float64 product's time, for K = S⁻¹US⁻¹, U of unit directions.
-
-    With U's leading eigenpairs (Q, Λ) apart,
-
-        K⁻¹b = SQΛ⁻¹QᵀSb + SRS(b − S⁻¹QQᵀSb),    R = U⁻¹ − QΛ⁻¹Qᵀ,
-
-    rounding SRS costs what the condition of the rest lets it, a few 1e-6 of an update's length up to the condition that
-    :data:`_SINGLE_CONDITION` allows (``perf/ogd_dense.py`` measures it), and several times that without them apart.
-    """
-
-    def __init__(self, values: Tensor, vectors: Tensor, inverse: Tensor, scale: Tensor) -> None:
-        scale = scale[:, None]
-        rest = scale * (inverse - (vectors / values) @ vectors.T) * scale.T
-        self._rest = rest.float().numpy().copy().T  # in huge pages, which torch does not ask for
-        left = (vectors * scale, vectors / scale, vectors * scale / values)
-        self._in, self._along, self._out = (np.asfortranarray(matrix.float().numpy()) for matrix in left)
-
-    @classmethod
-    @one_blas_thread()
-    def of(cls, unit: Tensor, inverse: Tensor, scale: Tensor) -> _Single | None:
-        """Return it for U and U⁻¹, or None, for float64, where eigenpairs are not found or SRS is too large."""
-        start = np.random.default_rng(0).standard_normal(len(unit))  # ARPACK's own differs from run to run
-        try:
-            values, vectors = eigsh(unit.numpy(), _LEADING, v0=start)
-        except ArpackError:
-            return None
-        if scale.max() ** 2 * inverse.diagonal().max() > torch.finfo(torch.float32).max:
-            return None
-        return cls(torch.from_numpy(values), torch.from_numpy(vectors), inverse, scale)
-
-    @one_blas_thread()
-    def solve(self, right: Tensor) -> Tensor:
-        """Return K⁻¹b."""
-        b = right.detach().numpy()
-        leading = sgemv(1.0, self._in, b, trans=1)
-        rest = sgemv(-1.0, self._along, leading, 1.0, b)
-        return torch.from_numpy(ssymv(1.0, self._rest, rest, 1.0, sgemv(1.0, self._out, leading), overwrite_y=1))
+    def _inverse_on(self, right: Tensor) -> Tensor:
+        if self._moved is None:
+            self._moved = self.inverse.to(right)
+        return self._moved
 
 
 def _symmetric_product(matrix: Tensor, vector: Tensor) -> Tensor:
     """Return K b; on a CPU by the BLAS routine that reads half of K, as reading it is what takes the time."""
     if matrix.device.type != "cpu" or not len(vector):
         return matrix @ vector
-    symv = dsymv if matrix.dtype == torch.float64 else ssymv
     with one_blas_thread():
-        return torch.from_numpy(symv(1.0, matrix.numpy().T, vector.detach().numpy()))
+        return torch.from_numpy(dsymv(1.0, matrix.numpy().T, vector.detach().numpy()))
 
 
 def _inverse(unit: Tensor) -> tuple[Tensor, float]:

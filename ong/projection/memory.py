@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ong.curvature import Block, Metric, Vector
+from ong.curvature import Block, DiagonalOperator, Metric, ThinOperator, Vector, double
 from ong.projection.rows import DenseRows, FactoredRows, Rows, StackedRows, rows_from_state, smaller_in_factors
 
 __all__ = ["DirectionMemory"]
 
-_CHUNK = 2**21  # numbers of one intermediate while a Gram is built: 8 MB, which caches hold
+_CHUNK = 2**22  # numbers of one intermediate while a Gram is built
 
 
 class DirectionMemory:
@@ -42,12 +42,6 @@ class DirectionMemory:
     def bytes(self) -> int:
         """Memory of the stored directions."""
         return sum(rows.bytes for rows in self.rows.values())
-
-    @property
-    def of_one_position(self) -> frozenset[str]:
-        """The blocks whose gradients are single products of a row's and a column's vector."""
-        one = {n for n, rows in self.rows.items() if isinstance(rows, FactoredRows) and rows.inputs.shape[1] == 1}
-        return frozenset(one)
 
     def extend(self, rows: Mapping[str, Rows], blocks: Mapping[str, Block]) -> None:
         """Append directions; blocks that either side lacks, and what a layer has gained since, are zero there.
@@ -98,10 +92,9 @@ class DirectionMemory:
             chosen._gram = self._gram[kept][:, kept]
         return chosen
 
-    def dot(self, vector: Mapping[str, Tensor], others: Tensor | None = None) -> Tensor:
-        """Return Gᵀv, ``[M]``, for v a matrix a block; ``others`` is what blocks beside the memory's add to it."""
-        parts = [rows.dot(vector[name]) for name, rows in self.rows.items()]
-        return torch.stack(parts if others is None else [*parts, others]).sum(0)
+    def dot(self, vector: Mapping[str, Tensor]) -> Tensor:
+        """Return Gᵀv, ``[M]``, for v a matrix a block."""
+        return torch.stack([rows.dot(vector[name]) for name, rows in self.rows.items()]).sum(0)
 
     def combine(self, coefficients: Tensor) -> Vector:
         """Return G c for c ``[M]``; blocks that no direction touches are absent."""
@@ -114,14 +107,14 @@ class DirectionMemory:
         """
         known = len(self._gram)
         if known < self.count:
-            total = _like(self.rows).new_zeros(self.count, self.count, dtype=torch.float64)
+            total = double(_like(self.rows).new_zeros(self.count, self.count))
             for rows in self.rows.values():
                 if isinstance(rows, FactoredRows) and rows.inputs.shape[1] == 1:
-                    a, d = rows.inputs[:, 0].double(), rows.outputs[:, 0].double()
+                    a, d = double(rows.inputs[:, 0]), double(rows.outputs[:, 0])
                     total[known:] += (a[known:] @ a.T) * (d[known:] @ d.T)
                 else:
                     for indices in _chunks(rows, known):
-                        total[indices] += rows.dot(rows.dense(indices)).double()
+                        total[indices.to(total.device)] += double(rows.dot(rows.dense(indices)))
             total[:known, known:] = total[known:, :known].T
             total[:known, :known] = self._gram
             total[known:, known:] = (total[known:, known:] + total[known:, known:].T) / 2
@@ -129,49 +122,27 @@ class DirectionMemory:
         return self._gram
 
     def gram_in(self, metric: Metric) -> Tensor:
-        """Return GᵀM⁻¹G, ``[M, M]`` float64, for a memory that is :meth:`rotated` into the metric's eigenbasis.
+        """Return GᵀM⁻¹G, ``[M, M]`` float64.
 
-        Where the metric's scale is Σ_r p_r q_rᵀ it is Σ_r (A diag(q_r) Aᵀ)∘(D diag(p_r) Dᵀ); else the rows are
-        multiplied out.
+        For gradients δaᵀ and M⁻¹V = RV + U_S[gain ∘ (U_SᵀVU)]Uᵀ it is, with d = U_Sᵀδ and α = Uᵀa,
+
+            (DRDᵀ)∘(AAᵀ) + X diag(gain) Xᵀ,    X_m = d_m α_mᵀ;
+
+        else M⁻¹G is multiplied out, some directions at a time.
         """
-        total = _like(self.rows).new_zeros(self.count, self.count, dtype=torch.float64)
+        total = double(_like(self.rows).new_zeros(self.count, self.count))
         for name, rows in self.rows.items():
-            assert isinstance(rows, FactoredRows | DenseRows)
-            scale, terms = metric.blocks[name].scale, metric.blocks[name].terms
-            if terms is not None and name in self.of_one_position:
-                assert isinstance(rows, FactoredRows)
-                a, d = rows.inputs[:, 0].double(), rows.outputs[:, 0].double()
-                for p, q in zip(terms[0].T, terms[1].T, strict=True):
-                    total += ((a * q) @ a.T) * ((d * p) @ d.T)
-                continue
-            for indices in _chunks(rows, 0):
-                start = int(indices[0])  # what lies before it is known by symmetry
-                total[indices, start:] += rows.tail(start).dot(scale * rows.dense(indices)).double()
-        upper = total.triu()
-        return upper + upper.triu(1).T
-
-    def rotated(self, metric: Metric, only: Container[str] | None = None) -> DirectionMemory:
-        """Return the memory in a metric's eigenbasis, U_Sᵀ G_m U_A, for each of the metric's blocks.
-
-        Args:
-            metric: the metric.
-            only: rotate these blocks and keep all others as they are.
-
-        Raises:
-            ValueError: rows that are natural gradients already.
-        """
-        turned: dict[str, Rows] = {}
-        for name, rows in (self.restricted(metric.blocks) if only is None else self).rows.items():
-            if only is not None and name not in only:
-                turned[name] = rows
-            elif isinstance(rows, FactoredRows | DenseRows):
-                turned[name] = rows.rotated(metric.blocks[name])
+            operator = metric.inverse[name]
+            single = isinstance(rows, FactoredRows) and rows.inputs.shape[1] == 1
+            if single and isinstance(operator, ThinOperator):
+                total += _thin_gram(rows.inputs[:, 0], rows.outputs[:, 0], operator)  # type: ignore[attr-defined]
+            elif isinstance(rows, DenseRows) and isinstance(operator, DiagonalOperator):
+                flat = rows.matrices.flatten(1)
+                total += double((flat * operator.scale.flatten()) @ flat.T)
             else:
-                raise ValueError("only plain gradients can be rotated into a metric")
-        memory = DirectionMemory(turned)
-        if only is not None:
-            memory._gram = self._gram  # rotations keep inner products
-        return memory
+                for indices in _chunks(rows, 0):
+                    total[indices.to(total.device)] += double(rows.dot(operator(rows.dense(indices))))
+        return (total + total.T) / 2
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows of each block and the Gram worked out so far."""
@@ -183,6 +154,26 @@ class DirectionMemory:
         memory = cls({name: rows_from_state(rows) for name, rows in state["rows"].items()})
         memory._gram = state["gram"]
         return memory
+
+
+def _thin_gram(inputs: Tensor, outputs: Tensor, operator: ThinOperator) -> Tensor:
+    """Return ⟨δ_m a_mᵀ, M⁻¹ δ_n a_nᵀ⟩, ``[M, M]`` float64, for a ``[M, columns]`` and δ ``[M, rows]``."""
+    turned, along = outputs @ operator.outputs_basis, inputs @ operator.inputs_basis
+    total = double(turned.new_zeros(len(inputs), len(inputs)))
+    if operator.rest is not None:
+        a = double(inputs)
+        total += double(outputs @ operator.rest @ outputs.T) * (a @ a.T)
+    step = max(1, _CHUNK // max(1, operator.gain.numel()))
+    parts = range(0, len(inputs), step)
+    for i in parts:
+        left = (turned[i : i + step, :, None] * operator.gain * along[i : i + step, None]).flatten(1)
+        for j in (j for j in parts if j >= i):  # what lies before it is known by symmetry
+            right = (turned[j : j + step, :, None] * along[j : j + step, None]).flatten(1)
+            product = double(left @ right.T)
+            total[i : i + step, j : j + step] += product
+            if j > i:
+                total[j : j + step, i : i + step] += product.T
+    return total
 
 
 def _like(rows: Mapping[str, Rows]) -> Tensor:

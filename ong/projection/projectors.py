@@ -6,12 +6,12 @@ and G is restricted to the blocks that move, so that Gᵀv = 0 holds for the ste
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ong.curvature import Metric, Vector
+from ong.curvature import Metric, Vector, double
 from ong.projection.gram import GramSolver
 from ong.projection.memory import DirectionMemory
 
@@ -24,15 +24,10 @@ class EuclideanProjection:
     Then Gᵀv = 0 and gᵀv = ‖v‖² ≥ 0.
     """
 
-    def __init__(self, memory: DirectionMemory, solver: GramSolver | None = None) -> None:
-        """Prepare the projection off a memory's directions.
-
-        Args:
-            memory: G.
-            solver: (GᵀG)⁺ where it is known, as it is of the same directions in another orthonormal basis.
-        """
+    def __init__(self, memory: DirectionMemory) -> None:
+        """Prepare the projection off a memory's directions."""
         self.memory = memory
-        self.solver = GramSolver(memory.gram()) if solver is None and memory.count else solver
+        self.solver = GramSolver(memory.gram()) if memory.count else None
         self._restricted: dict[frozenset[str], EuclideanProjection] = {}
 
     def __call__(self, vector: Mapping[str, Tensor]) -> Vector:
@@ -44,18 +39,6 @@ class EuclideanProjection:
         shadow = self.memory.combine(self.solver.solve(self.memory.dot(vector)))
         return {name: part - shadow[name] if name in shadow else part for name, part in vector.items()}
 
-    def coefficients(self, vector: Mapping[str, Tensor], products: Tensor) -> Tensor:
-        """Return c = (GᵀG)⁺Gᵀg, ``[M]``; the projected vector is g − G c.
-
-        Args:
-            vector: g over some of the blocks that directions touch.
-            products: Gᵀg of all other blocks, ``[M]``.
-        """
-        assert self.solver is not None
-        for name, part in vector.items():
-            products = products + self.memory.rows[name].dot(part)
-        return self.solver.solve(products)
-
     def captured(self, vector: Mapping[str, Tensor]) -> float:
         """Return ‖Q_Gᵀv‖/‖v‖, the share of a vector that lies in span G (the leak of an update)."""
         if not self.memory.rows.keys() <= vector.keys():
@@ -63,9 +46,9 @@ class EuclideanProjection:
         length = torch.stack([torch.linalg.vector_norm(part) for part in vector.values()]).norm()
         if self.solver is None or not length > 0:
             return 0.0
-        against = self.memory.dot(vector).double()
+        against = double(self.memory.dot(vector))
         square = torch.dot(against, self.solver.inverse @ against).clamp_min(0)
-        return float(square.sqrt() / length)
+        return float(square.sqrt()) / float(length)
 
     def _off(self, vector: Mapping[str, Tensor]) -> EuclideanProjection:
         names = frozenset(vector)
@@ -77,72 +60,38 @@ class EuclideanProjection:
 class MetricProjection:
     """v = M⁻¹( g − G (GᵀM⁻¹G)⁺ GᵀM⁻¹ g ), steepest descent in the metric M under Gᵀv = 0.
 
-    v is the argmin of −gᵀv + ½ vᵀMv subject to Gᵀv = 0, so gᵀv = vᵀMv ≥ 0. Everything happens in M's eigenbasis, where
-    M⁻¹ is an elementwise scale: one rotation in, one out.
+    v is the argmin of −gᵀv + ½ vᵀMv subject to Gᵀv = 0, so gᵀv = vᵀMv ≥ 0. It is taken as u − M⁻¹G(GᵀM⁻¹G)⁺Gᵀu with
+    u = M⁻¹g: M⁻¹ twice and two products with the memory.
     """
 
-    def __init__(self, memory: DirectionMemory, metric: Metric, held: Collection[str] = ()) -> None:
-        """Rotate the directions into the metric's basis.
+    def __init__(self, memory: DirectionMemory, metric: Metric) -> None:
+        """Prepare the projection.
 
         Args:
-            memory: G, in the original coordinates.
+            memory: G.
             metric: M.
-            held: blocks whose vectors will come, and are wanted, in the eigenbasis.
         """
+        self.memory = memory.restricted(metric.inverse)
         self.metric = metric
-        self.held = frozenset(held)
-        self.memory = memory.rotated(metric)
-        self._restricted: dict[frozenset[str], DirectionMemory] = {}
-        self._solvers: dict[frozenset[str], GramSolver] = {}
+        self._parts: dict[frozenset[str], tuple[DirectionMemory, GramSolver]] = {}
 
     @property
     def solver(self) -> GramSolver | None:
         """(GᵀM⁻¹G)⁺ over all blocks, or None where nothing is stored."""
-        return self._solver(frozenset(self.memory.rows)) if self.memory.count else None
+        return self._part(frozenset(self.memory.rows))[1] if self.memory.count else None
 
     def __call__(self, vector: Mapping[str, Tensor]) -> Vector:
         """Return the update."""
-        return self._step(vector)[0]
+        update = self.metric.precondition(vector)
+        moving = frozenset(self.memory.rows.keys() & vector.keys())
+        if moving:
+            memory, solver = self._part(moving)
+            for name, part in memory.combine(solver.solve(memory.dot(update))).items():
+                update[name] = update[name] - self.metric.inverse[name](part)
+        return update
 
-    def beside(self, vector: Mapping[str, Tensor], products: Tensor) -> tuple[Vector, Tensor]:
-        """Update blocks whose others are updated elsewhere.
-
-        Args:
-            vector: g over some blocks.
-            products: GᵀM⁻¹g of all other blocks, ``[M]``.
-
-        Returns:
-            The update of the blocks, and c = (GᵀM⁻¹G)⁺GᵀM⁻¹g.
-        """
-        update, step = self._step(vector, products)
-        assert step is not None
-        return update, step
-
-    def _step(self, vector: Mapping[str, Tensor], products: Tensor | None = None) -> tuple[Vector, Tensor | None]:
-        blocks = {name: block for name, block in self.metric.blocks.items() if name in vector}
-        update = {
-            name: block.scale * (vector[name] if name in self.held else block.rotate(vector[name]))
-            for name, block in blocks.items()
-        }
-        moving = frozenset(self.memory.rows.keys() & blocks.keys())
-        step = None
-        if moving or products is not None:
-            memory = self._part(moving)
-            solver = self._solver(moving if products is None else frozenset(self.memory.rows))
-            step = solver.solve(memory.dot(update, products))
-            for name, part in memory.combine(step).items():
-                update[name].addcmul_(blocks[name].scale, part, value=-1)
-        return {
-            name: update[name] if name in self.held else block.rotate_back(update[name])
-            for name, block in blocks.items()
-        }, step
-
-    def _part(self, names: frozenset[str]) -> DirectionMemory:
-        if names not in self._restricted:
-            self._restricted[names] = self.memory.restricted(names)
-        return self._restricted[names]
-
-    def _solver(self, names: frozenset[str]) -> GramSolver:
-        if names not in self._solvers:
-            self._solvers[names] = GramSolver(self._part(names).gram_in(self.metric))
-        return self._solvers[names]
+    def _part(self, names: frozenset[str]) -> tuple[DirectionMemory, GramSolver]:
+        if names not in self._parts:
+            memory = self.memory.restricted(names)
+            self._parts[names] = (memory, GramSolver(memory.gram_in(self.metric)))
+        return self._parts[names]

@@ -1,4 +1,4 @@
-"""M stored gradients of one block: as factors, dense, or preconditioned by an old task's metric.
+"""M stored gradients of one block: as factors, dense, as combinations of others, or times an operator.
 
 Classes with the same operations, for G = [G_1 … G_M], each G_m a ``[rows, columns]`` matrix:
 
@@ -12,20 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ong.curvature import BlockMetric, Factors
-from ong.projection.layout import ByUnit, Layout
+from ong.curvature import DiagonalBlock, EigenBlock, Factors, Operator
 
 __all__ = [
+    "CombinedRows",
     "DenseRows",
     "FactoredRows",
-    "NaturalRows",
+    "ImageRows",
     "Rows",
     "StackedRows",
     "rows_from_factors",
@@ -96,7 +95,7 @@ class FactoredRows:
 
     @property
     def bytes(self) -> int:
-        """Memory held; :attr:`layout` takes as much again while steps are taken."""
+        """Memory held."""
         return _size(self.inputs, self.outputs)
 
     @property
@@ -104,22 +103,18 @@ class FactoredRows:
         """A tensor of the rows' dtype and device."""
         return self.inputs
 
-    @cached_property
-    def layout(self) -> ByUnit | Layout:
-        """The factors once more, as a training step wants them."""
-        return ByUnit.of(self.inputs, self.outputs) or Layout(self.inputs, self.outputs)
-
     def dot(self, matrix: Tensor) -> Tensor:
         """Return ⟨G_m, V⟩ = Σ_t δ_mtᵀ V a_mt: one matrix product, then a sum."""
-        if matrix.ndim == 2:
-            return self.layout.dot(matrix)
         a, d = self.inputs.flatten(0, 1), self.outputs.flatten(0, 1)
+        if matrix.ndim == 2:
+            return (a @ matrix.T).mul_(d).sum(1).reshape(len(self), -1).sum(1)
         moved = (a @ matrix.flatten(0, 1).T).reshape(len(a), len(matrix), -1)  # [M·T, B, rows]
         return torch.einsum("kbr,kr->bk", moved, d).reshape(len(matrix), len(self), -1).sum(2)
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Return Σ_m c_m G_m = Dᵀ diag(c) A."""
-        return self.layout.combine(coefficients)
+        scaled = (self.outputs * coefficients[:, None, None]).flatten(0, 1)
+        return scaled.T @ self.inputs.flatten(0, 1)
 
     def dense(self, indices: Tensor) -> Tensor:
         """Return the chosen gradients, ``[len(indices), rows, columns]``."""
@@ -139,19 +134,6 @@ class FactoredRows:
         """Return the rows with as many positions, zero in those they lack."""
         more = (0, 0, 0, positions - self.inputs.shape[1])
         return FactoredRows(F.pad(self.inputs, more), F.pad(self.outputs, more))
-
-    def rotated(self, metric: BlockMetric) -> FactoredRows:
-        """Return U_Sᵀ G_m U_A, still as factors."""
-        return FactoredRows(self.inputs @ metric.inputs_basis, self.outputs @ metric.outputs_basis)
-
-    def scaled(self, terms: tuple[Tensor, Tensor]) -> FactoredRows:
-        """Return PQᵀ ∘ G_m, as factors of T · R positions: Σ_r (p_r∘δ)(q_r∘a)ᵀ."""
-        p, q = (factor.T[:, None].to(self.inputs) for factor in terms)  # [R, 1, rows], [R, 1, columns]
-        return FactoredRows((self.inputs[:, None] * q).flatten(1, 2), (self.outputs[:, None] * p).flatten(1, 2))
-
-    def tail(self, start: int) -> FactoredRows:
-        """Return the rows from ``start`` on."""
-        return FactoredRows(self.inputs[start:], self.outputs[start:])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the tensors and the kind."""
@@ -206,73 +188,134 @@ class DenseRows:
         """Return the rows of a layer that has grown, zero on what is new."""
         return DenseRows(F.pad(self.matrices, (0, columns - self.shape[1], 0, rows - self.shape[0])))
 
-    def rotated(self, metric: BlockMetric) -> DenseRows:
-        """Return U_Sᵀ G_m U_A."""
-        return DenseRows(metric.rotate(self.matrices))
-
-    def tail(self, start: int) -> DenseRows:
-        """Return the rows from ``start`` on."""
-        return DenseRows(self.matrices[start:])
-
     def state_dict(self) -> dict[str, Any]:
         """Return the tensors and the kind."""
         return {"kind": "dense", "matrices": self.matrices}
 
 
 @dataclass(frozen=True)
-class NaturalRows:
-    """Natural gradients λ(F+λ)⁻¹G_m in the metric of the task that left them, by ⟨F⁻¹g, v⟩ = ⟨g, F⁻¹v⟩.
+class CombinedRows:
+    """G_k = Σ_m weights_mk R_m: combinations of other rows R, such as principal directions.
 
     Attributes:
-        rotated: the gradients in the metric's eigenbasis.
-        metric: that metric.
+        rows: R.
+        weights: ``[M of R, M]``.
     """
 
-    rotated: FactoredRows | DenseRows
-    metric: BlockMetric
+    rows: Rows
+    weights: Tensor
 
     def __len__(self) -> int:
-        return len(self.rotated)
+        return self.weights.shape[1]
 
     @property
     def shape(self) -> tuple[int, int]:
         """``(rows, columns)`` of each gradient."""
-        return self.rotated.shape
+        return self.rows.shape
 
     @property
     def bytes(self) -> int:
-        """Memory held, bases included."""
-        m = self.metric
-        return self.rotated.bytes + _size(m.inputs_basis, m.outputs_basis, m.eigenvalues, m.scale)
+        """Memory held."""
+        return self.rows.bytes + _size(self.weights)
 
     @property
     def like(self) -> Tensor:
         """A tensor of the rows' dtype and device."""
-        return self.metric.scale
+        return self.rows.like
 
     def dot(self, matrix: Tensor) -> Tensor:
-        """Return ⟨M⁻¹G_m, V⟩."""
-        return self.rotated.dot(self.metric.scale * self.metric.rotate(matrix))
+        """Return ⟨G_k, V⟩."""
+        return self.rows.dot(matrix) @ self.weights
 
     def combine(self, coefficients: Tensor) -> Tensor:
-        """Return Σ_m c_m M⁻¹G_m."""
-        return self.metric.rotate_back(self.metric.scale * self.rotated.combine(coefficients))
+        """Return Σ_k c_k G_k."""
+        return self.rows.combine(self.weights @ coefficients)
 
     def dense(self, indices: Tensor) -> Tensor:
-        """Return the chosen natural gradients."""
-        return self.metric.rotate_back(self.metric.scale * self.rotated.dense(indices))
+        """Return the chosen combinations."""
+        return torch.stack([self.rows.combine(self.weights[:, k]) for k in indices.tolist()])
 
-    def select(self, indices: Tensor) -> NaturalRows:
-        """Return the chosen rows, in the same metric."""
-        return NaturalRows(self.rotated.select(indices), self.metric)
+    def select(self, indices: Tensor) -> CombinedRows:
+        """Return the chosen combinations."""
+        return CombinedRows(self.rows, self.weights[:, indices])
 
-    def grown(self, rows: int, columns: int) -> DenseRows:
-        """Return the rows of a layer that has grown; the old metric says nothing of the new part, so they go dense."""
-        return DenseRows(self.dense(torch.arange(len(self), device=self.like.device))).grown(rows, columns)
+    def grown(self, rows: int, columns: int) -> CombinedRows:
+        """Return the rows of a layer that has grown, zero on what is new."""
+        return CombinedRows(self.rows.grown(rows, columns), self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the tensors and the kind."""
-        return {"kind": "natural", "rotated": self.rotated.state_dict(), "metric": dict(vars(self.metric))}
+        return {"kind": "combined", "rows": self.rows.state_dict(), "weights": self.weights}
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """K G_m for a symmetric operator K = f(F) of an old Fisher, by ⟨Kg, v⟩ = ⟨g, Kv⟩.
+
+    Natural gradients λ(F+λ)⁻¹G_m in the metric of the task that left them, for one.
+
+    Attributes:
+        rows: G.
+        fisher: F.
+        damping: λ of K = λ(F+λ)⁻¹; None is K = F.
+    """
+
+    rows: Rows
+    fisher: EigenBlock | DiagonalBlock
+    damping: float | None
+
+    def __post_init__(self) -> None:
+        damping = self.damping
+        function = (lambda x: x) if damping is None else (lambda x: damping / (x + damping))
+        object.__setattr__(self, "_operator", self.fisher.operator(function))
+
+    @property
+    def operator(self) -> Operator:
+        """K."""
+        return self._operator  # type: ignore[attr-defined, no-any-return]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(rows, columns)`` of each gradient."""
+        return self.rows.shape
+
+    @property
+    def bytes(self) -> int:
+        """Memory held, the Fisher included."""
+        return self.rows.bytes + _size(*(t for t in self.fisher.state_dict().values() if isinstance(t, Tensor)))
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the rows' dtype and device."""
+        return self.rows.like
+
+    def dot(self, matrix: Tensor) -> Tensor:
+        """Return ⟨K G_m, V⟩."""
+        return self.rows.dot(self.operator(matrix))
+
+    def combine(self, coefficients: Tensor) -> Tensor:
+        """Return Σ_m c_m K G_m."""
+        return self.operator(self.rows.combine(coefficients))
+
+    def dense(self, indices: Tensor) -> Tensor:
+        """Return the chosen images."""
+        return self.operator(self.rows.dense(indices))
+
+    def select(self, indices: Tensor) -> ImageRows:
+        """Return the chosen rows, under the same operator."""
+        return ImageRows(self.rows.select(indices), self.fisher, self.damping)
+
+    def grown(self, rows: int, columns: int) -> ImageRows:
+        """Return the rows of a layer that has grown, zero on what is new."""
+        return ImageRows(self.rows.grown(rows, columns), self.fisher.grown(rows, columns), self.damping)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the tensors and the kind."""
+        fisher = self.fisher.state_dict()
+        return {"kind": "image", "rows": self.rows.state_dict(), "fisher": fisher, "damping": self.damping}
 
 
 @dataclass(frozen=True)
@@ -313,7 +356,8 @@ class StackedRows:
         found, start = [], 0
         for part in self.parts:
             here = (indices >= start) & (indices < start + len(part))
-            found.append((torch.nonzero(here)[:, 0], part.dense(indices[here] - start)))
+            if here.any():
+                found.append((torch.nonzero(here)[:, 0], part.dense(indices[here] - start)))
             start += len(part)
         order = torch.cat([places for places, _ in found]).argsort()
         return torch.cat([matrices for _, matrices in found])[order]
@@ -353,12 +397,15 @@ def rows_from_factors(factors: Factors) -> FactoredRows | DenseRows:
 
 def rows_from_state(state: dict[str, Any]) -> Rows:
     """Rebuild rows from their ``state_dict``."""
-    if state["kind"] == "factored":
+    kind = state["kind"]
+    if kind == "factored":
         return FactoredRows(state["inputs"], state["outputs"])
-    if state["kind"] == "dense":
+    if kind == "dense":
         return DenseRows(state["matrices"])
-    if state["kind"] == "natural":
-        rotated = rows_from_state(state["rotated"])
-        assert isinstance(rotated, FactoredRows | DenseRows)
-        return NaturalRows(rotated, BlockMetric(**state["metric"]))
+    if kind == "combined":
+        return CombinedRows(rows_from_state(state["rows"]), state["weights"])
+    if kind == "image":
+        values = state["fisher"]
+        fisher = EigenBlock(**values) if "outputs_basis" in values else DiagonalBlock(**values)
+        return ImageRows(rows_from_state(state["rows"]), fisher, state["damping"])
     return StackedRows([rows_from_state(part) for part in state["parts"]])

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ong.curvature import Unsupported, Vector, affine_blocks, input_covariances
-from ong.plugins.base import GradientPlugin
-from ong.plugins.examples import draw_examples, forward_of
+from ong.curvature import Vector, affine_blocks, double, input_covariances
+from ong.errors import UserError
+from ong.methods.base import Method
+from ong.methods.data import Examples
+from ong.methods.fishers import check_positive
 
 __all__ = ["OWM", "owm_projector"]
 
@@ -21,7 +23,7 @@ def owm_projector(inputs_cov: Tensor, alpha: float) -> Tensor:
     return torch.cholesky_inverse(torch.linalg.cholesky(identity + inputs_cov / alpha))
 
 
-class OWM(GradientPlugin):
+class OWM(Method):
     """v_l = g_l P_l, P_l = (I + A_l/α)⁻¹, A_l the covariance of the layer's past inputs, summed over tasks.
 
     Directions a layer's inputs never had keep P = 1, those with variance σ² per task shrink by α/(α+σ²). Guarantees
@@ -43,72 +45,65 @@ class OWM(GradientPlugin):
     Machine Intelligence 1 (2019), arXiv 1810.01256, Methods.
 
     Attributes:
-        inputs_cov: A of each layer, ``[columns, columns]`` float64.
+        inputs_cov: A of each layer, ``[columns, columns]``.
     """
 
-    def __init__(
-        self,
-        *,
-        alpha: float = 1.0,
-        examples_per_task: int = 1000,
-        unsupported: Unsupported = "error",
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, *, alpha: float = 1.0, examples_per_task: int = 1000, seed: int = 0) -> None:
         """Choose the strength.
 
         Args:
             alpha: α > 0, in units of the inputs' variance.
             examples_per_task: training examples drawn from each finished task.
-            unsupported: ``"error"``, or ``"ignore"`` for layers other than Linear, Conv1d and Conv2d.
             seed: which examples are drawn.
 
         Raises:
-            ValueError: a number out of range.
+            UserError: a number out of range.
         """
-        super().__init__(unsupported=unsupported, seed=seed)
+        super().__init__(seed=seed)
         if not alpha > 0:
-            raise ValueError(f"alpha must be positive, got {alpha}")
-        if examples_per_task < 1:
-            raise ValueError(f"examples_per_task must be at least 1, got {examples_per_task}")
+            raise UserError(f"alpha must be positive, got {alpha}")
+        check_positive(examples_per_task=examples_per_task)
         self.alpha, self.examples_per_task = alpha, examples_per_task
         self.inputs_cov: dict[str, Tensor] = {}
         self._projectors: dict[str, Tensor] = {}
 
-    def _prepare(self, strategy: Any) -> None:
-        affine_blocks(self._blocks, self.unsupported)
+    def _begin(self, examples: Examples) -> None:
+        affine_blocks(self.blocks)
         self._projectors = {}
-        for name in self.inputs_cov.keys() & self._blocks.keys():  # frozen layers wait
-            covariance, values = self.inputs_cov[name], self._blocks[name].values()
+        for name in self.inputs_cov.keys() & self.blocks.keys():  # frozen layers wait
+            covariance, values = self.inputs_cov[name], self.blocks[name].values()
             more = values.shape[1] - len(covariance)
-            self._projectors[name] = owm_projector(F.pad(covariance, (0, more, 0, more)), self.alpha).to(values)
+            self._projectors[name] = owm_projector(F.pad(double(covariance), (0, more, 0, more)), self.alpha).to(values)
 
-    def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
-        return {name: gradient[name] @ projector for name, projector in self._projectors.items()}
+    @property
+    def is_idle(self) -> bool:
+        """Whether no task is finished."""
+        return not self._projectors
 
-    def _consolidate(self, strategy: Any) -> None:
+    def project(self, vector: Vector) -> Vector:
+        """Return v_l P_l of each layer; whatever is no layer stays."""
+        projectors = self._projectors
+        return {name: part @ projectors[name] if name in projectors else part for name, part in vector.items()}
+
+    def _end(self, examples: Examples) -> None:
         found = input_covariances(
-            strategy.model,
-            draw_examples(strategy, self.examples_per_task, self._generator),
-            affine_blocks(self._blocks, self.unsupported),
-            forward=lambda batch: forward_of(strategy, batch),
+            self.model, self._draw(examples, self.examples_per_task), affine_blocks(self.blocks), forward=self.forward
         )
         for name, covariance in found.items():
             old = self.inputs_cov.get(name)
             if old is not None:
                 more = len(covariance) - len(old)
-                covariance = covariance + F.pad(old, (0, more, 0, more))
-            self.inputs_cov[name] = covariance
+                covariance = covariance + F.pad(double(old), (0, more, 0, more))
+            self.inputs_cov[name] = covariance.to(self.blocks[name].values())
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of the covariances."""
         return sum(t.numel() * t.element_size() for t in self.inputs_cov.values())
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that is kept from task to task."""
-        return super().state_dict() | {"inputs_cov": dict(self.inputs_cov)}
+    def _state(self) -> dict[str, Any]:
+        return super()._state() | {"inputs_cov": dict(self.inputs_cov)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
-        super().load_state_dict(state)
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
         self.inputs_cov = dict(state["inputs_cov"])

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ong.curvature import Unsupported, Vector, affine_blocks, input_covariances
-from ong.plugins.base import GradientPlugin
-from ong.plugins.examples import draw_examples, forward_of
+from ong.curvature import Vector, affine_blocks, input_covariances
+from ong.errors import UserError
+from ong.methods.base import Method
+from ong.methods.data import Examples
+from ong.methods.fishers import check_positive
+from ong.methods.statistics import BatchNorm
 
 __all__ = ["GPM", "extended_basis"]
 
@@ -47,7 +50,7 @@ def extended_basis(basis: Tensor, inputs_cov: Tensor, threshold: float) -> Tenso
     return joined
 
 
-class GPM(GradientPlugin):
+class GPM(Method):
     """v_l = g_l (I − N_l N_lᵀ), N_l an orthonormal basis of what the layer's past inputs span, but for a share 1 − ε.
 
     Guarantees gᵀv = ‖v‖² ≥ 0. With ε = 1 the drawn examples' inputs lie in span N_l: then Gᵀv = 0 for them, and since
@@ -62,8 +65,10 @@ class GPM(GradientPlugin):
     keeps one direction less than Eq. 5 asks for after the first task; here Eq. 5 holds.
 
     Attributes:
-        bases: N of each layer, ``[columns, k]`` float64.
+        bases: N of each layer, ``[columns, k]``.
     """
+
+    keeps_outputs = True
 
     def __init__(
         self,
@@ -72,7 +77,7 @@ class GPM(GradientPlugin):
         first_threshold: float | None = None,
         threshold_increment: float = 0.0,
         examples_per_task: int = 300,
-        unsupported: Unsupported = "error",
+        batch_norm: BatchNorm = "freeze",
         seed: int = 0,
     ) -> None:
         """Choose the share to be protected.
@@ -82,67 +87,76 @@ class GPM(GradientPlugin):
             first_threshold: ε of the first layer, whose inputs are the data; None leaves it at ``threshold``.
             threshold_increment: what ε grows by with each finished task, up to 1.
             examples_per_task: training examples drawn from each finished task.
-            unsupported: ``"error"``, or ``"ignore"`` for layers other than Linear, Conv1d and Conv2d.
+            batch_norm: ``"freeze"`` holds running statistics still after the first task, ``"update"`` does not.
             seed: which examples are drawn.
 
         Raises:
-            ValueError: a number out of range; more thresholds than the model has layers (when training starts).
+            UserError: a number out of range; more thresholds than the model has layers (when a task begins).
         """
-        super().__init__(unsupported=unsupported, seed=seed)
+        super().__init__(batch_norm=batch_norm, seed=seed)
         self.thresholds = [threshold] if isinstance(threshold, int | float) else list(threshold)
         if first_threshold is not None:
             self.thresholds = [first_threshold, *(self.thresholds[1:] or self.thresholds)]
         if not self.thresholds or not all(0 < value <= 1 for value in self.thresholds):
-            raise ValueError(f"thresholds must be numbers in (0, 1], got {self.thresholds}")
-        if threshold_increment < 0:
-            raise ValueError(f"threshold_increment must not be negative, got {threshold_increment}")
-        if examples_per_task < 1:
-            raise ValueError(f"examples_per_task must be at least 1, got {examples_per_task}")
+            raise UserError(f"thresholds must be numbers in (0, 1], got {self.thresholds}")
+        if not threshold_increment >= 0:
+            raise UserError(f"threshold_increment must not be negative, got {threshold_increment}")
+        check_positive(examples_per_task=examples_per_task)
         self.threshold_increment, self.examples_per_task = threshold_increment, examples_per_task
         self.bases: dict[str, Tensor] = {}
         self._active: dict[str, Tensor] = {}
 
-    def _prepare(self, strategy: Any) -> None:
-        layers = affine_blocks(self._blocks, self.unsupported)
+    def _begin(self, examples: Examples) -> None:
+        layers = affine_blocks(self.blocks)
         if len(self.thresholds) > len(layers):
-            raise ValueError(
+            raise UserError(
                 f"{len(self.thresholds)} thresholds were given for {len(layers)} layers: {', '.join(layers)}"
             )
         self._active = {}
-        for name in self.bases.keys() & self._blocks.keys():  # frozen layers wait
-            basis, values = self.bases[name], self._blocks[name].values()
+        for name in self.bases.keys() & self.blocks.keys():  # frozen layers wait
+            basis, values = self.bases[name], self.blocks[name].values()
             self._active[name] = F.pad(basis, (0, 0, 0, values.shape[1] - len(basis))).to(values)
 
-    def _update(self, gradient: Vector, strategy: Any) -> Vector | None:
-        return {name: gradient[name] - (gradient[name] @ basis) @ basis.T for name, basis in self._active.items()}
+    @property
+    def is_idle(self) -> bool:
+        """Whether no task is finished."""
+        return not self._active
 
-    def _consolidate(self, strategy: Any) -> None:
-        layers = affine_blocks(self._blocks, self.unsupported)
+    def project(self, vector: Vector) -> Vector:
+        """Return v_l (I − N_l N_lᵀ) of each layer; whatever is no layer stays."""
+        bases = self._active
+        return {n: part - (part @ bases[n]) @ bases[n].T if n in bases else part for n, part in vector.items()}
+
+    def _end(self, examples: Examples) -> None:
+        layers = affine_blocks(self.blocks)
         found = input_covariances(
-            strategy.model,
-            draw_examples(strategy, self.examples_per_task, self._generator),
-            layers,
-            forward=lambda batch: forward_of(strategy, batch),
+            self.model, self._draw(examples, self.examples_per_task), layers, forward=self.forward
         )
         for place, name in enumerate(layers):
             if name in found:
-                columns = len(found[name])
-                basis = self.bases.get(name, found[name].new_zeros(columns, 0))
                 threshold = self.thresholds[min(place, len(self.thresholds) - 1)]
-                threshold = min(1.0, threshold + self.threshold_increment * len(self.tasks_seen))
-                basis = F.pad(basis, (0, 0, 0, columns - len(basis)))
-                self.bases[name] = extended_basis(basis, found[name], threshold)
+                threshold = min(1.0, threshold + self.threshold_increment * self.tasks)
+                self._keep(name, found[name], threshold)
+
+    def _keep(self, name: str, inputs_cov: Tensor, threshold: float) -> None:
+        """Extend the basis of a layer by what its inputs' covariance (float64) wants."""
+        self.bases[name] = extended_basis(self._basis(name, inputs_cov), inputs_cov, threshold).to(
+            self.blocks[name].values()
+        )
+
+    def _basis(self, name: str, like: Tensor) -> Tensor:
+        """Return N of a layer so far, with as many rows as its inputs have now."""
+        basis = self.bases.get(name, like.new_zeros(len(like), 0)).to(like)
+        return F.pad(basis, (0, 0, 0, len(like) - len(basis)))
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of the bases."""
         return sum(t.numel() * t.element_size() for t in self.bases.values())
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that is kept from task to task."""
-        return super().state_dict() | {"bases": dict(self.bases)}
+    def _state(self) -> dict[str, Any]:
+        return super()._state() | {"bases": dict(self.bases)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
-        super().load_state_dict(state)
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
         self.bases = dict(state["bases"])

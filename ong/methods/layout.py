@@ -1,25 +1,17 @@
-"""A model's blocks as plugins take them, and whether what is kept of past tasks still fits them."""
+"""Whether what is kept of past tasks still fits a model's blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
-from ong.curvature import Block, Unsupported, own_blocks
+from ong.curvature import Block
 from ong.errors import UserError
-from ong.plugins.examples import forward_of, probe_batch
 
-__all__ = ["Columns", "blocks_of", "check_columns", "columns_of"]
+__all__ = ["Columns", "check_columns", "columns_of"]
 
 Columns = dict[str, tuple[int, int]]
-
-
-def blocks_of(strategy: Any, unsupported: Unsupported) -> dict[str, Block]:
-    """Return :func:`ong.curvature.own_blocks` of a strategy's model on the present experience."""
-    batch = probe_batch(strategy)
-    return own_blocks(strategy.model, lambda: forward_of(strategy, batch), unsupported)
 
 
 def columns_of(blocks: Mapping[str, Block]) -> Columns:
@@ -34,9 +26,11 @@ def check_columns(before: Columns, model: nn.Module, blocks: Mapping[str, Block]
     """See that layers of past tasks are there, and have gained columns at their end only, where zeros stand for them.
 
     Raises:
-        UserError: a layer that is gone, has lost columns, or whose inputs have changed in number beside a bias.
+        UserError: a layer that is gone, has lost columns, or whose inputs have changed in number beside a bias; a layer
+            that was covered by its factors and now is not, or the other way round.
     """
-    gone = sorted(before.keys() - {name for name, _ in model.named_modules()})
+    known = {name for name, _ in model.named_modules()} | {name for name, _ in model.named_parameters()}
+    gone = sorted(before.keys() - known)
     if gone:
         raise UserError(f"past tasks left something for layers that the model no longer has: {', '.join(gone)}")
     now = columns_of(blocks)
@@ -47,4 +41,10 @@ def check_columns(before: Columns, model: nn.Module, blocks: Mapping[str, Block]
                 f"layer '{name}' had {weight} trainable columns of weights and {bias} of biases in a past task and has "
                 f"{new_weight} and {new_bias} now, which what is kept of that task does not fit; freeze a layer as a "
                 "whole, and give it new outputs rather than new inputs"
+            )
+    for name in before:
+        if name not in now and any(other.startswith(f"{name}.") for other in now):
+            raise UserError(
+                f"layer '{name}' was used as its type is in a past task and is used in another way now (its weights "
+                "are read by other code, or shared), so what is kept of it does not fit"
             )

@@ -1,0 +1,401 @@
+"""What every method is: something that rewrites steps, and keeps something of each finished task."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ong.curvature import (
+    PROBED,
+    Batch,
+    Block,
+    FisherType,
+    Forward,
+    Likelihood,
+    Vector,
+    check_likelihood,
+    cover,
+    evaluating,
+    likelihood_of,
+    likelihood_of_targets,
+    logits_of,
+    map_batch,
+    needs_likelihood,
+    targets_of,
+)
+from ong.errors import UserError
+from ong.methods.data import Examples
+from ong.methods.layout import Columns, check_columns, columns_of
+from ong.methods.statistics import BatchNorm, RunningStatistics, check_batch_norm
+from ong.methods.stepping import StepHooks
+
+__all__ = ["Method"]
+
+
+class Method:
+    """A continual-learning method in any PyTorch loop.
+
+    >>> import torch, ong
+    >>> model = torch.nn.Linear(4, 2)
+    >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> task = [torch.randn(8, 4), torch.arange(8) % 2]
+    >>> method = ong.methods.OGD(directions_per_task=4)
+    >>> with method.attach(model, sgd):
+    ...     for _ in range(2):
+    ...         method.begin_task(task)
+    ...         torch.nn.functional.cross_entropy(model(task[0]), task[1]).backward()
+    ...         sgd.step()
+    ...         method.end_task(task)
+    >>> method.tasks
+    2
+
+    Between :meth:`begin_task` and :meth:`end_task` every ``optimizer.step`` takes the method's update: with SGD at one
+    rate v = ``update(g)`` in place of the gradient g; with any other optimizer P Δ in place of the displacement Δ that
+    it made, P the linear part of the update, see :mod:`ong.methods.stepping`. Clip before the step; look at ``.grad``
+    whenever you like, it is the loss's gradient.
+
+    Attributes:
+        keeps_outputs: whether Gᵀv = 0 is promised, so that running statistics are frozen by default.
+        tasks: number of finished tasks.
+        blocks: the model's parameters as the present task trains them.
+        step: steps taken in the present task.
+    """
+
+    keeps_outputs: ClassVar[bool] = False
+    follows_steps: ClassVar[bool] = False
+
+    def __init__(self, *, batch_norm: BatchNorm = "update", seed: int = 0) -> None:
+        """Set what is common.
+
+        Args:
+            batch_norm: ``"freeze"`` holds running statistics still after the first task, ``"update"`` does not.
+            seed: seed of the method's own generators (which examples are drawn, random cotangents).
+
+        Raises:
+            UnknownNameError: another ``batch_norm``.
+        """
+        check_batch_norm(batch_norm)
+        self.batch_norm: BatchNorm = batch_norm
+        self.tasks = 0
+        self.step = 0
+        self.blocks: dict[str, Block] = {}
+        self.expected_tasks = 1
+        self._generator = torch.Generator().manual_seed(int(seed))  # Fisher examples and cotangents
+        self._choice = torch.Generator().manual_seed(int(seed))  # direction examples: the same for all methods of a seed
+        self._columns: Columns = {}  # of the finished tasks' layers
+        self._in_task = False
+        self._resumes = False
+        self._displaces = False
+        self._hooks: StepHooks | None = None
+        self._model: nn.Module | None = None
+        self._logits: Forward | None = None
+        self._criterion: Any = None
+        self._likelihood: Likelihood | None = None
+        self._statistics: RunningStatistics | None = None
+        self._examples: Examples | None = None
+
+    # What a method is made of.
+
+    def _begin(self, examples: Examples) -> None:
+        """Get ready for a task; :attr:`blocks` is up to date, :attr:`_resumes` true in a task that goes on."""
+
+    def _end(self, examples: Examples) -> None:
+        """Keep what the finished task leaves."""
+
+    def before_step(self) -> None:
+        """Do what is due before a step."""
+        if not self._in_task:
+            raise UserError(
+                f"a step was taken outside of a task; call {type(self).__name__}.begin_task(data) before training, or "
+                "detach()"
+            )
+        self._before_step()
+        self.step += 1
+
+    def _before_step(self) -> None:
+        """Do what is due before a step, such as a refresh; :attr:`step` counts those before it."""
+
+    def after_step(self, displacement: Vector) -> None:
+        """Take note of a step that was taken, θ_before − θ_after; called where :attr:`follows_steps`."""
+
+    def force(self, gradient: Vector) -> Vector:
+        """Return the gradient of the penalised loss, from that of the loss."""
+        return gradient
+
+    def project(self, vector: Vector) -> Vector:
+        """Return P v with the method's linear P, for v over the blocks that move."""
+        return vector
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether updates are gradients as they are, which then need not be read."""
+        return False
+
+    def update(self, gradient: Vector) -> Vector:
+        """Return v, what is stepped along: θ ← θ − lr·v.
+
+        Args:
+            gradient: g, a matrix ``[rows, columns]`` for each of :attr:`blocks` that moves (``block.gradient()``).
+        """
+        with torch.no_grad():
+            return dict(gradient) if self.is_idle else self.project(self.force(gradient))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes kept from task to task."""
+        return 0
+
+    def statistics(self) -> dict[str, float]:
+        """Return numbers about the method's present state, by name."""
+        return {"memory_bytes": self.memory_bytes}
+
+    # How it is used.
+
+    def attach(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        logits: Forward | None = None,
+        criterion: Any = None,
+        likelihood: Likelihood | None = None,
+        tasks: int = 1,
+    ) -> Self:
+        """Hook the method to an optimizer's steps; also a context manager that takes the hooks off at its end.
+
+        Args:
+            model: the network; wrapped in ``DistributedDataParallel``, compiled, or plain.
+            optimizer: any; its parameters are the ones that move. A learning rate of SGD keeps its meaning.
+            logits: from a batch to outputs ``[N, C]``, where ``model(x)`` (or ``model(**inputs)``) are not these.
+            criterion: the loss, from which the likelihood is read (:func:`ong.curvature.likelihood_of`).
+            likelihood: ``"categorical"``, ``"bernoulli"`` or ``"gaussian"``. Without either, targets that are class
+                numbers mean categorical, and any others are an error where the likelihood matters.
+            tasks: how many tasks are to come, for the estimate of memory.
+
+        Raises:
+            UnknownNameError: another likelihood.
+        """
+        self.detach()
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        self._model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped, whose layers hooks can reach
+        self._logits, self._criterion = logits, criterion
+        self._likelihood = None if likelihood is None else check_likelihood(likelihood)
+        self.expected_tasks = tasks
+        self._move_to(self.device)
+        self._hooks = StepHooks(self, optimizer)
+        self._hooks.displaces = self._displaces
+        return self
+
+    def detach(self) -> None:
+        """Take the hooks off; what is kept of finished tasks stays."""
+        if self._hooks is not None:
+            self._displaces = self._hooks.displaces and self._in_task
+            self._hooks.close()
+        if self._statistics is not None:
+            self._statistics.close()
+        self._hooks = self._statistics = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def begin_task(self, data: Any) -> None:
+        """Prepare a task.
+
+        Args:
+            data: what is trained on: a loader, a ``Dataset``, a list of tensors (inputs, targets, …) or of batches.
+
+        Raises:
+            UserError: no model attached, data or outputs of another kind, a layer that no longer fits what is kept.
+            UnsupportedLayerError: a model whose output for an example depends on others in its batch.
+            NotFiniteError: weights or outputs that are not finite.
+        """
+        hooks = self._attached()
+        if self._statistics is not None:
+            self._statistics.close()
+            self._statistics = None
+        examples = Examples(data, self.device)
+        self._find_blocks(examples)
+        if not self._resumes:
+            self.step = 0
+        try:
+            self._begin(examples)
+        except BaseException:
+            self.blocks = {}
+            raise
+        later = self.tasks > 0
+        self._statistics = RunningStatistics(
+            self.model,
+            freeze=later and self.batch_norm == "freeze",
+            promised=later and self.keeps_outputs,
+        )
+        self._examples, self._in_task, self._resumes = examples, True, False
+        if self.step == 0:
+            hooks.displaces = self._displaces = False
+
+    def end_task(self, data: Any = None) -> None:
+        """Keep what the finished task leaves, at the present weights.
+
+        Args:
+            data: the task's data; those given to :meth:`begin_task` by default.
+
+        Raises:
+            UserError: no task has begun; whatever :meth:`begin_task` raises.
+        """
+        hooks = self._attached()
+        if data is None and self._examples is None:
+            raise UserError(f"no task has begun; call {type(self).__name__}.begin_task(data) first")
+        examples = Examples(data, self.device) if data is not None else self._examples
+        assert examples is not None
+        if self._statistics is not None:
+            self._statistics.close()
+            self._statistics = None
+        self._find_blocks(examples)  # an evaluation during training may have grown the model
+        self._end(examples)
+        self.tasks += 1
+        self._columns |= columns_of(self.blocks)
+        hooks.end_task()
+        self.leave_task()
+
+    def leave_task(self) -> None:
+        """End a task without keeping anything of it, such as one that was learned before and is trained on again."""
+        if self._statistics is not None:
+            self._statistics.close()
+        self.step, self._in_task, self._displaces, self._resumes = 0, False, False, False
+        self._statistics = self._examples = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, bare of wrappers."""
+        self._attached()
+        assert self._model is not None
+        return self._model
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        assert self._model is not None
+        return next(self._model.parameters()).device
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the model's logits ``[N, C]`` of a batch."""
+        return self._logits(batch) if self._logits is not None else logits_of(self.model, batch)
+
+    def likelihood(self, examples: Examples, fisher: FisherType | None = None) -> Likelihood:
+        """Return the likelihood of the targets, given or read from the criterion or the targets.
+
+        Args:
+            examples: the task's.
+            fisher: what it is wanted for; a type that needs none gets ``categorical``.
+
+        Raises:
+            UserError: it is needed and cannot be told.
+        """
+        if fisher is not None and not needs_likelihood(fisher):
+            return "categorical"
+        if self._likelihood is None:
+            if self._criterion is not None:
+                self._likelihood = likelihood_of(self._criterion)
+            else:
+                batch = self._probe(examples)
+                with evaluating(self.model), torch.no_grad():
+                    logits = self.forward(batch)
+                self._likelihood = likelihood_of_targets(logits, targets_of(batch))
+        return self._likelihood
+
+    def _attached(self) -> StepHooks:
+        if self._hooks is None:
+            raise UserError(f"{type(self).__name__} is attached to no model; call attach(model, optimizer) first")
+        return self._hooks
+
+    def _probe(self, examples: Examples) -> Batch:
+        """Return a few examples, always the same."""
+        return examples.draw(PROBED, torch.Generator().manual_seed(0), shared=False)[0]
+
+    def _find_blocks(self, examples: Examples) -> None:
+        hooks = self._attached()
+        among = [p for group in hooks.optimizer.param_groups for p in group["params"]]
+        probe = self._probe(examples)
+        self.blocks = cover(self.model, self.forward, probe, among=among)
+        check_columns(self._columns, self.model, self.blocks)
+
+    def _draw(self, examples: Examples, count: int) -> list[Batch]:
+        """Draw examples with a seed of the method's own, whose number does not depend on their number."""
+        return examples.draw(count, torch.Generator().manual_seed(self._seed()))
+
+    def _seed(self) -> int:
+        return int(torch.randint(2**62, (), generator=self._generator))
+
+    def _device_generator(self) -> torch.Generator:
+        """Return a generator on the model's device, seeded from the method's own."""
+        return torch.Generator(self.device).manual_seed(self._seed())
+
+    # What is saved.
+
+    def _state(self) -> dict[str, Any]:
+        """Return what a subclass keeps, as tensors and plain values."""
+        return {}
+
+    def _load(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`_state` returned."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is kept from task to task and from step to step, as tensors and plain values.
+
+        ``torch.save`` and ``torch.load(…, weights_only=True)`` take it, on any device.
+        """
+        displaces = self._hooks.displaces if self._hooks is not None else self._displaces
+        return {
+            "method": type(self).__name__,
+            "tasks": self.tasks,
+            "columns": dict(self._columns),
+            "generator": self._generator.get_state(),
+            "choice": self._choice.get_state(),
+            "step": self.step,
+            "in_task": self._in_task or self._resumes,
+            "displaces": displaces and self._in_task,
+            **self._state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned, on the model's device once one is attached.
+
+        A state that was taken in the middle of a task goes on at its step: call :meth:`begin_task` with the task's data
+        again.
+
+        Raises:
+            UserError: a state of another method.
+        """
+        if state.get("method") != type(self).__name__:
+            raise UserError(f"this is the state of '{state.get('method')}', not of {type(self).__name__}")
+        self.tasks = state["tasks"]
+        self._columns = {name: (int(w), int(b)) for name, (w, b) in state["columns"].items()}
+        self._generator.set_state(state["generator"].cpu())
+        self._choice.set_state(state["choice"].cpu())
+        self.step, self._resumes, self._displaces = state["step"], state["in_task"], state["displaces"]
+        self._in_task, self.blocks, self._examples = False, {}, None
+        if self._hooks is not None:
+            self._hooks.displaces = self._displaces
+        self._load(state if self._model is None else map_batch(lambda t: _moved(t, self.device), state))
+
+    def _move_to(self, device: torch.device) -> None:
+        """Move what is kept to a device, where it lies on another one."""
+        state = self._state()
+        places: set[torch.device] = set()
+        map_batch(lambda t: places.add(t.device), state)
+        if places - {device}:
+            self._load(map_batch(lambda t: _moved(t, device), state))
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on a device; float64 stays where it is for one that has none."""
+    return tensor if device.type == "mps" and tensor.dtype == torch.float64 else tensor.to(device)

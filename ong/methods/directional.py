@@ -1,0 +1,237 @@
+"""What methods with a memory of directions share: collecting, bounding, estimating, reporting."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ong.curvature import Batch, Likelihood, Vector, batch_size, evaluating, select, targets_of
+from ong.errors import UserError
+from ong.methods.base import Method
+from ong.methods.data import Examples
+from ong.methods.fishers import check_positive
+from ong.methods.room import available_bytes, most_directions, needed_bytes, readable
+from ong.methods.statistics import BatchNorm
+from ong.projection import (
+    Bounds,
+    DirectionKind,
+    DirectionMemory,
+    EuclideanProjection,
+    MetricProjection,
+    Rows,
+    check_directions,
+    collect_directions,
+    direction_cotangents,
+)
+
+__all__ = ["DirectionMethod"]
+
+_SCARCE = 0.5  # share of the parameters' space below which the room that is left is told
+
+
+class DirectionMethod(Method):
+    """Keeps directions of finished tasks, within bounds, and projects off them.
+
+    Attributes:
+        memory: G, the stored directions.
+        bounds: how much it may hold.
+        directions_dropped: how many directions the bounds have cost so far.
+        directions_captured: the share of the last task's memory, before the bounds, that the kept directions span.
+    """
+
+    def __init__(
+        self,
+        *,
+        directions: DirectionKind,
+        directions_per_task: int,
+        max_directions: int | None,
+        max_bytes: int | None,
+        batch_norm: BatchNorm,
+        seed: int,
+    ) -> None:
+        """Choose what is stored, and how much.
+
+        Args:
+            directions: ``gtl`` (the true logit), ``ave``, ``all`` or ``loss``, see
+                :func:`ong.projection.collect_directions`.
+            directions_per_task: training examples drawn from each finished task; ``all`` stores one direction an output
+                and example.
+            max_directions: most directions kept; past it the most independent ones stay.
+            max_bytes: most bytes of directions kept, likewise (their Gram, 8 M² bytes, comes on top).
+            batch_norm: see :class:`Method`.
+            seed: which examples are drawn.
+
+        Raises:
+            UserError: an unknown kind, or a number below 1.
+        """
+        super().__init__(batch_norm=batch_norm, seed=seed)
+        check_directions(directions)
+        check_positive(directions_per_task=directions_per_task)
+        self.directions: DirectionKind = directions
+        self.directions_per_task = directions_per_task
+        self.bounds = Bounds(max_directions, max_bytes)
+        self.memory = DirectionMemory()
+        self.directions_dropped = 0
+        self.directions_captured = 1.0
+        self._projection: EuclideanProjection | MetricProjection | None = None
+
+    def _begin(self, examples: Examples) -> None:
+        self.memory.fit_to(self.blocks)
+        self._check_targets(examples)
+        if not len(self.memory):
+            self._check_room(examples)
+        self._projection = self._projector()
+        self._warn_of_room()
+
+    def _projector(self) -> EuclideanProjection | MetricProjection | None:
+        """Return what the task's steps are projected by."""
+        return EuclideanProjection(self.memory) if len(self.memory) else None
+
+    def _likelihood_of_directions(self, examples: Examples) -> Likelihood:
+        return self.likelihood(examples) if self.directions == "loss" else "categorical"
+
+    def _check_targets(self, examples: Examples) -> None:
+        """See before training that the kind of direction has the targets it needs."""
+        batch = self._probe(examples)
+        likelihood = self._likelihood_of_directions(examples)
+        with evaluating(self.model), torch.no_grad():
+            for _ in direction_cotangents(self.forward(batch), targets_of(batch), self.directions, likelihood):
+                break
+
+    def _collect(self, batch: Batch, examples: Examples) -> dict[str, Rows]:
+        return collect_directions(
+            self.model,
+            batch,
+            kind=self.directions,
+            likelihood=self._likelihood_of_directions(examples),
+            blocks=self.blocks,
+            forward=self.forward,
+        )
+
+    def _remember(
+        self,
+        examples: Examples,
+        batches: Sequence[Batch] | None = None,
+        kept_as: Callable[[dict[str, Rows]], dict[str, Rows]] = dict,
+    ) -> None:
+        """Add the directions of examples, newly drawn from the finished task or given, and keep within the bounds."""
+        if batches is None:
+            batches = examples.draw(self.directions_per_task, self._choice)
+        for batch in batches:
+            self.memory.extend(kept_as(self._collect(batch, examples)), self.blocks)
+        self._bound()
+
+    def _bound(self) -> None:
+        before = len(self.memory)
+        self.memory, self.directions_captured = self.bounds.apply(self.memory)
+        self.directions_dropped += before - len(self.memory)
+
+    def _check_room(self, examples: Examples) -> None:
+        """Estimate what the tasks will leave, from the directions of two examples, and stop if it cannot fit.
+
+        Raises:
+            UserError: more than the memory available, or a ``max_bytes`` that holds not one direction.
+        """
+        batch = select(self._probe(examples), slice(0, 2))
+        sample = DirectionMemory(self._collect(batch, examples))
+        if not len(sample):
+            return
+        a_task = self.directions_per_task * len(sample) // batch_size(batch)
+        of_a_task = self._bytes_a_task(sample.rows, a_task)
+        each = max(1, of_a_task // a_task)
+        if self.bounds.max_bytes is not None and each > self.bounds.max_bytes:
+            raise UserError(
+                f"max_bytes={self.bounds.max_bytes} holds not one direction of this model, which takes {each} bytes"
+            )
+        held = self.expected_tasks * a_task
+        if self.bounds.max_directions is not None:
+            held = min(held, self.bounds.max_directions + a_task)
+        if self.bounds.max_bytes is not None:
+            held = min(held, self.bounds.max_bytes // each + a_task)
+        beside = self._bytes_beside()
+        needed = needed_bytes(2 * held * each, held) + beside  # when more are added there are two copies
+        available = available_bytes(self.device)
+        if needed > available:
+            room = max(most_directions(2 * each, available - beside) - a_task, 0)
+            few = f"max_directions={room} (or max_bytes={room * each}) or " if room else ""
+            kind = " or directions='gtl'" if self.directions == "all" else ""
+            raise UserError(
+                f"{type(self).__name__}: {self.expected_tasks} tasks of {a_task} directions, {readable(each)} each, "
+                f"and {readable(beside)} for curvature need up to {readable(needed)} of memory, and "
+                f"{readable(available)} are available; pass {few}a lower directions_per_task{kind}"
+            )
+
+    def _bytes_a_task(self, sample: Mapping[str, Rows], count: int) -> int:
+        """Return the bytes that ``count`` directions take, from a few of them."""
+        return sum(count * rows.bytes // len(rows) for rows in sample.values())
+
+    def _bytes_beside(self) -> int:
+        """Return the most bytes that are needed beside the directions."""
+        return 0
+
+    def _warn_of_room(self) -> None:
+        found = self._room()
+        if found and found["space_left"] < _SCARCE:
+            rank, total = int(found["rank"]), sum(rows * columns for rows, columns in self._shapes())
+            warnings.warn(
+                f"{type(self).__name__}: {rank} independent directions are stored for {total} parameters, so "
+                f"{found['space_left']:.0%} of the space is left to learn in; keep fewer (directions_per_task, "
+                "max_directions), or take a wider net",
+                stacklevel=4,
+            )
+
+    def _shapes(self) -> list[tuple[int, int]]:
+        return [block.shape for block in self.blocks.values()]
+
+    def _room(self) -> dict[str, float]:
+        solver = self._projection.solver if self._projection is not None else None
+        if solver is None or not self.blocks:
+            return {}
+        total = sum(rows * columns for rows, columns in self._shapes())
+        return {"rank": solver.rank, "space_left": 1 - min(1.0, solver.rank / total)}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to project off."""
+        return self._projection is None
+
+    def project(self, vector: Vector) -> Vector:
+        """Return the vector off the stored directions."""
+        return self._projection(vector) if self._projection is not None else vector
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the stored directions."""
+        return self.memory.bytes
+
+    def statistics(self) -> dict[str, float]:
+        """Return numbers about the memory, and about the projection of the task in training.
+
+        ``rank`` independent directions, of the parameters' space the share ``space_left``, and the ``condition`` of the
+        Gram matrix.
+        """
+        kept = {
+            "directions": len(self.memory),
+            "directions_dropped": self.directions_dropped,
+            "directions_captured": self.directions_captured,
+        }
+        solver = self._projection.solver if self._projection is not None else None
+        factored = {"condition": solver.condition} if solver is not None else {}
+        return super().statistics() | kept | self._room() | factored
+
+    def _state(self) -> dict[str, Any]:
+        return super()._state() | {
+            "memory": self.memory.state_dict(),
+            "directions_dropped": self.directions_dropped,
+            "directions_captured": self.directions_captured,
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
+        self.memory = DirectionMemory.from_state_dict(state["memory"])
+        self.directions_dropped = state["directions_dropped"]
+        self.directions_captured = state["directions_captured"]
+        self._projection = None

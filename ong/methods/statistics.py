@@ -1,0 +1,85 @@
+"""Running statistics and other buffers: what moves old outputs without a step."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ong.errors import UnknownNameError
+
+__all__ = ["BATCH_NORM", "BatchNorm", "RunningStatistics", "check_batch_norm"]
+
+BatchNorm = Literal["freeze", "update"]
+BATCH_NORM: tuple[str, ...] = get_args(BatchNorm)
+
+
+def check_batch_norm(choice: str) -> None:
+    """Raise :class:`UnknownNameError` unless the choice is a known one."""
+    if choice not in BATCH_NORM:
+        raise UnknownNameError("choice of batch_norm", choice, BATCH_NORM)
+
+
+class RunningStatistics:
+    """Holds a model's running statistics still while a task is trained, and notices what moves all the same.
+
+    A frozen normalisation layer is in eval mode whenever it is called: it normalises by the statistics it has.
+    """
+
+    def __init__(self, model: nn.Module, *, freeze: bool, promised: bool) -> None:
+        """Begin a task.
+
+        Args:
+            model: the network.
+            freeze: keep the statistics of normalisation layers.
+            promised: whether old outputs are promised to stay, so that buffers which move are worth a warning.
+        """
+        self._model = model
+        self._layers = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, _NormBase) and module.running_mean is not None
+        }
+        self._modes: dict[str, bool] = {}
+        self._handles: list[Any] = []
+        self._before: dict[str, Tensor] = {}
+        if freeze:
+            self._modes = {name: module.training for name, module in self._layers.items()}
+            self._handles = [m.register_forward_pre_hook(_in_eval_mode) for m in self._layers.values()]
+        elif promised and self._layers:
+            warnings.warn(
+                f"batch_norm='update': the running statistics of {len(self._layers)} layers go on moving, and old "
+                "outputs with them, whatever the steps; use batch_norm='freeze' to keep old outputs",
+                stacklevel=4,
+            )
+        if promised:
+            ignored = () if freeze else tuple(f"{name}." for name in self._layers)
+            self._before = {
+                name: buffer.detach().clone()
+                for name, buffer in model.named_buffers()
+                if buffer.is_floating_point() and not name.startswith(ignored or ("\0",))
+            }
+
+    def close(self) -> None:
+        """End the task; warn of buffers that have moved."""
+        for handle in self._handles:
+            handle.remove()
+        for name, training in self._modes.items():
+            self._layers[name].training = training
+        now = dict(self._model.named_buffers())
+        moved = [n for n, old in self._before.items() if n in now and not torch.equal(old, now[n].to(old.device))]
+        self._handles, self._modes, self._before = [], {}, {}
+        if moved:
+            named = ", ".join(f"'{name}'" for name in moved[:5])
+            warnings.warn(
+                f"buffers of the model changed while a task was trained ({named}): old outputs may have moved with "
+                "them; put the layers that hold them in eval mode after the first task",
+                stacklevel=3,
+            )
+
+
+def _in_eval_mode(module: nn.Module, args: Any) -> None:
+    module.training = False
