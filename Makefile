@@ -10,10 +10,10 @@ run: $(READY)
 	$(BIN)/ong report runs/permuted-mnist
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 perf: $(READY)
-	for program in data_path steps threads refresh ogd_dense profiles peers growth whole_run agreement autoencoder; do $(BIN)/python perf/$$program.py || exit 1; done
+	for program in data_path steps threads refresh ogd_dense profiles peers growth whole_run autoencoder; do $(BIN)/python perf/$$program.py || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -5,6 +5,8 @@ Exit codes: 0 done; 2 the user's input is wrong (one line says what, where and w
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import signal
@@ -31,10 +33,14 @@ app = typer.Typer(
 
 _INTERRUPTED = 130  # what typer turns Ctrl-C into
 _MOST_SEEDS = 1000
+_SIMILAR = {"−": "-", "–": "-", "—": "-", "±": "+-", "×": "x", "·": "*", "…": "...", "≤": "<=", "≥": ">=", "→": "->"}
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        codecs.register_error("ong.similar", _similar)
+        sys.stdout.reconfigure(errors="ong.similar")
     sys.path.append(os.getcwd())  # for a recipe's plugins in the present folder
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the workers too
     try:
@@ -54,6 +60,14 @@ def main() -> None:
     if code == _INTERRUPTED:
         print("interrupted; the same command resumes where it was (with --force it begins anew)", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _similar(error: UnicodeError) -> tuple[str, int]:
+    """Replace what the console's encoding lacks: a minus sign by a hyphen, a letter of a formula by a question mark."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_SIMILAR.get(character, "?") for character in lacking), error.end
 
 
 def _fail(message: str) -> None:
@@ -136,13 +150,14 @@ def run_command(
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Another data set than the benchmark's.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Where data sets that are not in the package lie.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     out: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
     force: Annotated[bool, typer.Option("--force", help="Repeat finished runs and drop unfinished ones.")] = False,
 ) -> int:
     """Train strategies on a benchmark; finished runs are skipped, unfinished ones resumed."""
     _check_jobs(jobs)
     seed_list = _parse_seeds(seeds)
-    changes = _parse_settings(settings or [])
+    changes = _parse_settings(settings or []) | ({} if device is None else {"training.device": device})
     from ong.experiments.plan import plan
     from ong.experiments.sweep import default_workers, sweep
     from ong.report.records import read_failure, read_record

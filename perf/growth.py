@@ -54,13 +54,13 @@ def memory_of(model: nn.Module, blocks: Mapping[str, Block], count: int) -> Dire
 
 
 def metric_of(model: nn.Module, blocks: Mapping[str, Block]) -> Metric:
-    ekfac = EKFAC()
+    ekfac = EKFAC(rank=100)
     ekfac.add(model, [examples(256)], fisher="logit", blocks=blocks)
     return Metric(ekfac, blocks, 0.1)
 
 
 def measured(model: nn.Module, count: int) -> dict[str, float]:
-    """Milliseconds a projection and bytes kept: OGD in factors, dense OGD, and ong-prior in the eigenbasis."""
+    """Milliseconds a projection and bytes kept: OGD in factors, dense OGD, and ong-prior in its metric."""
     blocks = find_blocks(model)
     vector = {name: torch.randn(block.shape) for name, block in blocks.items()}
     memory = memory_of(model, blocks, count)
@@ -68,7 +68,7 @@ def measured(model: nn.Module, count: int) -> dict[str, float]:
     euclidean = EuclideanProjection(memory)
     contenders: dict[str, Callable[[], Any]] = {"ogd": lambda: euclidean(vector)}
     if count <= MOST_IN_METRIC:
-        in_metric = MetricProjection(memory, metric_of(model, blocks), frozenset(blocks))
+        in_metric = MetricProjection(memory, metric_of(model, blocks))
         contenders["ong-prior"] = lambda: in_metric(vector)
         in_metric(vector)
     if count * p * 4 <= MOST_DENSE:

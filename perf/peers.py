@@ -27,18 +27,19 @@ from measure import RESULTS, one_thread, publish
 from steps import StepTimer
 
 import ong
-from ong.plugins import EWC, GPM, NCL, OGD, ONG, OWM
+from ong.plugins import EWC, GPM, NCL, OGD, OWM, SGP, ONGPrior
 
 TASKS, TRAIN, BATCH = 20, 1000, 64
 SHOWN = (1, 2, 5, 10, 20)
 CONTENDERS: dict[str, Callable[[], list[Any]]] = {
     "naive": lambda: [],
     "ong.OGD": lambda: [OGD()],
-    "ong.ONG (prior)": lambda: [ONG()],
+    "ong.ONGPrior": lambda: [ONGPrior()],
     "ong.NCL": lambda: [NCL()],
     "ong.EWC": lambda: [EWC(strength=1.0)],
     "ong.OWM": lambda: [OWM()],
     "ong.GPM": lambda: [GPM()],
+    "ong.SGP": lambda: [SGP()],
     "Avalanche GEM": lambda: [GEMPlugin(100, 0.5)],
     "Avalanche AGEM": lambda: [AGEMPlugin(100, 64)],
     "Avalanche EWC, separate": lambda: [EWCPlugin(1.0)],

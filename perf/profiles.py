@@ -29,7 +29,6 @@ SHOWN = (
     "ong-prior, M = 1000",
     "ogd, M = 1000",
     "ngd, refresh every 50",
-    "ngd, running",
 )
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::mv", "aten::addmv", "aten::linear", "aten::baddbmm")
 COPIES = ("aten::cat", "aten::copy_", "aten::clone", "aten::index", "aten::contiguous", "aten::_to_copy", "aten::fill_")
@@ -48,8 +47,6 @@ def peak() -> float:
 
 class Profiled(SupervisedPlugin):  # type: ignore[misc]
     """Profiles the second epoch, in which nothing is prepared any more."""
-
-    coordinate_free = True
 
     def __init__(self) -> None:
         super().__init__()

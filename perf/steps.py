@@ -20,7 +20,7 @@ from data_path import learner
 from measure import one_thread, publish
 
 import ong
-from ong.plugins import OGD, ONG
+from ong.plugins import NCL, NGD, OGD, ONGPrior
 
 REPEATS, TRAIN = 7, 4000
 COLUMNS = ("ms a step", "by naive", "s a task besides")
@@ -30,7 +30,6 @@ Plugins = Callable[[], list[Any]]
 class StepTimer(SupervisedPlugin):  # type: ignore[misc]
     """Seconds from the end of an epoch's first step to the end of its last."""
 
-    coordinate_free = True
     seconds = 0.0
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
@@ -43,23 +42,15 @@ class StepTimer(SupervisedPlugin):  # type: ignore[misc]
         self.seconds = now - self._start
 
 
-def prior(projection: str = "none", directions: int = 100) -> Plugins:
-    return lambda: [ONG(metric="prior", projection=projection, directions_per_task=directions)]
-
-
-def current(every: int, projection: str = "none") -> Plugins:
-    return lambda: [ONG(metric="current", projection=projection, fisher="rademacher", refresh_every=every)]
-
-
 CONTENDERS: dict[str, Plugins] = {
     "naive": lambda: [],
-    "ong-prior, no directions": prior(),
-    "ong-prior, no directions, original coordinates": lambda: [ONG(projection="none", eigenbasis=False)],
-    "ong-prior, M = 100": prior("metric"),
-    "ong-prior, M = 1000": prior("metric", 1000),
+    "ong-prior, no directions": lambda: [NCL(pull=0.0)],
+    "ong-prior, no directions, all columns": lambda: [NCL(pull=0.0, rank=None)],
+    "ong-prior, M = 100": lambda: [ONGPrior(directions_per_task=100)],
+    "ong-prior, M = 1000": lambda: [ONGPrior(directions_per_task=1000)],
+    "ogd, M = 100": lambda: [OGD(directions_per_task=100)],
     "ogd, M = 1000": lambda: [OGD(directions_per_task=1000)],
-    "ngd, refresh every 50": current(50),
-    "ngd, running": lambda: [ONG(metric="current", projection="none", fisher="empirical", running=True)],
+    "ngd, refresh every 50": lambda: [NGD()],
 }
 
 

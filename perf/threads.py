@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from measure import publish
-from steps import CONTENDERS, TRAIN, Plugins, current, one
+from steps import CONTENDERS, TRAIN, Plugins, one
 from threadpoolctl import threadpool_limits
 
 import ong
@@ -26,7 +26,7 @@ STEPS: dict[str, Plugins] = {
     **{
         name: CONTENDERS[name] for name in ("naive", "ogd, M = 1000", "ong-prior, no directions", "ong-prior, M = 1000")
     },
-    "ngd, refresh every 10": current(10),
+    "ngd, refresh every 10": lambda: [ong.NGD(refresh_every=10)],
 }
 
 

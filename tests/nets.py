@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from ong.curvature import Block, find_blocks
+from ong.curvature import (
+    Block,
+    DiagonalBlock,
+    EigenBlock,
+    batch_size,
+    evaluating,
+    example_gradients,
+    find_blocks,
+    select,
+)
 
 
 def mlp(*widths: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -66,3 +76,68 @@ def fisher(jac: Tensor, logits: Tensor, inner: Tensor | None = None) -> Tensor:
     p = torch.softmax(logits.detach(), 1)
     inner = torch.diag_embed(p) - p[:, :, None] * p[:, None, :] if inner is None else inner
     return torch.einsum("nci,ncd,ndj->ij", jac, inner, jac) / len(jac)
+
+
+Run = Callable[[Any], Tensor]
+
+
+def cotangents_of(logits: Tensor) -> Tensor:
+    """Two sets of cotangents ``[2, N, C]`` that differ for every example."""
+    generator = torch.Generator().manual_seed(11)
+    return torch.randn(2, *logits.shape, generator=generator, dtype=torch.float64).to(logits)
+
+
+def one_by_one(model: nn.Module, run: Run, batch: Any, blocks: Mapping[str, Block]) -> dict[str, Tensor]:
+    """∇ u_nᵀh_n for both of :func:`cotangents_of`, by autograd on batches of one: ``[2 N, rows, columns]`` a block."""
+    with evaluating(model):
+        sets = cotangents_of(run(batch))
+        parameters = [p for block in blocks.values() for p in block.parameters]
+        rows: dict[str, list[Tensor]] = {name: [] for name in blocks}
+        for u in sets:
+            for n in range(len(u)):
+                single = run(select(batch, slice(n, n + 1)))
+                found = torch.autograd.grad(single, parameters, u[n : n + 1], allow_unused=True)
+                gradients = {
+                    id(p): torch.zeros_like(p) if g is None else g.to_dense() if g.is_sparse else g
+                    for p, g in zip(parameters, found, strict=True)
+                }
+                for name, block in blocks.items():
+                    parts = [gradients[id(p)].reshape(block.rows, -1) for p in block.parameters]
+                    rows[name].append(torch.cat(parts, 1))
+    return {name: torch.stack(parts) for name, parts in rows.items()}
+
+
+def dense_gradients(model: nn.Module, run: Run, batch: Any, blocks: Mapping[str, Block]) -> dict[str, Tensor]:
+    """The same by :func:`ong.curvature.example_gradients`, written out; zero for a block without factors."""
+    with evaluating(model):
+        sets = list(example_gradients(blocks, run, batch, lambda h, _: cotangents_of(h)))
+    found = {}
+    for name, block in blocks.items():
+        parts = [
+            torch.einsum("ntr,ntc->nrc", s[name].outputs, s[name].inputs)
+            if name in s
+            else torch.zeros(batch_size(batch), *block.shape, dtype=block.values().dtype)
+            for s in sets
+        ]
+        found[name] = torch.cat(parts)
+    return found
+
+
+def written_out(block: EigenBlock | DiagonalBlock) -> Tensor:
+    """F of one block as a matrix over its parameters, row by row: (U_S ⊗ U)Λ(U_S ⊗ U)ᵀ + U_S diag(τ) U_Sᵀ ⊗ (I − UUᵀ)."""
+    if isinstance(block, DiagonalBlock):
+        return torch.diag(block.eigenvalues.flatten())
+    basis = torch.kron(block.outputs_basis, block.inputs_basis)
+    off = torch.eye(len(block.inputs_basis)).to(basis) - block.inputs_basis @ block.inputs_basis.T
+    rest = (block.outputs_basis * block.rest) @ block.outputs_basis.T
+    return (basis * block.eigenvalues.flatten()) @ basis.T + torch.kron(rest, off)
+
+
+def diagonal_blocks(matrix: Tensor, blocks: Mapping[str, Block]) -> dict[str, Tensor]:
+    """The blocks on the diagonal of a matrix over all parameters, in the layout of :func:`jacobian`."""
+    result, start = {}, 0
+    for name, block in blocks.items():
+        size = block.shape[0] * block.shape[1]
+        result[name] = matrix[start : start + size, start : start + size]
+        start += size
+    return result

@@ -20,7 +20,7 @@ from ong.curvature.likelihoods import (
 from ong.curvature.metric import Metric
 from ong.curvature.operators import DiagonalOperator, Operator, ThinOperator
 from ong.curvature.penalties import DiagonalPenalty, EKFACPenalty
-from ong.curvature.precision import double
+from ong.curvature.precision import double, without_autocast
 
 __all__ = [
     "EKFAC",
@@ -69,4 +69,5 @@ __all__ = [
     "residual",
     "select",
     "targets_of",
+    "without_autocast",
 ]

@@ -92,7 +92,7 @@ def dense_gradient(gradient: Tensor | None, parameter: Tensor) -> Tensor:
     """Return a gradient as a dense tensor of the parameter's shape; None is zero."""
     if gradient is None:
         return torch.zeros_like(parameter)
-    return gradient.todense_gradient() if gradient.is_sparse else gradient
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def find_blocks(

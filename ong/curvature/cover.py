@@ -16,7 +16,7 @@ from ong.errors import NotFiniteError
 __all__ = ["PROBED", "cover"]
 
 PROBED = 8  # examples that tell
-_FEWER = 3  # of them once more, on their own
+_FEWER = 3  # of them once more, without the others
 
 
 def cover(
@@ -51,10 +51,11 @@ def cover(
             outputs = checked_logits(run(batch), batch)
         if not outputs.isfinite().all():
             raise NotFiniteError("the outputs are not finite: weights or inputs have diverged")
-        if batch_size(batch) > _FEWER:
+        if batch_size(batch) > 1:
+            fewer = select(batch, slice(0, min(_FEWER, batch_size(batch) - 1)))
             with torch.no_grad():
-                fewer = checked_logits(run(select(batch, slice(0, _FEWER))), select(batch, slice(0, _FEWER)))
-            _check_apart(model, outputs[:_FEWER].detach(), fewer)
+                apart = checked_logits(run(fewer), fewer)
+            _check_apart(model, outputs[: len(apart)].detach(), apart)
         others = _of_another_kind(layers, tape, outputs)
     return find_blocks(model, among=among, apart=others) if others else blocks
 

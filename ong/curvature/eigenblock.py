@@ -149,11 +149,15 @@ class EigenBlock:
 
     def to(self, like: Tensor) -> EigenBlock:
         """Return the block in a tensor's dtype, on its device."""
-        return replace(self, **{n: t.to(like) for n, t in self.state_dict().items() if isinstance(t, Tensor)})
+        return self._with(lambda t: t.to(like))
 
     def doubled(self) -> EigenBlock:
         """Return the block in float64, on the CPU where its device has none."""
-        return replace(self, **{n: double(t) for n, t in self.state_dict().items() if isinstance(t, Tensor)})
+        return self._with(double)
+
+    def _with(self, function: Callable[[Tensor], Tensor]) -> EigenBlock:
+        values = self.state_dict()
+        return EigenBlock(**{n: function(v) if isinstance(v, Tensor) else v for n, v in values.items()})
 
     def scaled(self, factor: float) -> EigenBlock:
         """Return ``factor`` · F."""

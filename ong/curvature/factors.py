@@ -47,6 +47,10 @@ class Tape:
     blocks: Mapping[str, Block]
     uses: dict[str, list[tuple[Tensor, GradientEdge]]] = field(default_factory=dict)
 
+    def has_examples_first(self, examples: int) -> bool:
+        """Return whether every layer saw all examples each time, and not some of them as an expert does."""
+        return all(inputs.shape[:1] == (examples,) for calls in self.uses.values() for inputs, _ in calls)
+
     def factors(self, outputs: Tensor, cotangents: Tensor) -> dict[str, Factors]:
         """Pull one cotangent an example back: the gradients of Σ_n u_nᵀ h_n, example by example.
 
@@ -82,7 +86,7 @@ class Tape:
             parts = [
                 _assemble(self.blocks[name], inputs, gradient, len(outputs))
                 for (inputs, _), gradient in zip(calls, gradients, strict=True)
-                if gradient is not None
+                if gradient is not None and inputs.shape[:1] != (0,)  # an expert that no example was sent to
             ]
             if parts:
                 result[name] = _joined(parts, 1)
@@ -150,8 +154,8 @@ def example_gradients(
 ) -> Iterator[dict[str, Factors]]:
     """Yield, for each set of cotangents, the gradients of every example of a batch.
 
-    One forward for the batch where all blocks are layers. Other parameters get their gradients by autograd an example
-    at a time, which takes a forward and a backward an example.
+    One forward for the batch where all blocks are layers that see all of its examples. Other parameters get their
+    gradients by autograd an example at a time, which takes a forward and a backward an example.
 
     Args:
         blocks: the model's blocks.
@@ -162,9 +166,10 @@ def example_gradients(
     if all(block.module is not None for block in blocks.values()):
         with record(blocks) as tape:
             logits = run(batch)
-        for u in cotangents(logits, batch):
-            yield tape.factors(logits, u)
-        return
+        if tape.has_examples_first(len(logits)):
+            for u in cotangents(logits, batch):
+                yield tape.factors(logits, u)
+            return
     with torch.no_grad():
         sets = list(cotangents(run(batch), batch))
     found: list[list[dict[str, Factors]]] = [[] for _ in sets]

@@ -95,15 +95,19 @@ def _(module: nn.Conv1d | nn.Conv2d, inputs: Tensor, cotangents: Tensor) -> Laye
     kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
     if isinstance(module, nn.Conv1d):
         inputs, kernel, stride, dilation = inputs.unsqueeze(2), (1, *kernel), (1, *stride), (1, *dilation)
-    patches = F.unfold(inputs, kernel, dilation=dilation, stride=stride)  # [N, channels · kernel, T]
-    n, groups, rows = len(patches), module.groups, module.out_channels
+    n, groups, rows = len(inputs), module.groups, module.out_channels
     if groups == 1:
+        patches = F.unfold(inputs, kernel, dilation=dilation, stride=stride)  # [N, channels · kernel, T]
         return _linear(patches.mT, cotangents.flatten(2).mT)
-    # A group's rows see that group's inputs only: each row's gradient is its own position, with δ = e_row.
-    a = patches.reshape(n, groups, -1, patches.shape[-1])  # [N, groups, columns, T]
+    # A group's rows see that group's inputs only: each row's gradient is its own position, with δ = e_row. The patches
+    # of all channels are many more numbers than the gradient, so those of one example are laid out at a time.
     d = cotangents.reshape(n, groups, rows // groups, -1)
+    weight = d.new_empty(n, rows, module.weight[0].numel())
+    for image, of_image, row in zip(inputs, d, weight, strict=True):
+        patches = F.unfold(image[None], kernel, dilation=dilation, stride=stride)
+        row.copy_((of_image @ patches.reshape(groups, -1, patches.shape[-1]).mT).reshape(rows, -1))
     own = torch.eye(rows, dtype=d.dtype, device=d.device).expand(n, rows, rows)
-    return LayerFactors((d @ a.mT).reshape(n, rows, -1), d.sum(3).reshape(n, rows, 1), own)
+    return LayerFactors(weight, d.sum(3).reshape(n, rows, 1), own)
 
 
 def _affine(normalised: Tensor, cotangents: Tensor, channel_axis: int | None, shape: int) -> LayerFactors:

@@ -36,8 +36,6 @@ from avalanche.training.templates.base_sgd import PeriodicEval
 from avalanche.training.utils import ParamData
 from torch.utils.data import TensorDataset, default_collate
 
-from ong.plugins import SI
-
 __all__ = ["fits_a_checkpoint", "get_state", "is_resumable", "set_state"]
 
 State = dict[str, Any]
@@ -180,7 +178,6 @@ def _set_nothing(plugin: Any, state: State, strategy: Any) -> None:
 _KNOWN: dict[type, tuple[Callable[[Any], State], Callable[[Any, State, Any], None]]] = {
     EWCPlugin: (_get_ewc, _set_ewc),
     SynapticIntelligencePlugin: (_get_si, _set_si),
-    SI: (_get_si, _set_si),
     LwFPlugin: (_get_lwf, _set_lwf),
     ReplayPlugin: (_get_replay, _set_replay),
     AGEMPlugin: (_get_agem, _set_agem),

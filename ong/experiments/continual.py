@@ -19,16 +19,16 @@ from avalanche.core import BasePlugin
 from avalanche.training.supervised import Cumulative, JointTraining
 from avalanche.training.templates import SupervisedTemplate
 
-from ong.curvature import find_blocks
 from ong.experiments import avalanche_state
 from ong.experiments.build import build, build_model, build_optimizer, resolve
+from ong.experiments.devices import resolve_device
 from ong.experiments.progress import Progress
 from ong.experiments.run_plugins import AccuracyRecorder, DivergenceGuard, NoMetrics, StepCounter
 from ong.experiments.schema import Buildable, ContinualBenchmark, ContinualStrategy
 from ong.experiments.seeds import derived_seed
 from ong.experiments.store import RunFolder
 from ong.metrics import AccuracyMatrix, all_metrics
-from ong.plugins import Diagnostics, GradientPlugin
+from ong.plugins import Diagnostics, MethodPlugin
 from ong.streams import InMemoryLoader, build_stream, load_dataset, output_count
 
 __all__ = ["ContinualRun"]
@@ -89,17 +89,17 @@ class ContinualRun:
             "strategy": strategy.settings(),
             "seed": seed,
         }
+        self.device = resolve_device(benchmark.training.device)
         dataset = load_dataset(benchmark.dataset, data_root)
         self.stream = build_stream(benchmark.stream.name, dataset, seed, **benchmark.stream.options)
         with _seeded(derived_seed(seed, 0)):
             shape = self.stream.train_stream[0].dataset[0][0].shape
             tasks = len({label for e in self.stream.train_stream for label in getattr(e, "task_labels", (0,))})
             model = build_model(benchmark.model, tuple(shape), output_count(self.stream), heads=tasks > 1)
+        model = model.to(self.device)
         self.plugins: list[Any] = [
             build(plugin, BasePlugin, "plugin", seed=derived_seed(seed, 1)) for plugin in strategy.plugins
         ]
-        if any(isinstance(plugin, GradientPlugin) for plugin in self.plugins):
-            find_blocks(model, next(p.unsupported for p in self.plugins if isinstance(p, GradientPlugin)))
         self.diagnostics = Diagnostics(seed=derived_seed(seed, 1))
         self.recorder = AccuracyRecorder()
         template = resolve(strategy.template, SupervisedTemplate, "template")
@@ -114,6 +114,7 @@ class ContinualRun:
             train_mb_size=training.batch_size,
             train_epochs=training.epochs,
             eval_mb_size=training.eval_batch_size,
+            device=self.device,
             plugins=[
                 InMemoryLoader(seed=derived_seed(seed, 3)),
                 self.diagnostics,
@@ -174,7 +175,7 @@ class ContinualRun:
             if not stuck and len(self.rows) <= steps:
                 folder.save_checkpoint(self._state(), self.settings)
         record = self._record()
-        folder.finish(record)
+        folder.finish(record, str(self.device))
         return record
 
     def _train(self, task: int) -> None:
@@ -184,7 +185,7 @@ class ContinualRun:
             self.learner.train(experiences, eval_streams=[])
             self.train_seconds.append(time.perf_counter() - start)
         self.memory_bytes.append(self._kept())
-        ours = [plugin.statistics() for plugin in self.plugins if isinstance(plugin, GradientPlugin)]
+        ours = [plugin.statistics() for plugin in self.plugins if isinstance(plugin, MethodPlugin)]
         self.statistics.append(ours[0] if ours else {})
 
     def _kept(self) -> int:
@@ -266,7 +267,7 @@ class ContinualRun:
 
 def _bytes(plugin: Any) -> int:
     """Return what a plugin keeps from task to task, in bytes: its own account, or the tensors of its state."""
-    if isinstance(plugin, GradientPlugin):
+    if isinstance(plugin, MethodPlugin):
         return plugin.memory_bytes
     return _tensor_bytes(avalanche_state.get_state(plugin)) if avalanche_state.is_resumable(plugin) else 0
 

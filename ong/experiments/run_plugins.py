@@ -29,8 +29,6 @@ class DivergenceError(StoppedError):
 class DivergenceGuard(SupervisedPlugin):  # type: ignore[misc]
     """Stops a run whose loss, penalties included, is not finite. Put it after the plugins that add to the loss."""
 
-
-
     def __init__(self) -> None:
         super().__init__()
         self._step = 0
@@ -77,8 +75,6 @@ class AccuracyRecorder(SupervisedPlugin):  # type: ignore[misc]
         accuracies: the last evaluation's, one an experience in the stream's order.
     """
 
-
-
     def __init__(self) -> None:
         super().__init__()
         self.accuracies: list[float] = []
@@ -104,8 +100,6 @@ class AccuracyRecorder(SupervisedPlugin):  # type: ignore[misc]
 
 class StepCounter(SupervisedPlugin):  # type: ignore[misc]
     """Tells a listener of each training step."""
-
-
 
     def __init__(self, on_start: Callable[[int], None], on_step: Callable[[], None]) -> None:
         """Listen.

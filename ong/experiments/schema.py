@@ -109,11 +109,12 @@ class ModelRecipe(BaseModel):
 
 
 class TrainingRecipe(Strict):
-    """Passes over each task and examples a step, the same for every strategy."""
+    """Passes over each task and examples a step, the same for every strategy; ``device`` is where, not what."""
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     eval_batch_size: int = Field(default=500, ge=1)
+    device: str = "auto"
 
 
 class ContinualBenchmark(BenchmarkRecipe):
@@ -124,3 +125,7 @@ class ContinualBenchmark(BenchmarkRecipe):
     stream: StreamRecipe
     model: ModelRecipe
     training: TrainingRecipe
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a record keeps: all that decides a run, which the device does not."""
+        return self.model_dump(exclude={"strategies": True, "tuned_as": True, "training": {"device"}})

@@ -121,7 +121,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            saved: dict[str, Any] = torch.load(path, weights_only=True)
+            saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:
             raise UserError(f"cannot read '{path}' ({error}); repeat the run with --force") from None
         if not isinstance(saved, dict) or "fingerprint" not in saved:
@@ -146,9 +146,9 @@ class RunFolder:
         """Note why a run stopped; its checkpoint stays."""
         self._write_json("failure.json", failure)
 
-    def finish(self, record: dict[str, Any]) -> None:
+    def finish(self, record: dict[str, Any], device: str = "cpu") -> None:
         """Write record and environment, then remove the checkpoint."""
-        self._write_json("environment.json", _environment())
+        self._write_json("environment.json", _environment() | {"device": device})
         self._write_json("record.json", {"schema": SCHEMA} | record)
         for leftover in ("checkpoint.pt", "failure.json"):
             (self.path / leftover).unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from ong.curvature import (
     map_batch,
     needs_likelihood,
     targets_of,
+    without_autocast,
 )
 from ong.errors import UserError
 from ong.methods.data import Examples
@@ -60,6 +61,7 @@ class Method:
 
     Attributes:
         keeps_outputs: whether Gᵀv = 0 is promised, so that running statistics are frozen by default.
+        is_linear: whether :meth:`project` is linear, so that displacements can be projected.
         tasks: number of finished tasks.
         blocks: the model's parameters as the present task trains them.
         step: steps taken in the present task.
@@ -67,6 +69,7 @@ class Method:
 
     keeps_outputs: ClassVar[bool] = False
     follows_steps: ClassVar[bool] = False
+    is_linear: bool = True
 
     def __init__(self, *, batch_norm: BatchNorm = "update", seed: int = 0) -> None:
         """Set what is common.
@@ -85,7 +88,7 @@ class Method:
         self.blocks: dict[str, Block] = {}
         self.expected_tasks = 1
         self._generator = torch.Generator().manual_seed(int(seed))  # Fisher examples and cotangents
-        self._choice = torch.Generator().manual_seed(int(seed))  # direction examples: the same for all methods of a seed
+        self._choice = torch.Generator().manual_seed(int(seed))  # direction examples, alike for all methods of a seed
         self._columns: Columns = {}  # of the finished tasks' layers
         self._in_task = False
         self._resumes = False
@@ -141,7 +144,8 @@ class Method:
         Args:
             gradient: g, a matrix ``[rows, columns]`` for each of :attr:`blocks` that moves (``block.gradient()``).
         """
-        with torch.no_grad():
+        device = next((part.device for part in gradient.values()), torch.device("cpu"))
+        with torch.no_grad(), without_autocast(device):
             return dict(gradient) if self.is_idle else self.project(self.force(gradient))
 
     @property
@@ -223,12 +227,14 @@ class Method:
         if self._statistics is not None:
             self._statistics.close()
             self._statistics = None
+        self._in_task = False
         examples = Examples(data, self.device)
         self._find_blocks(examples)
         if not self._resumes:
             self.step = 0
         try:
-            self._begin(examples)
+            with without_autocast(self.device):
+                self._begin(examples)
         except BaseException:
             self.blocks = {}
             raise
@@ -238,9 +244,8 @@ class Method:
             freeze=later and self.batch_norm == "freeze",
             promised=later and self.keeps_outputs,
         )
+        hooks.begin_task(resumes=self.step > 0)
         self._examples, self._in_task, self._resumes = examples, True, False
-        if self.step == 0:
-            hooks.displaces = self._displaces = False
 
     def end_task(self, data: Any = None) -> None:
         """Keep what the finished task leaves, at the present weights.
@@ -251,7 +256,7 @@ class Method:
         Raises:
             UserError: no task has begun; whatever :meth:`begin_task` raises.
         """
-        hooks = self._attached()
+        self._attached()
         if data is None and self._examples is None:
             raise UserError(f"no task has begun; call {type(self).__name__}.begin_task(data) first")
         examples = Examples(data, self.device) if data is not None else self._examples
@@ -260,10 +265,10 @@ class Method:
             self._statistics.close()
             self._statistics = None
         self._find_blocks(examples)  # an evaluation during training may have grown the model
-        self._end(examples)
+        with without_autocast(self.device):
+            self._end(examples)
         self.tasks += 1
         self._columns |= columns_of(self.blocks)
-        hooks.end_task()
         self.leave_task()
 
     def leave_task(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
 from ong.curvature import Batch, batch_size, map_batch, targets_of
@@ -45,6 +46,7 @@ class _Items:
 
     def __init__(self, dataset: Any, collate: Any, only: Sequence[int] | None = None) -> None:
         self._dataset, self._collate, self._only = dataset, collate, only
+        self.is_share = only is not None  # of one process
 
     def __len__(self) -> int:
         return len(self._dataset) if self._only is None else len(self._only)
@@ -95,15 +97,7 @@ def _rows_of(data: Any) -> Rows | None:
     if hasattr(data, "columns"):  # ong.streams.TensorLoader
         return _Columns(data.columns)
     if isinstance(data, DataLoader):
-        dataset, sampler = data.dataset, data.sampler
-        if not hasattr(dataset, "__getitem__") or data.batch_size is None:
-            return None
-        if isinstance(sampler, DistributedSampler):
-            return _Items(dataset, data.collate_fn, list(sampler))
-        whole = isinstance(sampler, SequentialSampler) or (
-            isinstance(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(dataset)  # type: ignore[arg-type]
-        )
-        return _Items(dataset, data.collate_fn) if whole else None
+        return _rows_of_loader(data)
     if isinstance(data, Dataset) and hasattr(data, "__getitem__"):
         return _Items(data, getattr(data, "collate_fn", None) or default_collate)
     if isinstance(data, list | tuple) and data:
@@ -113,11 +107,29 @@ def _rows_of(data: Any) -> Rows | None:
     return None
 
 
+def _rows_of_loader(loader: DataLoader[Any]) -> Rows | None:
+    """Return the items of a loader that goes through a whole data set, or a process's share of it."""
+    dataset, sampler = loader.dataset, loader.batch_sampler
+    while hasattr(sampler, "batch_sampler"):  # accelerate's, of a process's share of the batches or of the last ones
+        sampler = sampler.batch_sampler
+    if not hasattr(dataset, "__getitem__") or type(sampler) is not BatchSampler:
+        return None
+    numbers = sampler.sampler
+    if isinstance(numbers, DistributedSampler):
+        of_all = numbers.dataset is dataset
+        return _Items(dataset, loader.collate_fn, None if of_all else list(numbers))
+    whole = isinstance(numbers, SequentialSampler) or (
+        isinstance(numbers, RandomSampler) and not numbers.replacement and len(numbers) == len(dataset)  # type: ignore[arg-type]
+    )
+    return _Items(dataset, loader.collate_fn) if whole else None
+
+
 class Examples:
     """Examples of one task, drawn at random.
 
-    In a program of several processes (``torch.distributed``) each draws its share of the examples, and the shares are
-    put together on all of them: so every process measures the same, and keeps the same.
+    In a program of several processes (``torch.distributed``) each loads its share of the examples, and the shares are
+    put together on all of them: so every process measures the same, and keeps the same. Of data that can be had by
+    number these are the batches that one process alone would draw, in its order.
     """
 
     def __init__(self, data: Any, device: torch.device) -> None:
@@ -141,8 +153,13 @@ class Examples:
         if self._rows is not None and not len(self._rows):
             raise UserError("a task's data are empty")
 
+    @property
+    def count(self) -> int | None:
+        """How many examples there are; None where that cannot be told before they are gone through."""
+        return None if self._rows is None or getattr(self._rows, "is_share", False) else len(self._rows)
+
     def draw(self, count: int, generator: torch.Generator, *, far: int = 0, shared: bool = True) -> list[Batch]:
-        """Draw examples without repetition, in batches of 256; those with a label below 0 (``ignore_index``) are left out.
+        """Draw examples without repetition, in batches of 256, but for those whose label is below 0 (``ignore_index``).
 
         Args:
             count: how many, of a random order of all.
@@ -154,33 +171,40 @@ class Examples:
             UserError: no example has a label.
         """
         processes = torch.distributed.get_world_size() if shared and _distributed() else 1
-        if processes > 1:
-            rank = torch.distributed.get_rank()
-            count = count // processes + (rank < count % processes)
-        drawn = self._drawn(count, generator, far)
+        rank = torch.distributed.get_rank() if processes > 1 else 0
+        drawn = self._drawn(count, generator, far, rank, processes)
         if processes > 1:
             everyone: list[Any] = [None] * processes
             torch.distributed.all_gather_object(everyone, map_batch(lambda t: t.cpu(), drawn))
-            drawn = [batch for part in everyone for batch in part]
+            drawn = [batch for turn in itertools.zip_longest(*everyone) for batch in turn if batch is not None]
         batches = [map_batch(lambda t: t.to(self.device), _labelled(batch)) for batch in drawn]
         batches = [batch for batch in batches if batch_size(batch)]
         if not batches:
-            raise UserError("none of the examples drawn has a label (all are below 0)")
+            if self._rows is None or count >= len(self._rows):
+                raise UserError("none of the examples has a label (all are below 0)")
+            return self.draw(8 * count, generator, far=far, shared=shared)  # few have one
         return batches
 
-    def _drawn(self, count: int, generator: torch.Generator, far: int) -> list[Batch]:
+    def _drawn(self, count: int, generator: torch.Generator, far: int, rank: int, processes: int) -> list[Batch]:
+        """Draw the share of one process."""
         rows = self._rows
+        if rows is None or getattr(rows, "is_share", False):  # other processes have other examples
+            count = count // processes + (rank < count % processes)
         if rows is None:
             return self._drawn_in_passing(count + far, generator)
         order = torch.randperm(len(rows), generator=generator)
         chosen = torch.cat([order[:count], order[max(count, len(order) - far) :]]) if far else order[:count]
-        return [rows.take(part) for part in torch.split(chosen, _BATCH)]
+        batches = torch.split(chosen, _BATCH)
+        mine = batches if getattr(rows, "is_share", False) else batches[rank::processes]
+        return [rows.take(part) for part in mine if len(part)]
 
     def _drawn_in_passing(self, count: int, generator: torch.Generator) -> list[Batch]:
         """Draw from batches that pass by once: every example gets a random number, the smallest stay."""
         kept: Batch = None
         keys = torch.zeros(0, dtype=torch.float64)
-        for batch in self._data:
+        empty = True
+        for batch in map(_labelled, self._data):
+            empty = False
             new = torch.rand(batch_size(batch), generator=generator, dtype=torch.float64)
             below = new < (keys.max() if len(keys) >= count else torch.inf)
             if not below.any():
@@ -190,6 +214,8 @@ class Examples:
             stay = keys.argsort()[:count]
             keys = keys[stay]
             kept = map_batch(lambda t, rows=stay: t[rows.to(t.device)], kept)  # type: ignore[misc]
+        if kept is None and not empty:
+            raise UserError("none of the examples has a label (all are below 0)")
         if kept is None:
             raise UserError("a task's data are empty; an iterator that is used up cannot be gone through again")
         size = batch_size(kept)

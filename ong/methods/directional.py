@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from ong.errors import UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
 from ong.methods.fishers import check_positive
-from ong.methods.room import available_bytes, most_directions, needed_bytes, readable
+from ong.methods.room import available_bytes, bytes_of, most_directions, needed_bytes, readable
 from ong.methods.statistics import BatchNorm
 from ong.projection import (
     Bounds,
@@ -139,12 +140,13 @@ class DirectionMethod(Method):
         sample = DirectionMemory(self._collect(batch, examples))
         if not len(sample):
             return
-        a_task = self.directions_per_task * len(sample) // batch_size(batch)
-        of_a_task = self._bytes_a_task(sample.rows, a_task)
+        most = sys.maxsize if examples.count is None else examples.count
+        a_task, of_a_task = self._left_by_a_task(sample.rows, len(sample) // batch_size(batch), most)
         each = max(1, of_a_task // a_task)
-        if self.bounds.max_bytes is not None and each > self.bounds.max_bytes:
+        one = of_a_task - bytes_of(sample.rows, a_task - 1)
+        if self.bounds.max_bytes is not None and one > self.bounds.max_bytes:
             raise UserError(
-                f"max_bytes={self.bounds.max_bytes} holds not one direction of this model, which takes {each} bytes"
+                f"max_bytes={self.bounds.max_bytes} holds not one direction of this model, which takes {one} bytes"
             )
         held = self.expected_tasks * a_task
         if self.bounds.max_directions is not None:
@@ -164,9 +166,16 @@ class DirectionMethod(Method):
                 f"{readable(available)} are available; pass {few}a lower directions_per_task{kind}"
             )
 
-    def _bytes_a_task(self, sample: Mapping[str, Rows], count: int) -> int:
-        """Return the bytes that ``count`` directions take, from a few of them."""
-        return sum(count * rows.bytes // len(rows) for rows in sample.values())
+    def _left_by_a_task(self, sample: Mapping[str, Rows], an_example: int, most: int) -> tuple[int, int]:
+        """Return how many directions a task will leave, and the bytes they take.
+
+        Args:
+            sample: a few directions.
+            an_example: directions an example.
+            most: examples that there are.
+        """
+        count = min(self.directions_per_task, most) * an_example
+        return count, bytes_of(sample, count)
 
     def _bytes_beside(self) -> int:
         """Return the most bytes that are needed beside the directions."""

@@ -60,8 +60,8 @@ class EWC(Method):
             penalty: ``diagonal`` or ``ekfac``.
             mode: keep every task's centre, or the newest one only.
             decay: factor in [0, 1] on the older tasks' Fisher at each new one; online only.
-            fisher: Fisher type, see :func:`ong.curvature.cotangents`; ``logit`` wants a strength about 100 times smaller
-                than the others.
+            fisher: Fisher type, see :func:`ong.curvature.cotangents`; ``logit`` wants a strength about 100 times
+                smaller than the others.
             examples_per_task: training examples of a finished task that its Fisher is taken from.
             samples: random draws an example for the random Fisher types.
             rank: leading columns of each layer's inputs that keep eigenvalues of their own (``ekfac``); None keeps all.

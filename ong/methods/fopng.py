@@ -46,10 +46,10 @@ class FOPNG(DirectionMethod):
 
     Both Fishers are EKFACs where the paper uses diagonals (its code squares batch-mean gradients), summed over tasks
     where it takes a running mean; F_c is taken every ``refresh_every`` steps (there at the start of each epoch) and
-    damped: (F_c + λ)⁻¹. λ multiplies v, so that ``lr`` means what it means to SGD, which trains the first task here (Adam
-    does in the paper). The inverse of HᵀF_c⁻¹H is cut at 1e-6 of its largest eigenvalue; the code adds μI,
-    ``gram_damping``. A step costs two products with the factored memory; a refresh M²·p multiplications for M directions
-    and p parameters.
+    damped: (F_c + λ)⁻¹. λ multiplies v, so that ``lr`` means what it means to SGD, which trains the first task here
+    (Adam does in the paper). The inverse of HᵀF_c⁻¹H is cut at 1e-6 of its largest eigenvalue; the code adds μI,
+    ``gram_damping``. A step costs two products with the factored memory; a refresh M²·p multiplications for M
+    directions and p parameters.
 
     Source: Garg, Kolhe, Peng, Gopalam, "Fisher-orthogonal projected natural gradient descent for continual learning",
     arXiv 2601.12816; the authors' code, ishirgarg/FOPNG, ``optimizers.py``.
@@ -112,6 +112,7 @@ class FOPNG(DirectionMethod):
         if not gram_damping >= 0:
             raise UserError(f"gram_damping must be at least 0, got {gram_damping}")
         self.corrected, self.trust_region, self.gram_damping = corrected, trust_region, gram_damping
+        self.is_linear = not trust_region
         options = FisherOptions(fisher, examples_per_task, samples, rank)
         self.current = CurrentMetric(options, damping, refresh_every)
         self.ekfac = options.empty()
@@ -159,7 +160,9 @@ class FOPNG(DirectionMethod):
 
     def project(self, vector: Vector) -> Vector:
         """Return λF_c⁻¹Pv; linear but for ``trust_region``."""
-        precondition = self.current.precondition  # λ(F_c+λ)⁻¹, which the published P feels and the corrected one does not
+        precondition = (
+            self.current.precondition
+        )  # λ(F_c+λ)⁻¹, which the published P feels and the corrected one does not
         shadow: Vector = {}
         moving = frozenset(self._images.rows.keys() & vector.keys())
         if moving:

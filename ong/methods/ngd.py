@@ -32,8 +32,11 @@ class CurrentMetric:
 
     def begin(self, method: Method, examples: Examples) -> None:
         """Begin a task, or go on with one whose F_c was loaded."""
+        method.likelihood(examples, self.options.fisher)  # that it can be told shows before training
         self._examples, self.metric = examples, None
-        if method._resumes and self.ekfac.blocks:
+        if not method._resumes:
+            self.ekfac = self.options.empty()  # a former task's, which a state must not take for this one's
+        elif self.ekfac.blocks:
             self.metric = Metric(self.ekfac, method.blocks, self.damping)
 
     def before_step(self, method: Method) -> None:
@@ -97,9 +100,7 @@ class NGD(Method):
             UserError: an unknown choice or a number out of range.
         """
         super().__init__(seed=seed)
-        self.current = CurrentMetric(
-            FisherOptions(fisher, examples_per_task, samples, rank), damping, refresh_every
-        )
+        self.current = CurrentMetric(FisherOptions(fisher, examples_per_task, samples, rank), damping, refresh_every)
 
     def _begin(self, examples: Examples) -> None:
         self.current.begin(self, examples)

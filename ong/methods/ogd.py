@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -9,8 +10,9 @@ import torch
 from ong.errors import UnknownNameError, UserError
 from ong.methods.data import Examples
 from ong.methods.directional import DirectionMethod
+from ong.methods.room import bytes_of
 from ong.methods.statistics import BatchNorm
-from ong.projection import CombinedRows, DirectionKind, DirectionMemory, pivoted_cholesky
+from ong.projection import CombinedRows, DirectionKind, DirectionMemory, Rows, pivoted_cholesky
 
 __all__ = ["OGD"]
 
@@ -27,8 +29,9 @@ class OGD(DirectionMethod):
 
     * ``keep="pivoted"``: the most independent of them, by a pivoted Cholesky decomposition of RᵀR (all, where as many
       are taken as are kept);
-    * ``keep="leading"``: principal directions R w_k, w_k the leading eigenvectors of RᵀR (PCA-OGD). They hold the largest
-      share of the gradients' energy that so many directions can, and are kept as R's factors with the weights w_k.
+    * ``keep="leading"``: principal directions R w_k, w_k the leading eigenvectors of RᵀR (PCA-OGD). They hold the
+      largest share of the gradients' energy that so many directions can, and are kept as R's factors with the weights
+      w_k.
 
     Sources: Farajtabar, Azizan, Mott, Li, "Orthogonal gradient descent for continual learning", arXiv 1910.07104,
     Algorithm 1; Doan, Abbana Bennani, Mazoure, Rabusseau, Alquier, "A theoretical analysis of catastrophic forgetting
@@ -61,7 +64,7 @@ class OGD(DirectionMethod):
             examples_per_task: examples whose gradients they are chosen from; None takes as many as are kept.
             keep: ``"pivoted"`` or ``"leading"``, as above.
             max_directions: most directions kept over all tasks; past it the most independent ones stay.
-            max_bytes: most bytes of directions kept, likewise.
+            max_bytes: most bytes of directions kept, likewise; not with ``"leading"``.
             batch_norm: ``"freeze"`` holds running statistics still after the first task, ``"update"`` does not.
             seed: which examples are drawn.
 
@@ -83,7 +86,22 @@ class OGD(DirectionMethod):
                 f"examples_per_task must be at least directions_per_task, got {examples_per_task} and "
                 f"{directions_per_task}"
             )
+        if keep == "leading" and max_bytes is not None:
+            raise UserError(
+                "keep='leading' keeps the factors of all examples_per_task gradients, which max_bytes cannot cut; "
+                "lower examples_per_task, or use keep='pivoted'"
+            )
         self.examples_per_task, self.keep = examples_per_task, keep
+
+    def _left_by_a_task(self, sample: Mapping[str, Rows], an_example: int, most: int) -> tuple[int, int]:
+        if self.examples_per_task is None:
+            return super()._left_by_a_task(sample, an_example, most)
+        taken = min(self.examples_per_task, most) * an_example
+        count = min(self.directions_per_task, taken)
+        if self.keep == "pivoted" or count == taken:
+            return count, bytes_of(sample, count)
+        weights = sum(taken * count * rows.like.element_size() for rows in sample.values())
+        return count, bytes_of(sample, taken) + weights
 
     def _end(self, examples: Examples) -> None:
         if self.examples_per_task is None:

@@ -59,9 +59,7 @@ class ONGv1(DirectionMethod):
             batch_norm=batch_norm,
             seed=seed,
         )
-        self.current = CurrentMetric(
-            FisherOptions(fisher, examples_per_task, samples, rank), damping, refresh_every
-        )
+        self.current = CurrentMetric(FisherOptions(fisher, examples_per_task, samples, rank), damping, refresh_every)
 
     def _begin(self, examples: Examples) -> None:
         super()._begin(examples)

@@ -9,8 +9,17 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from ong.curvature import Block
+from ong.projection import Rows
 
-__all__ = ["available_bytes", "fisher_bytes", "most_directions", "needed_bytes", "readable"]
+__all__ = [
+    "available_bytes",
+    "bytes_of",
+    "ekfac_bytes",
+    "fisher_bytes",
+    "most_directions",
+    "needed_bytes",
+    "readable",
+]
 
 _GRAM = 3 * 8  # bytes an entry: the Gram, its eigenvectors and its inverse, in float64
 
@@ -33,10 +42,27 @@ def most_directions(each: int, available: int) -> int:
 
 
 def fisher_bytes(blocks: Mapping[str, Block]) -> int:
-    """Return the most memory that an EKFAC takes while it is measured: all covariances, and the largest eigenproblem."""
+    """Return the most memory an EKFAC takes while it is measured: all covariances, and the largest eigenproblem."""
     sizes = [8 * sum(n**2 for n in block.shape) for block in blocks.values() if not block.is_diagonal]
     diagonal = [8 * block.shape[0] * block.shape[1] for block in blocks.values() if block.is_diagonal]
     return sum(sizes) + sum(diagonal) + 4 * max(sizes, default=0)
+
+
+def bytes_of(sample: Mapping[str, Rows], count: int) -> int:
+    """Return the bytes that ``count`` directions take, from a few of them."""
+    return sum(count * rows.bytes // len(rows) for rows in sample.values())
+
+
+def ekfac_bytes(blocks: Mapping[str, Block], rank: int | None) -> int:
+    """Return the bytes of one EKFAC that is kept (:class:`ong.curvature.EigenBlock`)."""
+    total = 0
+    for block in blocks.values():
+        rows, columns = block.shape
+        thin = columns if rank is None else min(rank, columns)
+        eigen = columns * thin + thin + 1 + rows * rows + rows + rows * thin + rows
+        numbers = rows * columns if block.is_diagonal else eigen
+        total += numbers * block.values().element_size()
+    return total
 
 
 def readable(count: float) -> str:

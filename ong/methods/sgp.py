@@ -28,8 +28,8 @@ def importances(lengths: Tensor, scale: float) -> Tensor:
 class SGP(GPM):
     """v_l = g_l (I − N_l Λ_l N_lᵀ): as GPM, but each basis vector is held back by its importance λ_i ≤ 1 only.
 
-    With A the covariance of a finished task's inputs, R of any of its roots, σ_i the singular value of a basis vector in
-    it (√(n_iᵀAn_i) for the old ones, √ of the residual's eigenvalues for new ones),
+    With A the covariance of a finished task's inputs, R of any of its roots, σ_i the singular value of a basis vector
+    in it (√(n_iᵀAn_i) for the old ones, √ of the residual's eigenvalues for new ones),
 
         λ_i = (α+1)σ_i/(ασ_i + max σ),    λ_i ← min(1, λ_i before + λ_i) for the old ones.
 

@@ -86,10 +86,11 @@ class SI(Method):
         }
 
     def after_step(self, displacement: Vector) -> None:
-        """Add g ∘ (θ_before − θ_after) to ω."""
+        """Add g ∘ (θ_before − θ_after) to ω: 0 for a weight that stayed, as all do where g overflowed."""
         for name, part in self._gradient.items():
             if name in displacement:
-                self._path[name] += part * displacement[name]
+                moved = displacement[name]
+                self._path[name] += torch.where(moved != 0, part * moved, 0.0)
         self._gradient = {}
 
     def _end(self, examples: Examples) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.hooks import RemovableHandle
 
 from ong.errors import UnknownNameError
 
@@ -26,7 +27,8 @@ def check_batch_norm(choice: str) -> None:
 class RunningStatistics:
     """Holds a model's running statistics still while a task is trained, and notices what moves all the same.
 
-    A frozen normalisation layer is in eval mode whenever it is called: it normalises by the statistics it has.
+    A frozen normalisation layer is in eval mode while it is called, and normalises by the statistics it has; the mode
+    that it was in is put back after each call.
     """
 
     def __init__(self, model: nn.Module, *, freeze: bool, promised: bool) -> None:
@@ -43,12 +45,10 @@ class RunningStatistics:
             for name, module in model.named_modules()
             if isinstance(module, _NormBase) and module.running_mean is not None
         }
-        self._modes: dict[str, bool] = {}
         self._handles: list[Any] = []
         self._before: dict[str, Tensor] = {}
         if freeze:
-            self._modes = {name: module.training for name, module in self._layers.items()}
-            self._handles = [m.register_forward_pre_hook(_in_eval_mode) for m in self._layers.values()]
+            self._handles = [handle for module in self._layers.values() for handle in _frozen(module)]
         elif promised and self._layers:
             warnings.warn(
                 f"batch_norm='update': the running statistics of {len(self._layers)} layers go on moving, and old "
@@ -67,11 +67,9 @@ class RunningStatistics:
         """End the task; warn of buffers that have moved."""
         for handle in self._handles:
             handle.remove()
-        for name, training in self._modes.items():
-            self._layers[name].training = training
         now = dict(self._model.named_buffers())
         moved = [n for n, old in self._before.items() if n in now and not torch.equal(old, now[n].to(old.device))]
-        self._handles, self._modes, self._before = [], {}, {}
+        self._handles, self._before = [], {}
         if moved:
             named = ", ".join(f"'{name}'" for name in moved[:5])
             warnings.warn(
@@ -81,5 +79,15 @@ class RunningStatistics:
             )
 
 
-def _in_eval_mode(module: nn.Module, args: Any) -> None:
-    module.training = False
+def _frozen(module: nn.Module) -> list[RemovableHandle]:
+    """Put a layer in eval mode for the time of each call."""
+    modes: list[bool] = []
+
+    def before(module: nn.Module, args: Any) -> None:
+        modes.append(module.training)
+        module.training = False
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        module.training = modes.pop()
+
+    return [module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True)]

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ong.curvature import Block, Vector
+from ong.curvature import Block, Vector, without_autocast
+from ong.errors import UserError
 
-__all__ = ["Stepper", "StepHooks"]
+__all__ = ["StepHooks", "Stepper"]
 
 _OF_A_RATE = ("lr", "momentum", "dampening", "nesterov", "maximize")
 
@@ -24,6 +25,15 @@ class Stepper(Protocol):
 
     blocks: dict[str, Block]
     follows_steps: bool
+    is_linear: bool
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
 
     def before_step(self) -> None:
         """A step is about to be taken."""
@@ -51,12 +61,20 @@ class StepHooks:
     """
 
     def __init__(self, stepper: Stepper, optimizer: torch.optim.Optimizer) -> None:
+        others = [hook.__self__ for hook in optimizer._optimizer_step_pre_hooks.values() if hasattr(hook, "__self__")]
+        for other in others:
+            if isinstance(other, StepHooks):
+                raise UserError(
+                    f"{type(other._stepper).__name__} rewrites the steps of this optimizer already; what two methods "
+                    "promise does not hold together: detach() the first"
+                )
         self.optimizer = optimizer
         self.displaces = False
         self._stepper = stepper
         self._originals: dict[nn.Parameter, Tensor | None] = {}
         self._before: Vector | None = None
         self._moving: frozenset[str] | None = None
+        self._trained: set[int] = set()
         self._handles = [
             optimizer.register_step_pre_hook(self._pre),
             optimizer.register_step_post_hook(self._post),
@@ -67,23 +85,34 @@ class StepHooks:
         for handle in self._handles:
             handle.remove()
 
-    def end_task(self) -> None:
-        """Forget what belongs to a task: momentum from under another projection would leak."""
-        self.displaces, self._moving = False, None
+    def begin_task(self, *, resumes: bool) -> None:
+        """Look at what the optimizer trains, and forget the momentum of a former task, whose projection was another."""
+        known = {id(parameter) for parameter in self._stepper.model.parameters()}
+        self._trained = {id(p) for p in self._parameters() if id(p) not in known}  # a criterion's
+        self._trained |= {id(p) for block in self._stepper.blocks.values() for p in block.parameters}
+        self._moving = None
+        if resumes:
+            return
+        self.displaces = False
         if isinstance(self.optimizer, torch.optim.SGD):
             for state in self.optimizer.state.values():
                 state.pop("momentum_buffer", None)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _pre(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._originals, self._before = {}, None
-        self._stepper.before_step()
+        with without_autocast(self._stepper.device):
+            self._stepper.before_step()
         rest = args[1:] if args and args[0] is optimizer else args
         closure = kwargs.get("closure", rest[0] if rest else None)
-        self.displaces = self.displaces or not _one_rate(optimizer)
+        if not self.displaces and not _one_rate(optimizer):
+            self._displace()
         idle = self._stepper.is_idle
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(self._stepper.device):
             if self._stepper.follows_steps or (self.displaces and not idle):
                 self._before = {name: block.values() for name, block in self._stepper.blocks.items()}
             if closure is None:
@@ -96,12 +125,35 @@ class StepHooks:
         def rewritten() -> Any:
             with torch.enable_grad():
                 loss = closure()
-            with torch.no_grad():
+            with torch.no_grad(), without_autocast(self._stepper.device):
                 self._rewrite()
             return loss
 
         kwargs = {key: value for key, value in kwargs.items() if key != "closure"}
         return (*args[: len(args) - len(rest)], rewritten, *rest[1:]), kwargs
+
+    def _displace(self) -> None:
+        if not self._stepper.is_linear:
+            raise UserError(
+                f"{type(self._stepper).__name__} here takes steps of one length, which an optimizer's displacements "
+                "cannot be turned into; use torch.optim.SGD at one rate, without weight decay, for all layers together"
+            )
+        self.displaces = True
+
+    def _check_parameters(self) -> None:
+        """See that what is about to move is what the task began with, whole blocks of it."""
+        moving = {id(parameter) for parameter in self._parameters() if parameter.grad is not None}
+        wrong = moving - self._trained
+        for block in self._stepper.blocks.values():
+            parts = {id(parameter) for parameter in block.parameters}
+            if parts & moving != parts:
+                wrong |= parts & moving
+        if wrong:
+            names = [f"'{name}'" for name, p in self._stepper.model.named_parameters() if id(p) in wrong]
+            raise UserError(
+                f"the parameters that are trained changed in the middle of a task (see {', '.join(names[:5])}): "
+                "freeze layers as a whole, and call begin_task(data) again after it"
+            )
 
     def _mixes(self, moving: frozenset[str]) -> bool:
         """Return whether SGD's momentum mixes steps of different layers, whose projections differ."""
@@ -111,9 +163,10 @@ class StepHooks:
 
     def _rewrite(self) -> None:
         """Put the update, or the gradient of the penalised loss, into the ``.grad`` fields for the time of the step."""
+        self._check_parameters()
         blocks = {name: block for name, block in self._stepper.blocks.items() if block.has_gradient}
         if not self.displaces and self._mixes(frozenset(blocks)):
-            self.displaces = True
+            self._displace()
             self._before = {name: block.values() for name, block in self._stepper.blocks.items()}
         gradient = {name: block.gradient() for name, block in blocks.items()}
         scale = getattr(self.optimizer, "grad_scale", None)  # an optimizer that unscales for itself is about to
@@ -130,7 +183,7 @@ class StepHooks:
             for parameter, part in zip(block.parameters, block.split(matrix), strict=True):
                 if parameter.grad is not None:
                     self._originals[parameter] = parameter.grad
-                    parameter.grad = part
+                    parameter.grad = _laid_out_as(parameter, part)
 
     @torch.no_grad()
     def _post(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -143,7 +196,8 @@ class StepHooks:
         moved = {n: b for n, b in stepper.blocks.items() if b.has_gradient or not self._skips_without_gradient}
         displacement = {name: before[name] - block.values() for name, block in moved.items()}
         if self.displaces and not stepper.is_idle:
-            displacement = displacement | stepper.project(displacement)
+            with without_autocast(stepper.device):
+                displacement = displacement | stepper.project(displacement)
             for name, block in moved.items():
                 values = block.split(before[name] - displacement[name])
                 for parameter, part in zip(block.parameters, values, strict=True):
@@ -155,6 +209,11 @@ class StepHooks:
     def _skips_without_gradient(self) -> bool:
         """Whether the optimizer leaves parameters without a gradient alone, as all of torch's but LBFGS do."""
         return not isinstance(self.optimizer, torch.optim.LBFGS)
+
+
+def _laid_out_as(parameter: Tensor, part: Tensor) -> Tensor:
+    """Return a gradient with its parameter's strides, which fused optimizers take for granted."""
+    return part if part.stride() == parameter.stride() else torch.empty_like(parameter).copy_(part)
 
 
 def _one_rate(optimizer: torch.optim.Optimizer) -> bool:

@@ -32,9 +32,7 @@ class MethodPlugin(SupervisedPlugin):  # type: ignore[misc]
         method: the method.
     """
 
-    def __init__(
-        self, method: Method, *, likelihood: Likelihood | None = None, logits: Forward | None = None
-    ) -> None:
+    def __init__(self, method: Method, *, likelihood: Likelihood | None = None, logits: Forward | None = None) -> None:
         """Carry a method.
 
         Args:
@@ -119,12 +117,12 @@ def _check_strategy(method: Method, strategy: Any) -> None:
 
 
 def as_plugin(method: type[Method]) -> type[MethodPlugin]:
-    """Return a plugin class with a method's name and options, and :class:`MethodPlugin`'s ``likelihood`` and ``logits``."""
+    """Return a plugin class with a method's name and options, and ``likelihood`` and ``logits`` of :class:`MethodPlugin`."""
     own = inspect.signature(method).parameters
     extra = [p for n, p in inspect.signature(MethodPlugin).parameters.items() if n != "method"]
 
     @functools.wraps(method.__init__)
-    def __init__(
+    def init(
         self: MethodPlugin, *, likelihood: Likelihood | None = None, logits: Forward | None = None, **options: Any
     ) -> None:
         MethodPlugin.__init__(self, method(**options), likelihood=likelihood, logits=logits)
@@ -133,8 +131,8 @@ def as_plugin(method: type[Method]) -> type[MethodPlugin]:
         method.__name__,
         (MethodPlugin,),
         {
-            "__init__": __init__,
-            "__doc__": f"{method.__doc__}\n    An Avalanche plugin: :class:`ong.methods.{method.__name__}` in a strategy.\n",
+            "__init__": init,
+            "__doc__": f"{method.__doc__}\n    Here as an Avalanche plugin.\n",
             "__module__": "ong.plugins",
             "__signature__": inspect.Signature([*own.values(), *extra]),
         },

@@ -23,7 +23,7 @@ def task_of(experience: Any) -> Any:
 
 def stream_length(experience: Any) -> int:
     """Return the number of tasks in an experience's stream, 1 where the stream does not tell."""
-    stream = getattr(task_of(experience), "_origin_stream", None)
+    stream: Any = getattr(task_of(experience), "_origin_stream", None)
     return len(stream) if hasattr(stream, "__len__") else 1
 
 

@@ -140,7 +140,7 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
         try:
             probe = self._examples(strategy).draw(PROBED, torch.Generator().manual_seed(0), shared=False)[0]
             self._blocks = cover(strategy.model, lambda batch: _forward(strategy, batch), probe)
-        except (UnsupportedLayerError, UserError, AssertionError):  # no logits in eval mode, as iCaRL's before its first task
+        except (UnsupportedLayerError, UserError, AssertionError):  # iCaRL's model fails in eval mode at first
             self._blocks = {}
 
     def _remember(self, strategy: Any) -> None:

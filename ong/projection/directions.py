@@ -21,7 +21,7 @@ from ong.curvature import (
     residual,
     targets_of,
 )
-from ong.errors import UnknownNameError, UserError
+from ong.errors import NotFiniteError, UnknownNameError, UserError
 from ong.projection.rows import Rows, rows_from_factors
 
 __all__ = ["DIRECTION_KINDS", "DirectionKind", "check_directions", "collect_directions", "direction_cotangents"]
@@ -99,15 +99,19 @@ def collect_directions(
         likelihood: for ``loss``.
         blocks: the model's blocks.
         forward: maps the batch to logits ``[N, C]``; :func:`ong.curvature.logits_of` by default.
+
+    Raises:
+        NotFiniteError: a gradient that is not finite.
     """
     check_directions(kind)
     run = forward if forward is not None else (lambda batch: logits_of(model, batch))
     with evaluating(model):
         sets = list(
-            example_gradients(
-                blocks, run, batch, lambda h, b: direction_cotangents(h, targets_of(b), kind, likelihood)
-            )
+            example_gradients(blocks, run, batch, lambda h, b: direction_cotangents(h, targets_of(b), kind, likelihood))
         )
+    for name in sets[0]:
+        if not all(s[name].inputs.isfinite().all() and s[name].outputs.isfinite().all() for s in sets):
+            raise NotFiniteError(f"the gradients of layer '{name}' are not finite: weights or inputs have diverged")
     return {
         name: rows_from_factors(
             Factors(torch.cat([s[name].inputs for s in sets]), torch.cat([s[name].outputs for s in sets]))

@@ -113,7 +113,7 @@ class FactoredRows:
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Return Σ_m c_m G_m = Dᵀ diag(c) A."""
-        scaled = (self.outputs * coefficients[:, None, None]).flatten(0, 1)
+        scaled = (self.outputs * coefficients.reshape(-1, 1, 1)).flatten(0, 1)
         return scaled.T @ self.inputs.flatten(0, 1)
 
     def dense(self, indices: Tensor) -> Tensor:

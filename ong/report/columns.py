@@ -65,6 +65,10 @@ def _bytes(value: float) -> str:
     return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
 
 
+def _whole(value: float) -> str:
+    return number(value, digits=0)
+
+
 def _scientific(value: float) -> str:
     return MISSING if math.isnan(value) else "0" if value == 0 else f"{value:.1e}".replace("-", "−")
 
@@ -82,10 +86,12 @@ COLUMNS = (
     Column("memory_bytes", "Memory", "largest state kept between tasks", _bytes, interval=False),
     Column("leak", "Leak", "‖Q_Gᵀv‖/‖v‖, mean over tasks", _scientific, interval=False),
     Column("descent_cosine", "Descent cos", "gᵀv/(‖g‖‖v‖), mean over tasks", interval=False),
+    Column("rank", "Rank", "independent directions projected off, last task", _whole, interval=False),
+    Column("space_left", "Space left", "1 − rank/parameters, last task", interval=False),
 )
 """Every quantity of a run, in the order of every table; the metrics first."""
 
-COSTS = ("train_seconds", "memory_bytes", "leak", "descent_cosine")
+COSTS = ("train_seconds", "memory_bytes", "leak", "descent_cosine", "rank", "space_left")
 """The quantities that are not metrics of R."""
 
 

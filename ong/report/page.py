@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ong.metrics import FORMULAS
-from ong.report.columns import column
+from ong.report.columns import COSTS, column
 from ong.report.document import Document, TextTable, recipe_pairs
 from ong.report.figures import DARK, LIGHT, Theme, accuracy_curves, heat_map, render
 from ong.report.published import published
@@ -167,9 +167,7 @@ def _summary(runs: Runs) -> Table:
 
 def _table(frame: pd.DataFrame, winners: dict[str, set[str]] | None = None) -> Table:
     """Prepare a frame of strings; ``winners`` names, for a column, the rows (by first cell) that are best."""
-    hints = {
-        c.title: c.hint for c in map(column, [*FORMULAS, "train_seconds", "memory_bytes", "leak", "descent_cosine"])
-    }
+    hints = {c.title: c.hint for c in map(column, [*FORMULAS, *COSTS])}
     bold = winners or {}
     return Table(
         [(str(name), hints.get(str(name), ""), name in TEXT_COLUMNS) for name in frame.columns],

@@ -32,7 +32,7 @@ def seeds_frame(runs: Runs) -> pd.DataFrame:
     Columns: ``benchmark, strategy, seed``; the metrics in the order of :data:`ong.metrics.FORMULAS`, then any
     others the records have; ``train_seconds`` (sum over tasks), ``evaluate_seconds`` (sum),
     ``total_seconds``, ``memory_bytes`` (largest over tasks), ``leak`` and ``descent_cosine`` (means over
-    tasks); ``needs``.
+    tasks); ``rank`` and ``space_left`` (of the last task); ``needs``.
     """
     return pd.DataFrame([row for rows in _rows(runs).values() for row in rows])
 
@@ -153,6 +153,8 @@ def _row(record: Record, metrics: Sequence[str]) -> dict[str, str | int | float]
         "memory_bytes": max(_defined(record.by_task.get("memory_bytes", [])), default=math.nan),
         "leak": _mean(record.by_task.get("leak", [])),
         "descent_cosine": _mean(record.by_task.get("descent_cosine", [])),
+        "rank": _last(record.by_task.get("rank", [])),
+        "space_left": _last(record.by_task.get("space_left", [])),
         "needs": "; ".join(record.needs),
     }
 
@@ -168,6 +170,11 @@ def _defined(values: Sequence[float]) -> list[float]:
 def _mean(values: Sequence[float]) -> float:
     defined = _defined(values)
     return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+def _last(values: Sequence[float]) -> float:
+    defined = _defined(values)
+    return defined[-1] if defined else math.nan
 
 
 def _total(seconds: Sequence[float | None]) -> float:

@@ -33,6 +33,8 @@ BY_IMPORTANCE = (
     "memory_bytes",
     "descent_cosine",
     "leak",
+    "space_left",
+    "rank",
 )
 
 

@@ -102,13 +102,11 @@ class _TargetAttributes:
 
 
 def _avalanche_dataset(inputs: torch.Tensor, targets: Any, task_label: int, labels: torch.Tensor) -> Any:
-    from avalanche.benchmarks.utils import (
-        ConstantSequence,
-        TaskAwareSupervisedClassificationDataset,
-        TaskLabels,
-    )
+    from avalanche.benchmarks.utils import ConstantSequence, TaskLabels
 
-    return TaskAwareSupervisedClassificationDataset(
+    from ong.streams.items import InMemoryDataset
+
+    return InMemoryDataset(
         [TensorDataset(inputs, labels)],
         data_attributes=[targets, TaskLabels(ConstantSequence(task_label, len(labels)))],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,20 +17,21 @@ from ong.streams.transforms import Normalisation, permute_pixels, pixel_permutat
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
 
-__all__ = ["SCENARIOS", "permuted", "rotated", "split"]
+__all__ = ["SCENARIOS", "check_seed", "permuted", "rotated", "split"]
 
 SCENARIOS = ("domain", "class", "task")
 """What a split stream asks: the label in an unknown task, the class among all, the label in a known task."""
 
 
 def _whole_number(what: str, value: object, least: int) -> int:
-    """Return ``value`` when it is an integer of at least ``least``; raise ``UserError`` otherwise."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    """Return ``value`` when it is an integer, NumPy's too, of at least ``least``; raise ``UserError`` otherwise."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise UserError(f"{what} is {value!r}, expected a whole number of at least {least}")
-    return value
+    return int(value)
 
 
-def _seed(value: object) -> int:
+def check_seed(value: object) -> int:
+    """Return a seed from 0 to 2⁶³ − 1; raise ``UserError`` otherwise."""
     seed = _whole_number("seed", value, 0)
     if seed >= 2**63:
         raise UserError(f"seed is {seed}, expected less than 2**63")
@@ -60,7 +62,7 @@ def permuted(dataset: ImageDataset, *, tasks: int = 10, seed: int = 0, first_ide
     Raises:
         UserError: An argument is out of range.
     """
-    tasks, seed = _whole_number("tasks", tasks, 1), _seed(seed)
+    tasks, seed = _whole_number("tasks", tasks, 1), check_seed(seed)
     normalise = Normalisation(dataset)
     train, test = normalise(dataset.train_images).squeeze(1), normalise(dataset.test_images).squeeze(1)
     permutations = pixel_permutations(
@@ -77,16 +79,20 @@ def permuted(dataset: ImageDataset, *, tasks: int = 10, seed: int = 0, first_ide
     )
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _resolve_angles(tasks: int | None, max_angle: float, angles: Sequence[float] | None) -> list[float]:
     if angles is None:
         count = _whole_number("tasks", 10 if tasks is None else tasks, 1)
-        if isinstance(max_angle, bool) or not isinstance(max_angle, int | float) or not math.isfinite(max_angle):
+        if not _is_finite(max_angle):
             raise UserError(f"max_angle is {max_angle!r}, expected degrees as a finite number")
-        return [max_angle * task / max(count - 1, 1) for task in range(count)]
+        return [float(max_angle) * task / max(count - 1, 1) for task in range(count)]
     if isinstance(angles, str) or not isinstance(angles, Sequence) or not angles:
         raise UserError(f"angles is {angles!r}, expected a list of at least one angle in degrees")
     for angle in angles:
-        if isinstance(angle, bool) or not isinstance(angle, int | float) or not math.isfinite(angle):
+        if not _is_finite(angle):
             raise UserError(f"angles holds {angle!r}, expected degrees as finite numbers")
     if tasks is not None and tasks != len(angles):
         raise UserError(f"tasks is {tasks!r} but {len(angles)} angles are given; leave tasks out or make them agree")
@@ -158,7 +164,7 @@ def split(
         UnknownNameError: There is no such scenario.
         UserError: An argument is out of range, or there are fewer than ``2 * tasks`` classes.
     """
-    tasks, seed = _whole_number("tasks", tasks, 1), _seed(seed)
+    tasks, seed = _whole_number("tasks", tasks, 1), check_seed(seed)
     if scenario not in SCENARIOS:
         raise UnknownNameError("scenario", str(scenario), SCENARIOS)
     if 2 * tasks > dataset.classes:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ong.errors import UnknownNameError, UserError
-from ong.streams.builders import permuted, rotated, split
+from ong.errors import UnknownNameError
+from ong.streams.builders import check_seed, permuted, rotated, split
 from ong.streams.datasets import load_dataset
 from ong.streams.images import ImageDataset
 
@@ -73,8 +73,7 @@ def build_stream(name: str, dataset: ImageDataset, seed: int, **options: Any) ->
     for option in options:
         if option not in entry.options:
             raise UnknownNameError(f"option of stream '{name}'", option, entry.options)
-    if not isinstance(seed, int) or seed < 0:
-        raise UserError(f"seed is {seed!r}, expected a whole number of at least 0")
+    seed = check_seed(seed)
     return entry.build(dataset, **({"seed": seed} if entry.seeded else {}), **options)
 
 

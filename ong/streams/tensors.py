@@ -56,13 +56,15 @@ class Segments:
             if len(self.parts) == 1 and self.rows is None:
                 return self.parts[0][index]
             index = torch.arange(len(self))[index]
-        rows = index if self.rows is None else self.rows[index]
+        rows = index if self.rows is None else self.rows[index.cpu()]
         first = self.parts[0]
         if len(self.parts) == 1:
             return first.index_select(0, rows.to(first.device))  # copies whole rows, where indexing takes numbers
+        rows = rows.cpu()
         gathered = first.new_empty((len(rows), *first.shape[1:]))
         part_of_row = torch.bucketize(rows, self._ends, right=True)
-        for number, part in enumerate(self.parts):
+        for number in set(part_of_row.tolist()):
+            part = self.parts[number]
             places = (part_of_row == number).nonzero().squeeze(1)
             within = rows[places] - (self._ends[number] - len(part))
             gathered[places.to(part.device)] = part[within.to(part.device)]
@@ -118,7 +120,7 @@ class TensorLoader:
         self.columns = tuple(columns)
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.seed = (seed,) if isinstance(seed, int) else tuple(seed)
+        self.seed = (int(seed),) if isinstance(seed, int | np.integer) else tuple(seed)
         self.drop_last = drop_last
         self.epoch = 0
 

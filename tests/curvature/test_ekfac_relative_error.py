@@ -41,7 +41,8 @@ def squared_errors(ekfac: EKFAC, model: nn.Module, inputs: Tensor) -> dict[str, 
         logits = model(inputs)
     for u in cotangents(logits, "exact"):
         for name, factors in tape.factors(logits, u).items():
-            exact[name] += rotated_squares(factors, ekfac.blocks[name]) / len(inputs)
+            block = ekfac.blocks[name]
+            exact[name] += rotated_squares(factors, block.inputs_basis, block.outputs_basis)[0] / len(inputs)
     return {
         name: float((block.eigenvalues - exact[name]).square().sum() / exact[name].square().sum())
         for name, block in ekfac.blocks.items()

@@ -1,4 +1,4 @@
-"""Per-example gradients of every layer type against torch.func's Jacobian."""
+"""Factors of every layer type and its options against torch.func's Jacobian."""
 
 from __future__ import annotations
 
@@ -122,46 +122,6 @@ def test_hooks_are_gone_after_recording() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-class Parametric(nn.Module):
-    """A parameter of its own beside a supported layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale, self.layer = nn.Parameter(torch.ones(3)), nn.Linear(5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.layer(x)
-
-
-def test_an_unknown_layer_is_named_with_its_type_and_the_remedy() -> None:
-    model = nn.Sequential(nn.Linear(5, 4), nn.PReLU(), nn.Linear(4, 3))
-    with pytest.raises(UnsupportedLayerError, match=r"module '1' of type PReLU .*unsupported='ignore'"):
-        find_blocks(model)
-    with pytest.raises(UnsupportedLayerError, match="the model itself"):
-        find_blocks(Parametric())
-
-
-def test_ignoring_an_unknown_layer_warns_once_and_leaves_it_and_its_children_out() -> None:
-    attention = nn.MultiheadAttention(4, 2)  # its output projection is a Linear that is never called
-    model = nn.ModuleDict({"mix": attention, "head": nn.Linear(4, 2)})
-    with pytest.warns(UserWarning, match="MultiheadAttention") as caught:
-        blocks = find_blocks(model, "ignore")
-    assert list(blocks) == ["head"]
-    assert len(caught) == 1
-
-
-def test_a_model_without_a_supported_layer_is_an_error() -> None:
-    with pytest.raises(UnsupportedLayerError, match="no trainable layer of a supported type"):
-        find_blocks(nn.Sequential(nn.ReLU()))
-
-
-def test_shared_parameters_are_refused_with_both_names() -> None:
-    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
-    second.weight = first.weight
-    with pytest.raises(UnsupportedLayerError, match="module '1' .* shares its weight with module '0'"):
-        find_blocks(nn.Sequential(first, second))
-
-
 def test_batch_norm_in_training_mode_is_refused() -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
     blocks = find_blocks(model)
@@ -185,13 +145,3 @@ def test_a_layer_that_sees_another_number_of_examples_is_refused() -> None:
         logits = model(torch.ones(4, 2, 5))
     with pytest.raises(ValueError, match="leading dimension of 8 for 4 examples"):
         tape.factors(logits, torch.ones_like(logits))
-
-
-def test_a_gradient_read_and_written_back_is_unchanged() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.Flatten(), nn.Linear(8, 3))
-    model(torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))).sum().backward()
-    before = [p.grad.clone() for p in model.parameters()]
-    for block in find_blocks(model).values():
-        block.write_gradient(block.gradient())
-    for parameter, grad in zip(model.parameters(), before, strict=True):
-        assert torch.equal(parameter.grad, grad)

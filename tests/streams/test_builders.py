@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -124,8 +125,6 @@ def test_streams_are_reproducible_and_seeds_matter(tiny: ImageDataset) -> None:
 def test_streams_draw_nothing_from_the_global_generators(tiny: ImageDataset) -> None:
     import random
 
-    import numpy as np
-
     def states() -> tuple[Any, ...]:
         return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
 
@@ -137,6 +136,20 @@ def test_streams_draw_nothing_from_the_global_generators(tiny: ImageDataset) -> 
 
 
 @pytest.mark.parametrize(
+    ("build", "numbers"),
+    [
+        (permuted, {"tasks": np.int32(2), "seed": np.int64(1)}),
+        (rotated, {"tasks": np.uint8(3), "max_angle": np.float32(45)}),
+        (rotated, {"angles": [np.int64(10), np.float64(5.5)]}),
+        (split, {"tasks": np.int64(2), "seed": np.uint64(3), "shuffle_classes": True}),
+    ],
+)
+def test_numbers_of_numpy_count_as_pythons(tiny: ImageDataset, build: Any, numbers: dict[str, Any]) -> None:
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in numbers.items()}
+    assert same(build(tiny, **numbers), build(tiny, **plain))
+
+
+@pytest.mark.parametrize(
     ("build", "options", "message"),
     [
         (permuted, {"tasks": 0}, "tasks is 0, expected a whole number of at least 1"),
@@ -144,6 +157,10 @@ def test_streams_draw_nothing_from_the_global_generators(tiny: ImageDataset) -> 
         (permuted, {"tasks": True}, "tasks is True, expected a whole number"),
         (permuted, {"seed": -1}, "seed is -1, expected a whole number of at least 0"),
         (permuted, {"seed": 2**63}, "expected less than"),
+        (permuted, {"seed": np.int64(-1)}, "expected a whole number of at least 0"),
+        (permuted, {"seed": np.bool_(True)}, "expected a whole number of at least 0"),
+        (permuted, {"seed": np.float64(1)}, "expected a whole number of at least 0"),
+        (permuted, {"seed": np.uint64(2**63)}, "expected less than"),
         (permuted, {"first_identity": "no"}, "first_identity is 'no', expected true or false"),
         (rotated, {"tasks": 0}, "tasks is 0, expected"),
         (rotated, {"max_angle": float("nan")}, "max_angle is nan, expected degrees"),

@@ -2,6 +2,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from avalanche.benchmarks.utils import (
@@ -276,6 +277,15 @@ def test_training_is_the_same_as_from_the_stock_loader_in_the_same_order(tiny: I
         optimizer.step()
     for ours, theirs in zip(fast.model.parameters(), by_hand.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_the_seed_may_be_an_integer_of_numpy(tiny: ImageDataset) -> None:
+    seen = []
+    for seed in (5, np.int64(5)):
+        recorder = Recorder()
+        make(Naive, [InMemoryLoader(seed=seed), recorder]).train(permuted(tiny, tasks=1).train_stream)
+        seen.append(recorder.columns("train", 0)[0])
+    assert torch.equal(*seen)
 
 
 def test_negative_seed_is_refused() -> None:

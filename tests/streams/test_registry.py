@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ong import streams
@@ -20,6 +21,13 @@ from .conftest import same
 def test_a_stream_by_name_is_what_its_builder_makes(tiny: ImageDataset, name: str, options: dict[str, Any]) -> None:
     seed = {} if name == "rotated" else {"seed": 4}
     assert same(build_stream(name, tiny, 4, **options), getattr(streams, name)(tiny, **seed, **options))
+
+
+def test_a_seed_may_be_an_integer_of_numpy(tiny: ImageDataset) -> None:
+    assert same(build_stream("permuted", tiny, np.int64(4), tasks=2), build_stream("permuted", tiny, 4, tasks=2))
+    assert same(
+        permuted_mnist(dataset="digits", tasks=2, seed=np.int64(1)), permuted_mnist(dataset="digits", tasks=2, seed=1)
+    )
 
 
 def test_options_of_a_recipe_do_not_include_the_seed() -> None:

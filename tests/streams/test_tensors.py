@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -74,6 +75,41 @@ def test_shuffling_leaves_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
     list(TensorLoader([torch.arange(10)], batch_size=4, shuffle=True))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_seed_and_batch_size_may_be_integers_of_numpy() -> None:
+    loaders = [
+        TensorLoader([torch.arange(20)], batch_size=number(6), shuffle=True, seed=number(3))
+        for number in (int, np.int64)
+    ]
+    for plain, numpy in zip(*loaders, strict=True):
+        assert torch.equal(plain[0], numpy[0])
+
+
+@pytest.mark.parametrize("rows", [None, torch.tensor([4, 0, 8])], ids=["all", "selected"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_columns_stay_on_their_own_devices(rows: torch.Tensor | None, parts: int) -> None:
+    # tensors on "meta" have no content: whatever moved them to the processor would fail
+    there, here = (Segments([torch.zeros(5, 2, device=device)] * 2, rows) for device in ("meta", "cpu"))
+    if parts == 1:
+        there, here = (Segments([torch.zeros(10, 2, device=device)], rows) for device in ("meta", "cpu"))
+    for shuffle in (False, True):
+        for batch in TensorLoader([there, here], batch_size=2, shuffle=shuffle):
+            assert [column.device.type for column in batch] == ["meta", "cpu"]
+            assert batch[0].shape == batch[1].shape
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+@pytest.mark.parametrize("rows", [None, torch.tensor([14, 0, 7])], ids=["all", "selected"])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_an_index_may_lie_on_another_device_than_the_column(rows: torch.Tensor | None, parts: int) -> None:
+    rows = rows if rows is None or parts == 3 else rows % 5
+    here, there = (Segments([part.to(device) for part in PARTS[:parts]], rows) for device in ("cpu", "cuda"))
+    index = torch.tensor([2, 0])
+    for column in (here, there):
+        for given in (index, index.cuda()):
+            assert torch.equal(column[given].cpu(), here[index])
+            assert column[given].device == column.parts[0].device
 
 
 def test_columns_that_do_not_fit_are_refused() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ong.curvature import EKFAC, find_blocks, record
+from ong.curvature import EKFAC, EigenBlock, find_blocks, record
 from ong.curvature.eigenblock import rotated_squares
 from ong.curvature.ekfac import MOST_SAMPLES
 from ong.curvature.fisher import cotangents
@@ -98,7 +98,9 @@ def _squared_errors(ekfac: EKFAC, model: nn.Module, inputs: Tensor) -> dict[str,
         logits = model(inputs)
     for u in cotangents(logits, "exact"):
         for name, factors in tape.factors(logits, u).items():
-            exact[name] += rotated_squares(factors, ekfac.blocks[name]) / len(inputs)
+            block = ekfac.blocks[name]
+            assert isinstance(block, EigenBlock)
+            exact[name] += rotated_squares(factors, block.inputs_basis, block.outputs_basis)[0] / len(inputs)
     return {
         name: float((block.eigenvalues - exact[name]).square().sum() / exact[name].square().sum())
         for name, block in ekfac.blocks.items()

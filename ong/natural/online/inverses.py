@@ -91,25 +91,28 @@ class EigenInverse:
         rows, columns = len(covs.outputs), len(covs.inputs)
         start = EigenBlock.zero(rows, columns, covs.inputs.device)
         if before is not None:
-            old = _cast(before.block, torch.float64)
+            old = before.block.doubled()
             start = replace(
                 start,
                 inputs_basis=old.inputs_basis,
+                inputs_values=torch.zeros_like(old.inputs_values),
                 outputs_basis=old.outputs_basis,
                 eigenvalues=old.eigenvalues,
             )
-        return cls(_cast(start.moved(covs), dtype), before.weight if before is not None else 0.0)
+        block = start.moved(covs, rank=None).to(moments.inputs_sum)
+        return cls(block, before.weight if before is not None else 0.0)
 
     def observe(self, factors: Factors, decay: float) -> None:
         """Take in one batch's E with weight 1 − ``decay``."""
-        seen = rotated_squares(factors, self.block).to(self.block.eigenvalues) / len(factors.inputs)
-        self.block = replace(self.block, eigenvalues=decay * self.block.eigenvalues + (1 - decay) * seen)
+        block = self.block
+        squares, _ = rotated_squares(factors, block.inputs_basis, block.outputs_basis)
+        seen = squares.to(block.eigenvalues) / len(factors.inputs)
+        self.block = replace(block, eigenvalues=decay * block.eigenvalues + (1 - decay) * seen)
         self.weight = decay * self.weight + (1 - decay)
 
     def solve(self, gradient: Tensor, damping: float) -> Tensor:
         """Return the preconditioned gradient ``[rows, columns]``."""
-        damped = self.block.eigenvalues / self.weight + damping
-        return self.block.rotate_back(self.block.rotate(gradient) / damped)
+        return self.block.operator(lambda eigenvalues: 1 / (eigenvalues / self.weight + damping))(gradient)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the tensors and numbers."""
@@ -147,7 +150,3 @@ def balance_of(inputs_cov: Tensor, outputs_cov: Tensor) -> float:
         return 1.0
     return min(max(math.sqrt(inputs / outputs), 1e-3), 1e3)
 
-
-def _cast(block: EigenBlock, dtype: torch.dtype) -> EigenBlock:
-    names = [f.name for f in fields(block) if f.name != "positions"]
-    return replace(block, **{name: getattr(block, name).to(dtype) for name in names})

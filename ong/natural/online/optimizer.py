@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from ong.curvature.blocks import Block, Vector, find_blocks, inner
 from ong.curvature.factors import Tape, record
+from ong.curvature.layers import UnsupportedLayerError
 from ong.errors import UserError
 from ong.natural.deep_linear.damping import LevenbergMarquardt, rounding_of
 from ong.natural.online.curvature import OnlineCurvature
@@ -108,6 +109,12 @@ class NaturalGradient(Optimizer):
         if not isinstance(model, nn.Module):
             raise UserError(f"NaturalGradient takes the model itself, not its parameters, got {type(model).__name__}")
         self._blocks: dict[str, Block] = find_blocks(model)
+        others = [name for name, block in self._blocks.items() if block.module is None]
+        if others:
+            raise UnsupportedLayerError(
+                f"NaturalGradient has factors of layers only, and these parameters are none of a supported layer's: "
+                f"{', '.join(others[:5])}; freeze them (requires_grad_(False))"
+            )
         self._objective = Objective(self._blocks, likelihood_of(likelihood))
         self._schedule = damping if isinstance(damping, LevenbergMarquardt) else None
         layers = len(self._blocks)

@@ -289,7 +289,7 @@ def test_bad_settings_are_refused(problem: Problem, options: dict[str, object], 
 
 
 def test_a_model_without_supported_layers_is_refused() -> None:
-    with pytest.raises(UserError, match="no trainable layer of a supported type"):
+    with pytest.raises(UserError, match="no parameter to train"):
         NaturalGradient(nn.Sequential(nn.Tanh()))
 
 

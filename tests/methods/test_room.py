@@ -1,0 +1,299 @@
+"""Memories within bounds, the estimate that stops what would not fit, and the warning when little space is left."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from methods.matrices import Learner, columns, leak, off, task, tasks
+from nets import mlp
+from torch import nn
+
+from ong.curvature import EKFAC, find_blocks
+from ong.errors import UserError
+from ong.methods import FOPNG, OGD, ONG, Method, OGDPlus, ONGPrior, ONGv1, directional, room
+from ong.projection import Bounds, DirectionMemory
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*of the space is left to learn in")  # 123 parameters are soon used up
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "ogd": OGD, "ong-v1": ONGv1, "ong": ONG, "ong-prior": ONGPrior, "fopng": FOPNG
+}  # fmt: skip
+FACTORS = 8 * (7 + 12 + 13 + 3)
+"""Bytes of one direction of 6-12-3 in float64."""
+every = pytest.mark.parametrize("name", METHODS)
+
+
+def net() -> nn.Sequential:
+    return mlp(6, 12, 3)
+
+
+def train(method: Method, count: int = 3, model: nn.Module | None = None, **options: Any) -> list[dict[str, float]]:
+    """The method's statistics after each task."""
+    learner, found = Learner(method, model or net(), **options), []
+    learner.method.attach(learner.model, learner.optimizer, tasks=count)
+    for data in tasks(count):
+        learner.learn(data)
+        found.append(method.statistics())
+    return found
+
+
+@every
+def test_no_more_directions_are_kept_than_asked_for_and_what_went_is_told(name: str) -> None:
+    method = METHODS[name](directions_per_task=8, max_directions=10)
+    found = train(method)
+    assert [s["directions"] for s in found] == [8, 10, 10]
+    assert [s["directions_dropped"] for s in found] == [0, 6, 14]
+    captured = [s["directions_captured"] for s in found]
+    assert captured[0] == 1
+    assert all(0.3 < share < 1 for share in captured[1:])  # 10 of 16 and of 18 that are nearly independent
+    assert len(method.memory) == 10
+
+
+def test_ogd_plus_keeps_within_bounds_of_all_its_examples() -> None:
+    found = train(OGDPlus(directions_per_task=8, max_directions=10))
+    assert [s["directions"] for s in found] == [8, 10, 10]
+    assert [s["directions_dropped"] for s in found] == [0, 6, 14]
+
+
+@every
+def test_no_more_bytes_are_kept_than_asked_for(name: str) -> None:
+    limit = 12 * FACTORS
+    if name == "ong":  # its rows need the three tasks' EKFACs
+        limit += 3 * room.ekfac_bytes(find_blocks(net()), 100)
+    method = METHODS[name](directions_per_task=8, max_bytes=limit)
+    assert train(method)[-1]["directions"] == 12
+    assert method.memory.bytes == limit
+
+
+@pytest.mark.parametrize("name", ["ogd", "ong-v1", "ong-prior"])
+def test_steps_are_projected_off_the_directions_that_were_kept(name: str) -> None:
+    first, second, third = tasks(3)
+    learner = Learner(METHODS[name](directions_per_task=8, max_directions=10), net(), batch=4).learn(first, second)
+    learner.method.begin_task(third)
+    g = columns(learner.method.memory, learner.blocks)
+    assert g.shape[1] == 10
+    learner.steps = []
+    learner.train(third)
+    assert all(leak(g, step.update) < 1e-6 for step in learner.steps)
+
+
+def test_what_is_kept_spans_more_than_what_came_first_or_last() -> None:
+    """Choosing by independence is worth it: the whole memory's share in the span of 8 of 24."""
+    method = OGD(directions_per_task=8)
+    learner = Learner(method, net()).learn(*tasks(3)).begin(task())
+    g = columns(method.memory, learner.blocks)
+    unit = g / g.norm(dim=0)
+
+    def share(chosen: torch.Tensor) -> float:
+        return 1 - float((off(chosen) @ unit).square().sum() / 24)
+
+    kept, captured = Bounds(max_directions=8).apply(method.memory)
+    assert share(columns(kept, learner.blocks)) == pytest.approx(captured, abs=1e-9)
+    assert captured > share(g[:, :8])
+    assert captured > share(g[:, 16:])
+
+
+def test_bounds_that_hold_everything_change_nothing() -> None:
+    plain, bounded = OGD(directions_per_task=8), OGD(directions_per_task=8, max_directions=24, max_bytes=10**9)
+    train(plain)
+    train(bounded)
+    assert torch.equal(plain.memory.gram(), bounded.memory.gram())
+    assert bounded.directions_dropped == 0
+
+
+@every
+@pytest.mark.parametrize("wrong", ["max_directions", "max_bytes", "directions_per_task"])
+def test_bounds_below_one_are_refused(name: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"{wrong} must be at least 1, got 0"):
+        METHODS[name](**{wrong: 0})
+
+
+def test_bytes_that_principal_directions_cannot_keep_to_are_refused() -> None:
+    with pytest.raises(UserError, match="keep='leading' keeps the factors of all examples_per_task gradients"):
+        OGD(keep="leading", examples_per_task=200, max_bytes=10**6)
+
+
+def weights_unmoved(method: Method, message: str, **options: Any) -> None:
+    model = net()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UserError, match=message):
+        train(method, model=model, **options)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_stream_that_will_not_fit_stops_before_training_with_numbers_and_a_remedy_that_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # 3 tasks × 24 examples × 3 classes, 280 bytes each, twice while more are added; and 24 × 216² for the Gram
+    assert room.needed_bytes(2 * 216 * 280, 216) == 120_960 + 1_119_744
+    monkeypatch.setattr(directional, "available_bytes", lambda device: 1_000_000)
+    whole: dict[str, Any] = {"directions": "all", "directions_per_task": 1000}
+    message = (
+        r"OGD: 3 tasks of 72 directions, 280 bytes each, and 0 bytes for curvature need up to 1\.24 MB of memory, and "
+        r"1 MB are available; pass max_directions=120 \(or max_bytes=33600\) or a lower directions_per_task or "
+        r"directions='gtl'"
+    )
+    weights_unmoved(OGD(**whole), message)
+    assert train(OGD(max_directions=120, **whole))[-1]["directions"] <= 120
+    assert train(OGD(max_bytes=33_600, **whole))[-1]["directions"] <= 120
+    assert train(OGD(directions_per_task=1000))[-1]["directions"] == 72
+    with pytest.raises(UserError, match="max_directions"):
+        train(OGD(max_directions=180, **whole))
+
+
+@pytest.mark.parametrize("name", ["ong-v1", "ong", "ong-prior", "fopng"])
+def test_the_estimate_counts_what_measuring_the_curvature_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All covariances in float64, and four times those of the largest layer for their eigenproblems."""
+    beside = 8 * 7**2 + 8 * 12**2 + 8 * 13**2 + 8 * 3**2 + 4 * 8 * (7**2 + 12**2)
+    kept = room.ekfac_bytes(find_blocks(net()), 100) if name == "ong" else 0
+    directions = room.needed_bytes(2 * 10 * ((5 * FACTORS + kept) // 5), 10)
+    for available, fits in ((directions + beside, True), (directions + beside - 1, False)):
+        monkeypatch.setattr(directional, "available_bytes", lambda device, available=available: available)
+        method = METHODS[name](directions_per_task=5)
+        if fits:
+            train(method, count=2)
+        else:
+            with pytest.raises(UserError, match=r"and 9\.14 kB for curvature need up to"):
+                train(method, count=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(
+            (name, {"directions": kind, "directions_per_task": count})
+            for name in METHODS
+            for kind, count in (("gtl", 5), ("all", 4))
+        ),
+        ("ogd", {"keep": "leading", "directions_per_task": 5, "examples_per_task": 20}),
+        ("ogd", {"keep": "pivoted", "directions_per_task": 5, "examples_per_task": 20}),
+        ("ogd", {"keep": "leading", "directions_per_task": 5, "examples_per_task": 8, "directions": "all"}),
+        ("ogd", {"directions_per_task": 1000}),
+        ("ong", {"directions_per_task": 5, "rank": 2}),
+    ],
+)
+def test_the_estimate_is_twice_what_the_tasks_then_leave(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimates = []
+    monkeypatch.setattr(directional, "needed_bytes", lambda stored, count: estimates.append((stored, count)) or 0)
+    method = METHODS[name](**options)
+    found = train(method, model=mlp(6, 40, 3))
+    ((stored, count),) = estimates
+    assert count == found[-1]["directions"]
+    assert stored == pytest.approx(2 * method.memory.bytes, rel=0.01)  # a whole number of bytes each
+
+
+def test_the_estimate_leaves_the_methods_randomness_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    grams = []
+    for check in (True, False):
+        method = OGD(directions_per_task=8)
+        if not check:
+            monkeypatch.setattr(OGD, "_check_room", lambda *_: None)
+        train(method)
+        grams.append(method.memory.gram())
+    assert torch.equal(*grams)
+
+
+@pytest.mark.parametrize("name", ["ogd", "ong"])
+def test_bytes_that_hold_not_one_direction_are_refused(name: str) -> None:
+    """Of ONG as published a direction needs its task's EKFAC."""
+    one = FACTORS + (room.ekfac_bytes(find_blocks(net()), 100) if name == "ong" else 0)
+    message = f"max_bytes={one - 1} holds not one direction of this model, which takes {one} bytes"
+    weights_unmoved(METHODS[name](max_bytes=one - 1), message)
+    assert train(METHODS[name](max_bytes=one))[-1]["directions"] == 1
+
+
+@pytest.mark.parametrize("rank", [None, 3])
+def test_an_ekfacs_bytes_are_known_before_it_is_taken(rank: int | None) -> None:
+    class WithGain(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(*net())
+            self.gain = nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.gain * super().forward(x)
+
+    for model in (net(), net().float(), WithGain()):
+        x = task()[0].to(next(model.parameters()))
+        ekfac = EKFAC.fit(model, [(x,)], rank=rank, fisher="logit")
+        assert room.ekfac_bytes(find_blocks(model), rank) == ekfac.bytes
+
+
+def test_the_machines_memory_is_read() -> None:
+    assert 10**6 < room.available_bytes(torch.device("cpu")) < 10**15
+
+
+def test_as_many_directions_fit_as_the_formula_says() -> None:
+    for each, available in ((1000, 10**9), (4, 10**6), (10**6, 10**10)):
+        most = room.most_directions(each, available)
+        assert room.needed_bytes(most * each, most) <= available < room.needed_bytes((most + 1) * each, most + 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(280, "280 bytes"), (1.24e6, "1.24 MB"), (36e9, "36 GB"), (2e15, "2000 TB")]
+)
+def test_bytes_are_written_with_a_unit(count: float, text: str) -> None:
+    assert room.readable(count) == text
+
+
+@pytest.mark.parametrize("name", ["ogd", "ong-v1", "ong", "ong-prior"])
+def test_rank_and_space_left_are_those_of_the_matrix_of_directions(name: str) -> None:
+    """6-5-3 has 53 parameters; of 40 directions some may be dependent."""
+    first, second, third = tasks(3, examples=20)
+    learner = Learner(METHODS[name](directions_per_task=20), mlp(6, 5, 3), lr=0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learner.learn(first)
+        assert "rank" not in learner.method.statistics()  # between tasks nothing is projected
+        learner.learn(second).begin(third)
+    g = columns(learner.method.memory, learner.blocks)
+    told = learner.method.statistics()
+    if name == "ong-prior":  # G in its metric
+        g = torch.stack([torch.cat([p.flatten() for p in learner.method.past.metric.precondition(
+            {"0": c[:35].reshape(5, 7), "2": c[35:].reshape(3, 6)}).values()]) for c in g.T], 1)  # fmt: skip
+        gram = columns(learner.method.memory, learner.blocks).T @ g
+    else:
+        gram = g.T @ g
+    unit = gram / (gram.diagonal()[:, None] * gram.diagonal()).sqrt()
+    values = torch.linalg.eigvalsh((unit + unit.T) / 2)
+    rank = int((values > 1e-6 * values[-1]).sum())
+    assert told["rank"] == rank
+    assert told["space_left"] == pytest.approx(1 - rank / 53)
+    assert told["condition"] == pytest.approx(float(values[-1] / values[-rank]), rel=1e-3)
+
+
+@pytest.mark.parametrize(("per_task", "warns"), [(20, True), (10, False)])
+def test_when_less_than_half_of_the_space_is_left_a_warning_names_the_remedies(per_task: int, warns: bool) -> None:
+    first, second, third = tasks(3, examples=20)
+    learner = Learner(OGD(directions_per_task=per_task), mlp(6, 5, 3), lr=0.3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learner.learn(first, second).begin(third)
+    told = learner.method.statistics()
+    assert (told["space_left"] < 0.5) == warns
+    messages = [str(w.message) for w in caught if "space is left to learn in" in str(w.message)]
+    expected = (
+        f"OGD: {told['rank']} independent directions are stored for 53 parameters, so {told['space_left']:.0%} of the "
+        "space is left to learn in; keep fewer (directions_per_task, max_directions), or take a wider net"
+    )
+    assert messages == ([expected] if warns else [])
+
+
+def test_convolutional_directions_are_selected_in_the_form_they_are_kept() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(3 * 36, 3)).double()
+    method = OGD(directions_per_task=10, max_directions=12)
+    Learner(method, model).learn(*tasks(2, examples=10, width=(1, 8, 8)))
+    assert {name: type(rows).__name__ for name, rows in method.memory.rows.items()} == {
+        "0": "DenseRows",
+        "3": "FactoredRows",
+    }
+    assert len(method.memory) == 12
+    rebuilt = DirectionMemory(method.memory.rows).gram()
+    torch.testing.assert_close(rebuilt, method.memory.gram(), rtol=1e-12, atol=1e-12)

@@ -1,0 +1,158 @@
+"""Stored gradients of every kind multiply as the matrices they stand for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+import torch
+from nets import written_out
+from torch import Tensor
+
+from ong.curvature import DiagonalBlock, EigenBlock, Factors
+from ong.projection import CombinedRows, DenseRows, FactoredRows, ImageRows, Rows
+from ong.projection.rows import StackedRows, rows_from_factors, rows_from_state
+
+HEIGHT, WIDTH, M = 4, 6, 5
+DAMPING = 0.3
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def eigenblock(columns: int) -> EigenBlock:
+    """A positive F with some columns of their own."""
+    left, right = (torch.linalg.qr(draw(n, n, seed=n)).Q for n in (HEIGHT, WIDTH))
+    values, rest = draw(HEIGHT, columns).square(), draw(HEIGHT, seed=3).square()
+    none = draw(columns).square()
+    if columns == WIDTH:
+        rest = 0 * rest
+    return EigenBlock(right[:, :columns], none, none.new_zeros(()), left, none.new_zeros(HEIGHT), values, rest)
+
+
+def factored(positions: int, seed: int = 0) -> tuple[Rows, Tensor]:
+    a, d = draw(M, positions, WIDTH, seed=seed), draw(M, positions, HEIGHT, seed=seed + 1)
+    dense = torch.stack([sum(torch.outer(d[m, t], a[m, t]) for t in range(positions)) for m in range(M)])
+    return FactoredRows(a, d), dense
+
+
+def dense() -> tuple[Rows, Tensor]:
+    matrices = draw(M, HEIGHT, WIDTH, seed=5)
+    return DenseRows(matrices), matrices
+
+
+def combined(rows: Rows, matrices: Tensor) -> tuple[Rows, Tensor]:
+    weights = draw(M, 3, seed=8)
+    return CombinedRows(rows, weights), torch.tensordot(weights.T, matrices, 1)
+
+
+def image(fisher: EigenBlock | DiagonalBlock, damping: float | None) -> tuple[Rows, Tensor]:
+    rows, matrices = factored(1)
+    f = written_out(fisher)
+    k = f if damping is None else damping * torch.linalg.inv(f + damping * torch.eye(len(f), dtype=f.dtype))
+    return ImageRows(rows, fisher, damping), (matrices.flatten(1) @ k).reshape(M, HEIGHT, WIDTH)
+
+
+def stacked(*parts: tuple[Rows, Tensor]) -> tuple[Rows, Tensor]:
+    return StackedRows([rows for rows, _ in parts]), torch.cat([matrices for _, matrices in parts])
+
+
+DIAGONAL = DiagonalBlock(draw(HEIGHT, WIDTH, seed=9).square())
+KINDS: dict[str, Callable[[], tuple[Rows, Tensor]]] = {
+    "factored": lambda: factored(1),
+    "factored, positions": lambda: factored(3),
+    "dense": dense,
+    "combined": lambda: combined(*factored(1)),
+    "combined of dense": lambda: combined(*dense()),
+    "image under the full F": lambda: image(eigenblock(WIDTH), None),
+    "image under a thin F": lambda: image(eigenblock(2), None),
+    "image under its metric": lambda: image(eigenblock(2), DAMPING),
+    "image under a diagonal": lambda: image(DIAGONAL, DAMPING),
+    "stacked": lambda: stacked(factored(1), dense(), combined(*factored(3)), image(eigenblock(2), DAMPING)),
+}
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)  # float64 sums of tens of terms
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_are_those_of_the_matrices(kind: str) -> None:
+    rows, matrices = KINDS[kind]()
+    count = len(matrices)
+    assert (len(rows), rows.shape) == (count, (HEIGHT, WIDTH))
+    v, several, c = draw(HEIGHT, WIDTH, seed=20), draw(7, HEIGHT, WIDTH, seed=21), draw(count, seed=22)
+    close(rows.dot(v), torch.einsum("mrc,rc->m", matrices, v))
+    close(rows.dot(several), torch.einsum("mrc,brc->bm", matrices, several))
+    close(rows.combine(c), torch.einsum("m,mrc->rc", c, matrices))
+    close(rows.dense(torch.arange(count)), matrices)
+    close(rows.dense(torch.tensor([count - 1, 0])), matrices[[count - 1, 0]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_selected_rows_are_of_the_same_kind(kind: str) -> None:
+    rows, matrices = KINDS[kind]()
+    chosen = torch.tensor([0, 2]) if len(rows) < 10 else torch.tensor([0, 2, 6, 10, 15])
+    found = rows.select(chosen)
+    assert type(found) is type(rows)
+    close(found.dense(torch.arange(len(chosen))), matrices[chosen])
+
+
+def test_parts_of_which_nothing_is_left_are_gone() -> None:
+    rows, matrices = KINDS["stacked"]()
+    assert isinstance(rows.select(torch.tensor([0, 4])), FactoredRows)
+    last = rows.select(torch.tensor([13, 14]))
+    assert isinstance(last, ImageRows)
+    close(last.dense(torch.arange(2)), matrices[13:15])
+    two = rows.select(torch.tensor([4, 11]))
+    assert isinstance(two, StackedRows)
+    assert [type(part) for part in two.parts] == [FactoredRows, CombinedRows]
+
+
+@pytest.mark.parametrize("shape", [(HEIGHT + 2, WIDTH), (HEIGHT, WIDTH + 3), (HEIGHT + 1, WIDTH + 1)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_layer_gains_is_zero_in_its_rows(kind: str, shape: tuple[int, int]) -> None:
+    rows, matrices = KINDS[kind]()
+    grown = rows.grown(*shape)
+    expected = torch.zeros(len(rows), *shape, dtype=torch.float64)
+    expected[:, :HEIGHT, :WIDTH] = matrices
+    assert grown.shape == shape
+    close(grown.dense(torch.arange(len(rows))), expected)
+    v = draw(*shape, seed=23)
+    close(grown.dot(v), torch.einsum("mrc,rc->m", expected, v))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_goes_round_through_a_file(kind: str) -> None:
+    rows, _ = KINDS[kind]()
+    file = io.BytesIO()
+    torch.save(rows.state_dict(), file)
+    file.seek(0)
+    copy = rows_from_state(torch.load(file, weights_only=True))
+    v = draw(3, HEIGHT, WIDTH, seed=24)
+    assert type(copy) is type(rows)
+    assert torch.equal(copy.dot(v), rows.dot(v))
+    assert copy.bytes == rows.bytes
+
+
+def test_bytes_are_those_of_the_tensors_kept() -> None:
+    numbers = {name: made()[0].bytes // 8 for name, made in KINDS.items()}
+    fisher = WIDTH * 2 + 2 + 1 + HEIGHT * HEIGHT + HEIGHT + HEIGHT * 2 + HEIGHT
+    one, three = M * (HEIGHT + WIDTH), 3 * M * (HEIGHT + WIDTH)
+    assert numbers["factored"] == one
+    assert numbers["dense"] == M * HEIGHT * WIDTH
+    assert numbers["combined"] == one + 3 * M
+    assert numbers["image under its metric"] == one + fisher
+    assert numbers["stacked"] == one + M * HEIGHT * WIDTH + three + 3 * M + one + fisher
+
+
+@pytest.mark.parametrize(("positions", "kind"), [(1, FactoredRows), (2, FactoredRows), (3, DenseRows)])
+def test_gradients_are_kept_as_factors_where_those_are_fewer_numbers(positions: int, kind: type[Rows]) -> None:
+    """One position is 10 numbers, a gradient 24."""
+    rows, matrices = factored(positions)
+    assert isinstance(rows, FactoredRows)
+    kept = rows_from_factors(Factors(rows.inputs, rows.outputs))
+    assert isinstance(kept, kind)
+    close(kept.dense(torch.arange(M)), matrices)
