@@ -1,62 +1,46 @@
-"""Small Avalanche runs on random tensors, with spies on the gradients."""
+"""Small Avalanche runs on random tensors, and the steps they really take beside gradients by autograd alone."""
 
 from __future__ import annotations
 
-import copy
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from avalanche.core import SupervisedPlugin
+from avalanche.models.utils import avalanche_forward
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
-from nets import mlp
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
-from ong.curvature import Vector, find_blocks, inner, norm
-from ong.plugins import OGD, GradientPlugin
-from ong.plugins.directions import DirectionPlugin
-from ong.projection import DirectionMemory, EuclideanProjection
+from ong.plugins import EWC, FOPNG, GPM, NCL, NGD, OGD, ONG, OWM, SGP, SI, OGDPlus, ONGPrior, ONGv1
 from ong.streams import TaskData, benchmark_from_tensors
 
+Gradient = dict[str, Tensor]
+"""A vector over the parameters, by their names."""
 
-class Spy(SupervisedPlugin):
-    """Notes the gradient each time ``before_update`` comes by."""
+EXAMPLES = 12
+EXACT = 1e-6  # float64; GᵀG squares the condition of G, of which 1e-6 is cut
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Vector] = []
-
-    def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        self.seen.append({name: block.gradient() for name, block in find_blocks(strategy.model, "ignore").items()})
-
-
-class Products(SupervisedPlugin):
-    """Notes max |Gᵀv| of each update v that the plugin with a memory leaves, once the memory holds something."""
-
-    coordinate_free = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.products: list[float] = []
-
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        (plugin,) = (p for p in strategy.plugins if isinstance(p, DirectionPlugin))
-        if len(plugin.memory):
-            update = {name: block.gradient() for name, block in plugin._blocks.items()}
-            self.products.append(float(plugin.memory.dot(update).abs().max()))
-
-
-class Skipping(SupervisedPlugin):
-    """Leaves the last layer without a gradient in every other batch, as another task's head is."""
-
-    coordinate_free = True
-
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
-        if strategy.clock.train_exp_iterations % 2:
-            for parameter in strategy.model[-1].parameters():
-                parameter.grad = None
+_CURRENT: dict[str, Any] = {"refresh_every": 5, "examples_per_task": 10, "damping": 1.0}
+PLUGINS: dict[str, Callable[..., Any]] = {
+    "ogd": lambda **o: OGD(**{"directions_per_task": EXAMPLES} | o),
+    "ogd+": lambda **o: OGDPlus(**{"directions_per_task": EXAMPLES} | o),
+    "ngd": lambda **o: NGD(**_CURRENT | o),
+    "ong-v1": lambda **o: ONGv1(**{"directions_per_task": EXAMPLES} | _CURRENT | o),
+    "ong": lambda **o: ONG(**{"directions_per_task": EXAMPLES} | _CURRENT | o),
+    "ong-prior": lambda **o: ONGPrior(**{"directions_per_task": EXAMPLES, "damping": 0.05} | o),
+    "ncl": lambda **o: NCL(**{"damping": 1.0} | o),
+    "fopng": lambda **o: FOPNG(**{"directions_per_task": 4} | _CURRENT | o),
+    "owm": lambda **o: OWM(**o),
+    "gpm": lambda **o: GPM(**o),
+    "sgp": lambda **o: SGP(**o),
+    "ewc": lambda **o: EWC(**{"strength": 3.0} | o),
+    "si": lambda **o: SI(**{"strength": 5.0} | o),
+}
+"""Every method as a plugin."""
+STAY = ("ogd", "ong-v1", "ong-prior")
+"""Those whose steps satisfy Gᵀv = 0 with gradients of the weights each task ended with."""
 
 
 def tasks(
@@ -79,9 +63,23 @@ def tasks(
     return benchmark_from_tensors(parts, **options)
 
 
-def learner(model: nn.Module, *plugins: Any, lr: float = 0.05, batch: int = 8, epochs: int = 1, **sgd: Any) -> Naive:
-    """Avalanche's Naive with SGD and the plugins given."""
-    return Naive(
+def stream(count: int = 3, **options: Any) -> Any:
+    """The training stream of small tasks, of which every example's directions are kept."""
+    return tasks(count, **{"examples": EXAMPLES} | options).train_stream
+
+
+def learner(
+    model: nn.Module,
+    *plugins: Any,
+    lr: float = 0.05,
+    batch: int = 4,
+    epochs: int = 1,
+    kind: type[Naive] = Naive,
+    loggers: Iterable[Any] = (),
+    **sgd: Any,
+) -> Naive:
+    """Avalanche's Naive, or another strategy, with SGD and the plugins given."""
+    return kind(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=lr, **sgd),
         criterion=nn.CrossEntropyLoss(),
@@ -89,68 +87,72 @@ def learner(model: nn.Module, *plugins: Any, lr: float = 0.05, batch: int = 8, e
         train_epochs=epochs,
         eval_mb_size=64,
         plugins=list(plugins),
-        evaluator=EvaluationPlugin(),
+        evaluator=EvaluationPlugin(loggers=list(loggers)),
     )
+
+
+def train(strategy: Any, experiences: Any) -> None:
+    """Train on experiences; Avalanche's loaders and buffers draw from the global generator."""
+    torch.manual_seed(0)
+    for experience in experiences:
+        strategy.train(experience, eval_streams=[])
 
 
 def weights(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-class Raw(GradientPlugin):
-    """Stores plain gradients and changes nothing: the G against which every method is measured."""
+class Steps(SupervisedPlugin):  # type: ignore[misc]
+    """Notes every parameter's displacement in each step, by name."""
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed=seed)
-        self.memory = DirectionMemory()
-        self._store = OGD(directions_per_task=6, seed=seed)
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[Gradient] = []
+        self._before: Gradient = {}
 
-    def _update(self, gradient: Any, strategy: Any) -> None:
-        return None
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        self._before = {name: p.detach().clone() for name, p in strategy.model.named_parameters()}
 
-    def _consolidate(self, strategy: Any) -> None:
-        self._store._blocks = self._blocks
-        self._store._consolidate(strategy)
-        self.memory = self._store.memory
-
-    @property
-    def memory_bytes(self) -> int:
-        return 0
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        now = dict(strategy.model.named_parameters())
+        self.taken.append({name: now[name].detach() - p for name, p in self._before.items()})
 
 
-def measured_steps(plugin: Any, seed: int, hidden: int, examples: int = 24) -> list[tuple[float, float]]:
-    """(leak, descent cosine) of each step of the third task of a random net."""
-    raw, before, after = Raw(seed), Spy(), Spy()
-    model = mlp(6, hidden, 3, seed=seed)
-    strategy = learner(model, before, raw, plugin, after)
-    stream = tasks(3, examples=examples, seed=seed).train_stream
-    for experience in stream[:2]:
-        strategy.train(experience, eval_streams=[])
-    projection = EuclideanProjection(DirectionMemory(raw.memory.rows))  # the third task will add its own
-    before.seen.clear()
-    after.seen.clear()
-    strategy.train(stream[2], eval_streams=[])
-    return [
-        (projection.captured(v), float(inner(g, v) / (norm(g) * norm(v))))
-        for g, v in zip(before.seen, after.seen, strict=True)
-    ]
+def stored(model: nn.Module, experience: Any) -> list[Gradient]:
+    """∇h_y of every training example of a task, one backward pass each, in eval mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    found = []
+    for i in range(len(experience.dataset)):
+        x, y, *_, task = (part[None] for part in default_collate([experience.dataset[i]]))
+        x, y, task = x.flatten(0, 1), y.flatten(), task.flatten()
+        logit = avalanche_forward(model, x, task)[0, y[0]]
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        grads = torch.autograd.grad(logit, list(named.values()), allow_unused=True)
+        found.append({name: g for name, g in zip(named, grads, strict=True) if g is not None})
+    for module, training in modes:
+        module.training = training
+    return found
 
 
-def with_and_without_a_break(make: Callable[[], Any], **options: Any) -> tuple[Tensor, Tensor]:
-    """Weights after three tasks, without a break and with the plugin saved and loaded after the second."""
-    stream = tasks(3, **options).train_stream
-    model, plugin = mlp(6, 8, 3), make()
-    strategy = learner(model, plugin)
-    for experience in stream[:2]:
-        strategy.train(experience, eval_streams=[])
-    copied, resumed = copy.deepcopy(model), make()
-    file = io.BytesIO()
-    torch.save(plugin.state_dict(), file)
-    file.seek(0)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
-    final = []
-    for net, part in ((model, plugin), (copied, resumed)):
-        torch.manual_seed(0)
-        learner(net, part).train(stream[2], eval_streams=[])
-        final.append(weights(net))
-    return final[0], final[1]
+def inner(gradient: Gradient, step: Gradient) -> float:
+    """⟨g, v⟩; what a parameter has gained since the gradient was taken counts as zero in it."""
+    return sum(
+        float((g.double() * step[name][tuple(slice(0, n) for n in g.shape)].double()).sum())
+        for name, g in gradient.items()
+        if name in step
+    )
+
+
+def norm(gradient: Gradient) -> float:
+    return sum(float(part.double().square().sum()) for part in gradient.values()) ** 0.5
+
+
+def leak(gradients: list[Gradient], step: Gradient) -> float:
+    """max_i |g_iᵀv| / (‖g_i‖‖v‖)."""
+    return max(abs(inner(g, step)) / norm(g) for g in gradients) / norm(step)
+
+
+def total(steps: list[Gradient]) -> Gradient:
+    """The displacement of several steps together."""
+    return {name: torch.stack([step[name] for step in steps]).sum(0) for name in steps[0]}

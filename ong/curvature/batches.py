@@ -61,7 +61,8 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
         outputs = model(**{key: part for key, part in batch.items() if key not in ("labels", "label")})
     else:
         outputs = model(batch if isinstance(batch, Tensor) else batch[0])
-    return checked_logits(getattr(outputs, "logits", outputs), batch)
+    logits: Any = getattr(outputs, "logits", outputs)
+    return checked_logits(logits, batch)
 
 
 def checked_logits(outputs: Any, batch: Batch) -> Tensor:
@@ -71,10 +72,9 @@ def checked_logits(outputs: Any, batch: Batch) -> Tensor:
         UserError: outputs of another kind, with what to pass instead.
     """
     if isinstance(outputs, Tensor):
-        if outputs.ndim == 1:
-            outputs = outputs[:, None]
-        if outputs.ndim == 2 and len(outputs) == batch_size(batch):
-            return outputs
+        logits: Tensor = outputs[:, None] if outputs.ndim == 1 else outputs
+        if logits.ndim == 2 and len(logits) == batch_size(batch):
+            return logits
         what = f"outputs of shape {list(outputs.shape)} for {batch_size(batch)} examples"
     else:
         what = f"a {type(outputs).__name__}"

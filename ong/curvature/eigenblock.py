@@ -156,8 +156,8 @@ class EigenBlock:
         return self._with(double)
 
     def _with(self, function: Callable[[Tensor], Tensor]) -> EigenBlock:
-        values = self.state_dict()
-        return EigenBlock(**{n: function(v) if isinstance(v, Tensor) else v for n, v in values.items()})
+        state = self.state_dict()
+        return EigenBlock(**(state | {name: function(v) for name, v in state.items() if isinstance(v, Tensor)}))
 
     def scaled(self, factor: float) -> EigenBlock:
         """Return ``factor`` · F."""

@@ -1,7 +1,7 @@
 """Output cotangents whose pulled-back outer products average to the Fisher information.
 
 For outputs h with the likelihood p(y|h) the Fisher is F = E_x[Jᵀ I(h) J], I(h) = Cov(∇_h log p). A cotangent u per
-example with E[uuᵀ] = I(h) turns that into an average of squared gradients Jᵀu (math.md §2).
+example with E[uuᵀ] = I(h) turns that into an average of squared gradients Jᵀu.
 """
 
 from __future__ import annotations

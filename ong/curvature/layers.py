@@ -152,7 +152,8 @@ def _(module: nn.Embedding, inputs: Tensor, cotangents: Tensor) -> LayerFactors:
     if module.max_norm is not None or module.scale_grad_by_freq or module.sparse:
         raise UnsupportedLayerError("Embedding with max_norm, scale_grad_by_freq or sparse gradients is not supported")
     n, width = len(inputs), module.embedding_dim
-    codes = F.one_hot(inputs.reshape(n, -1), module.num_embeddings).to(cotangents.dtype)
+    words = inputs.reshape(n, -1, 1)
+    codes = cotangents.new_zeros(n, words.shape[1], module.num_embeddings).scatter_(2, words.long(), 1)
     if module.padding_idx is not None:
         codes[..., module.padding_idx] = 0  # autograd leaves that row alone
     a = cotangents.reshape(n, -1, width)

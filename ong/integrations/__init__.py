@@ -30,8 +30,8 @@ def check_trains(what: str, model: nn.Module, optimizer: Any) -> torch.optim.Opt
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(
-            f"{what} trains with a {type(optimizer).__name__}, whose steps cannot be rewritten; use one of torch.optim, "
-            "without DeepSpeed"
+            f"{what} trains with an optimizer whose steps cannot be rewritten, {type(optimizer).__name__}; use one of "
+            "torch.optim, without DeepSpeed"
         )
     parameters = list(model.parameters())
     if any(type(p).__name__ in _SHARDED or hasattr(p, "ds_id") for p in parameters):

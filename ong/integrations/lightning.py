@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
 __all__ = ["MethodCallback"]
 
 
-class MethodCallback(pl.Callback):
+class MethodCallback(pl.Callback):  # type: ignore[misc]
     """Lets a method rewrite the steps of a ``lightning.pytorch.Trainer``.
 
     >>> import lightning, torch, ong
@@ -110,8 +110,8 @@ class MethodCallback(pl.Callback):
         self._unfinished = False
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise UserError(
-                "this strategy (spawn, fork, notebook) trains in processes that end with fit, and what the method keeps "
-                "ends with them; use strategy='ddp', or one device"
+                "this strategy (spawn, fork, notebook) trains in processes that end with fit, and with them what the "
+                "method keeps; use strategy='ddp', or one device"
             )
         if len(trainer.optimizers) != 1:
             raise UserError(

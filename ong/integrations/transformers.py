@@ -30,7 +30,7 @@ FILE = "ong_method.pt"
 _COMPARED = 16  # numbers of each parameter that tell whose weights they are
 
 
-class MethodCallback(TrainerCallback):
+class MethodCallback(TrainerCallback):  # type: ignore[misc]
     """Lets a method rewrite the steps of a ``transformers.Trainer``.
 
     >>> import tempfile, torch, transformers, ong
@@ -161,7 +161,7 @@ class MethodCallback(TrainerCallback):
         looked = " or ".join(f"'{folder}'" for folder in folders)
         raise UserError(
             f"training resumes at step {state.global_step}, and {looked} has no {FILE} of these weights: resume from a "
-            "checkpoint that was saved with MethodCallback; if it lies elsewhere, call load(FOLDER) of the callback first"
+            "checkpoint saved with MethodCallback; if it lies elsewhere, call load(FOLDER) of the callback first"
         )
 
 

@@ -1,7 +1,7 @@
 """Continual-learning methods for any PyTorch loop: what a step becomes, and what a finished task leaves behind."""
 
 from ong.methods.base import Method
-from ong.methods.data import Examples
+from ong.methods.data import Examples, Rows
 from ong.methods.directional import DirectionMethod
 from ong.methods.ewc import EWC
 from ong.methods.fopng import FOPNG
@@ -34,4 +34,5 @@ __all__ = [
     "OGDPlus",
     "ONGPrior",
     "ONGv1",
+    "Rows",
 ]

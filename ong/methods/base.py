@@ -60,7 +60,7 @@ class Method:
     whenever you like, it is the loss's gradient.
 
     Attributes:
-        keeps_outputs: whether Gᵀv = 0 is promised, so that running statistics are frozen by default.
+        keeps_outputs: whether Gᵀv = 0 is promised, so that whatever moves old outputs otherwise is worth a warning.
         is_linear: whether :meth:`project` is linear, so that displacements can be projected.
         tasks: number of finished tasks.
         blocks: the model's parameters as the present task trains them.

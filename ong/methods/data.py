@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 from torch.utils.data.distributed import DistributedSampler
 
 from ong.curvature import Batch, batch_size, map_batch, targets_of
@@ -19,16 +28,19 @@ __all__ = ["Examples", "Rows"]
 _BATCH = 256  # examples a forward when a task's examples are gone through
 
 
-class Rows(Protocol):
+class Rows(ABC):
     """Examples that can be had by number."""
 
-    def __len__(self) -> int: ...
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many there are."""
 
+    @abstractmethod
     def take(self, index: Tensor) -> Batch:
         """Return some of them as a batch."""
 
 
-class _Columns:
+class _Columns(Rows):
     """Tensors with examples first, or what can be indexed like them."""
 
     def __init__(self, columns: Any) -> None:
@@ -41,7 +53,7 @@ class _Columns:
         return [column[index.to(getattr(column, "device", "cpu"))] for column in self._columns]
 
 
-class _Items:
+class _Items(Rows):
     """A data set of items, put together by a collate function; ``only`` are the numbers of those that count."""
 
     def __init__(self, dataset: Any, collate: Any, only: Sequence[int] | None = None) -> None:
@@ -58,7 +70,7 @@ class _Items:
         return self._collate([self._dataset[i] for i in numbers])
 
 
-class _Batches:
+class _Batches(Rows):
     """A list of batches."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
@@ -92,12 +104,14 @@ def _joined(batches: Sequence[Batch]) -> Batch:
 
 def _rows_of(data: Any) -> Rows | None:
     """Return data that can be had by number, or None for what can only be gone through."""
-    if hasattr(data, "take") and hasattr(data, "__len__"):
-        return data  # type: ignore[no-any-return]
+    if isinstance(data, Rows):
+        return data
     if hasattr(data, "columns"):  # ong.streams.TensorLoader
         return _Columns(data.columns)
     if isinstance(data, DataLoader):
         return _rows_of_loader(data)
+    if isinstance(data, IterableDataset):
+        raise UserError(f"{type(data).__name__} yields examples; wrap it in a DataLoader, which yields batches")
     if isinstance(data, Dataset) and hasattr(data, "__getitem__"):
         return _Items(data, getattr(data, "collate_fn", None) or default_collate)
     if isinstance(data, list | tuple) and data:
@@ -109,7 +123,8 @@ def _rows_of(data: Any) -> Rows | None:
 
 def _rows_of_loader(loader: DataLoader[Any]) -> Rows | None:
     """Return the items of a loader that goes through a whole data set, or a process's share of it."""
-    dataset, sampler = loader.dataset, loader.batch_sampler
+    dataset: Any = loader.dataset
+    sampler: Any = loader.batch_sampler
     while hasattr(sampler, "batch_sampler"):  # accelerate's, of a process's share of the batches or of the last ones
         sampler = sampler.batch_sampler
     if not hasattr(dataset, "__getitem__") or type(sampler) is not BatchSampler:
@@ -119,7 +134,7 @@ def _rows_of_loader(loader: DataLoader[Any]) -> Rows | None:
         of_all = numbers.dataset is dataset
         return _Items(dataset, loader.collate_fn, None if of_all else list(numbers))
     whole = isinstance(numbers, SequentialSampler) or (
-        isinstance(numbers, RandomSampler) and not numbers.replacement and len(numbers) == len(dataset)  # type: ignore[arg-type]
+        isinstance(numbers, RandomSampler) and not numbers.replacement and len(numbers) == len(dataset)
     )
     return _Items(dataset, loader.collate_fn) if whole else None
 

@@ -21,6 +21,7 @@ from ong.projection import (
     DirectionKind,
     DirectionMemory,
     EuclideanProjection,
+    GramSolver,
     MetricProjection,
     Rows,
     check_directions,
@@ -184,7 +185,7 @@ class DirectionMethod(Method):
     def _warn_of_room(self) -> None:
         found = self._room()
         if found and found["space_left"] < _SCARCE:
-            rank, total = int(found["rank"]), sum(rows * columns for rows, columns in self._shapes())
+            rank, total = int(found["rank"]), self._parameters()
             warnings.warn(
                 f"{type(self).__name__}: {rank} independent directions are stored for {total} parameters, so "
                 f"{found['space_left']:.0%} of the space is left to learn in; keep fewer (directions_per_task, "
@@ -192,15 +193,19 @@ class DirectionMethod(Method):
                 stacklevel=4,
             )
 
-    def _shapes(self) -> list[tuple[int, int]]:
-        return [block.shape for block in self.blocks.values()]
+    @property
+    def solver(self) -> GramSolver | None:
+        """The pseudo-inverse that the task's steps are projected by; None where nothing is stored."""
+        return self._projection.solver if self._projection is not None else None
+
+    def _parameters(self) -> int:
+        return sum(rows * columns for rows, columns in (block.shape for block in self.blocks.values()))
 
     def _room(self) -> dict[str, float]:
-        solver = self._projection.solver if self._projection is not None else None
+        solver = self.solver
         if solver is None or not self.blocks:
             return {}
-        total = sum(rows * columns for rows, columns in self._shapes())
-        return {"rank": solver.rank, "space_left": 1 - min(1.0, solver.rank / total)}
+        return {"rank": solver.rank, "space_left": 1 - min(1.0, solver.rank / self._parameters())}
 
     @property
     def is_idle(self) -> bool:
@@ -227,8 +232,7 @@ class DirectionMethod(Method):
             "directions_dropped": self.directions_dropped,
             "directions_captured": self.directions_captured,
         }
-        solver = self._projection.solver if self._projection is not None else None
-        factored = {"condition": solver.condition} if solver is not None else {}
+        factored = {"condition": self.solver.condition} if self.solver is not None else {}
         return super().statistics() | kept | self._room() | factored
 
     def _state(self) -> dict[str, Any]:

@@ -48,8 +48,8 @@ class FOPNG(DirectionMethod):
     where it takes a running mean; F_c is taken every ``refresh_every`` steps (there at the start of each epoch) and
     damped: (F_c + λ)⁻¹. λ multiplies v, so that ``lr`` means what it means to SGD, which trains the first task here
     (Adam does in the paper). The inverse of HᵀF_c⁻¹H is cut at 1e-6 of its largest eigenvalue; the code adds μI,
-    ``gram_damping``. A step costs two products with the factored memory; a refresh M²·p multiplications for M
-    directions and p parameters.
+    ``gram_damping``. A step costs two products with the factored memory; a refresh an EKFAC, M directions multiplied
+    out through F_p and F_c⁻¹, and M²·p multiplications for p parameters.
 
     Source: Garg, Kolhe, Peng, Gopalam, "Fisher-orthogonal projected natural gradient descent for continual learning",
     arXiv 2601.12816; the authors' code, ishirgarg/FOPNG, ``optimizers.py``.
@@ -160,9 +160,7 @@ class FOPNG(DirectionMethod):
 
     def project(self, vector: Vector) -> Vector:
         """Return λF_c⁻¹Pv; linear but for ``trust_region``."""
-        precondition = (
-            self.current.precondition
-        )  # λ(F_c+λ)⁻¹, which the published P feels and the corrected one does not
+        precondition = self.current.precondition  # λ(F_c+λ)⁻¹; its λ counts in the published P alone
         shadow: Vector = {}
         moving = frozenset(self._images.rows.keys() & vector.keys())
         if moving:
@@ -189,10 +187,10 @@ class FOPNG(DirectionMethod):
         """Bytes of the stored directions and of the finished tasks' EKFAC."""
         return super().memory_bytes + self.ekfac.bytes
 
-    def statistics(self) -> dict[str, float]:
-        """Return numbers about the memory, and the rank and condition of the HᵀF_c⁻¹H, damped, worked out last."""
-        last = list(self._solvers.values())[-1:]
-        return super().statistics() | {k: v for s in last for k, v in (("rank", s.rank), ("condition", s.condition))}
+    @property
+    def solver(self) -> GramSolver | None:
+        """(HᵀF_c⁻¹H + μI)⁺ as worked out last."""
+        return next(reversed(self._solvers.values()), None)
 
     def _state(self) -> dict[str, Any]:
         return super()._state() | {"current": self.current.state(self), "ekfac": self.ekfac.state_dict()}

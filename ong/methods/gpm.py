@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,6 +117,13 @@ class GPM(Method):
         for name in self.bases.keys() & self.blocks.keys():  # frozen layers wait
             basis, values = self.bases[name], self.blocks[name].values()
             self._active[name] = F.pad(basis, (0, 0, 0, values.shape[1] - len(basis))).to(values)
+        full = [name for name, basis in self._active.items() if basis.shape[1] == len(basis)]
+        if full and self.keeps_outputs:
+            warnings.warn(
+                f"{type(self).__name__}: past inputs span all that layers {', '.join(full)} can be fed, so nothing is "
+                "left to learn there; lower the threshold, or take wider layers",
+                stacklevel=3,
+            )
 
     @property
     def is_idle(self) -> bool:
@@ -148,6 +156,14 @@ class GPM(Method):
         """Return N of a layer so far, with as many rows as its inputs have now."""
         basis = self.bases.get(name, like.new_zeros(len(like), 0)).to(like)
         return F.pad(basis, (0, 0, 0, len(like) - len(basis)))
+
+    def statistics(self) -> dict[str, float]:
+        """Return numbers about the bases: ``rank`` vectors in all, and of the fullest layer's inputs the share left."""
+        if not self.bases:
+            return super().statistics()
+        rank = sum(basis.shape[1] for basis in self.bases.values())
+        left = min(1 - basis.shape[1] / len(basis) for basis in self.bases.values())
+        return super().statistics() | {"rank": rank, "space_left": left}
 
     @property
     def memory_bytes(self) -> int:

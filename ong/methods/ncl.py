@@ -84,7 +84,7 @@ class NCL(Method):
 
     Guarantees gᵀv ≥ 0 for γ = 0, and for γ > 0 the same of the penalised loss's gradient; old outputs do move at first
     order, the less the more they matter. The first task is trained without a prior, as every method trains it here;
-    the paper draws it to 0. F is EKFAC merged data-free (math.md §2) where the paper merges K-FAC's.
+    the paper draws it to 0. F is EKFAC merged data-free where the paper merges K-FAC's.
 
     Source: Kao, Jensen, van de Ven, Bernacchia, Hennequin, "Natural continual learning: success is a journey, not
     (just) a destination", arXiv 2106.08085, §2; the authors' code, tachukao/ncl, ``learners/laplace.py``.

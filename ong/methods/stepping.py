@@ -7,7 +7,7 @@ comes before the step (accumulation, scaling, clipping, other plugins) has happe
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class Stepper(Protocol):
     """What rewrites steps."""
 
     blocks: dict[str, Block]
-    follows_steps: bool
+    follows_steps: ClassVar[bool]
     is_linear: bool
 
     @property
@@ -70,7 +70,7 @@ class StepHooks:
                 )
         self.optimizer = optimizer
         self.displaces = False
-        self._stepper = stepper
+        self._stepper: Stepper = stepper
         self._originals: dict[nn.Parameter, Tensor | None] = {}
         self._before: Vector | None = None
         self._moving: frozenset[str] | None = None

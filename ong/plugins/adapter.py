@@ -117,7 +117,7 @@ def _check_strategy(method: Method, strategy: Any) -> None:
 
 
 def as_plugin(method: type[Method]) -> type[MethodPlugin]:
-    """Return a plugin class with a method's name and options, and ``likelihood`` and ``logits`` of :class:`MethodPlugin`."""
+    """Return a plugin class with a method's name and options, and :class:`MethodPlugin`'s two."""
     own = inspect.signature(method).parameters
     extra = [p for n, p in inspect.signature(MethodPlugin).parameters.items() if n != "method"]
 

@@ -11,6 +11,7 @@ from torch.utils.data import default_collate
 
 from ong.curvature import Batch
 from ong.errors import UserError
+from ong.methods import Rows
 from ong.streams.avalanche_tensors import in_memory_columns
 
 __all__ = ["Boundaries", "ExperienceRows", "check_boundaries", "stream_length", "task_of"]
@@ -27,7 +28,7 @@ def stream_length(experience: Any) -> int:
     return len(stream) if hasattr(stream, "__len__") else 1
 
 
-class ExperienceRows:
+class ExperienceRows(Rows):
     """An experience's examples by number, in evaluation's transforms: whole tensors where they lie in memory."""
 
     def __init__(self, experience: Any) -> None:

@@ -1,4 +1,4 @@
-"""Directions of past tasks over a whole network, kept in factors (math.md §3)."""
+"""Directions of past tasks over a whole network, kept in factors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHUNK = 2**22  # numbers of one intermediate while a Gram is built
 class DirectionMemory:
     """G = [g_1 … g_M], vectors over a network's parameters, with the products a projection needs.
 
-    For a 784-100-100-10 net a gradient in factors is 1,198 numbers where the vector has 89,610.
+    For a 784-100-100-10 net a gradient in factors is 1,197 numbers where the vector has 89,610.
 
     Attributes:
         rows: the M gradients of each block; a block that a direction does not touch holds zeros for it.

@@ -184,7 +184,12 @@ def items(task: Sequence[Tensor]) -> list[dict[str, Tensor]]:
 
 
 def transformers_trainer(
-    folder: Path, model: nn.Module, task: Sequence[Tensor], optimizer: torch.optim.Optimizer | None, *callbacks: Any, **more: Any
+    folder: Path,
+    model: nn.Module,
+    task: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer | None,
+    *callbacks: Any,
+    **more: Any,
 ) -> Any:
     """A Trainer without schedule, clipping and noise."""
     from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -204,9 +209,7 @@ def transformers_trainer(
             **more,
         },
     )
-    trainer = Trainer(
-        model, args, train_dataset=items(task), callbacks=list(callbacks), optimizers=(optimizer, None)
-    )
+    trainer = Trainer(model, args, train_dataset=items(task), callbacks=list(callbacks), optimizers=(optimizer, None))
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -9,12 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
-
-lightning = pytest.importorskip("lightning")
-pytest.importorskip("transformers")  # whose BERT is trained
-
 from integrations.loops import (
     BATCH,
     METHODS,
@@ -29,11 +23,18 @@ from integrations.loops import (
     tasks,
     weights,
 )
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from ong.errors import UserError
-from ong.integrations.lightning import MethodCallback
 from ong.methods import OGD, Method
+
+lightning = pytest.importorskip("lightning")
+pytest.importorskip("transformers")  # whose BERT is trained
+
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint  # noqa: E402
+
+from ong.integrations.lightning import MethodCallback  # noqa: E402
 
 
 class Stateful(DataLoader[Any]):
@@ -233,7 +234,9 @@ def test_without_lightning_one_line_says_what_to_install(monkeypatch: pytest.Mon
     for name in [name for name in sys.modules if name.split(".")[0] == "lightning"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "lightning", None)
-    with pytest.raises(ImportError, match=r"^ong\.integrations\.lightning needs Lightning: pip install 'ong\[lightning\]'$"):
+    with pytest.raises(
+        ImportError, match=r"^ong\.integrations\.lightning needs Lightning: pip install 'ong\[lightning\]'$"
+    ):
         import ong.integrations.lightning  # noqa: F401
 
 

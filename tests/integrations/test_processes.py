@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 import torch
+from integrations.loops import METHODS, OPTIMIZERS, plain
 from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
-
-pytest.importorskip("lightning")
-pytest.importorskip("transformers")
-accelerate = pytest.importorskip("accelerate")
-
-from accelerate.data_loader import prepare_data_loader, skip_first_batches
-from integrations.loops import METHODS, OPTIMIZERS, plain
 
 import ong.methods.data
 from ong.errors import UserError
 from ong.integrations import check_trains
 from ong.methods import Examples
+
+pytest.importorskip("lightning")
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
 
 CPU = torch.device("cpu")
 DATA = TensorDataset(torch.arange(40.0)[:, None], torch.arange(40) % 3)
@@ -157,5 +157,5 @@ def test_parameters_in_pieces_are_refused() -> None:
 
 
 def test_optimizers_of_another_kind_are_refused() -> None:
-    with pytest.raises(UserError, match="trains with a object, whose steps cannot be rewritten"):
+    with pytest.raises(UserError, match="steps cannot be rewritten, object"):
         check_trains("the Trainer", torch.nn.Linear(3, 2), object())

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-
-pytest.importorskip("lightning")
-pytest.importorskip("transformers")
-
 from integrations.loops import METHODS, OPTIMIZERS, avalanche, lightning_loop, plain, transformers_loop
 
 from ong.methods import Method
+
+pytest.importorskip("lightning")
+pytest.importorskip("transformers")
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

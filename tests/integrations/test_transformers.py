@@ -9,10 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-
-pytest.importorskip("transformers")
-
 from integrations.loops import (
     BATCH,
     METHODS,
@@ -23,11 +19,16 @@ from integrations.loops import (
     transformers_trainer,
     weights,
 )
-from transformers import TrainerCallback
+from torch import nn
 
 from ong.errors import UserError
-from ong.integrations.transformers import FILE, MethodCallback
 from ong.methods import Method
+
+pytest.importorskip("transformers")
+
+from transformers import TrainerCallback
+
+from ong.integrations.transformers import FILE, MethodCallback
 
 EACH_EPOCH = {"save_strategy": "epoch"}
 
@@ -184,7 +185,9 @@ def test_without_transformers_one_line_says_what_to_install(monkeypatch: pytest.
     for name in [name for name in sys.modules if name.split(".")[0] == "transformers"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"^ong\.integrations\.transformers needs transformers: pip install 'ong\[transformers\]'$"):
+    with pytest.raises(
+        ImportError, match=r"^ong\.integrations\.transformers needs transformers: pip install 'ong\[transformers\]'$"
+    ):
         import ong.integrations.transformers  # noqa: F401
 
 

@@ -74,7 +74,9 @@ KINDS: dict[str, Callable[[], Any]] = {
     "a loader with a batch sampler": lambda: DataLoader(
         WHOLE, batch_sampler=BatchSampler(RandomSampler(WHOLE), 4, drop_last=False)
     ),
-    "a loader of a subset": lambda: DataLoader(Subset(TensorDataset(torch.cat([X, X]), torch.cat([Y, Y])), range(COUNT)), 4),
+    "a loader of a subset": lambda: DataLoader(
+        Subset(TensorDataset(torch.cat([X, X]), torch.cat([Y, Y])), range(COUNT)), 4
+    ),
     "a loader of items by name": lambda: DataLoader(Named(), 4),
     "a loader of items that come together": lambda: DataLoader(Together(), 4),
     "a loader of a stream": lambda: DataLoader(Streamed(), batch_size=4),
@@ -155,7 +157,9 @@ def test_the_far_end_follows_and_is_what_a_larger_count_reaches_last() -> None:
 @pytest.mark.parametrize("kind", ["rows", "passing"])
 def test_examples_without_a_label_are_left_out(kind: str) -> None:
     y = torch.where(torch.arange(COUNT) % 2 == 0, Y, -100)
-    data: Any = [X, y] if kind == "rows" else DataLoader(TensorDataset(X, y), 4, sampler=SubsetRandomSampler(range(COUNT)))
+    data: Any = (
+        [X, y] if kind == "rows" else DataLoader(TensorDataset(X, y), 4, sampler=SubsetRandomSampler(range(COUNT)))
+    )
     batches = Examples(data, CPU).draw(100, torch.Generator().manual_seed(0))
     numbers = torch.cat([batch[0][:, 0] for batch in batches]).long().tolist()
     assert sorted(numbers) == list(range(0, COUNT, 2))
@@ -166,7 +170,9 @@ def test_a_few_labels_among_many_examples_are_found(kind: str) -> None:
     y = torch.full((1000,), -100)
     y[777] = 1
     x = torch.arange(1000.0)[:, None]
-    data: Any = [x, y] if kind == "rows" else DataLoader(TensorDataset(x, y), 50, sampler=SubsetRandomSampler(range(1000)))
+    data: Any = (
+        [x, y] if kind == "rows" else DataLoader(TensorDataset(x, y), 50, sampler=SubsetRandomSampler(range(1000)))
+    )
     for seed in range(5):
         (batch,) = Examples(data, CPU).draw(8, torch.Generator().manual_seed(seed))
         assert batch[0].tolist() == [[777.0]]
@@ -221,7 +227,12 @@ def test_a_method_keeps_the_same_of_a_task_whatever_it_comes_in(kind: str) -> No
         "tensors": [x, y],
         "loader": DataLoader(items, 4, shuffle=True),
         "named": DataLoader(
-            items, 4, collate_fn=lambda rows: {"values": torch.stack([r[0] for r in rows]), "labels": torch.stack([r[1] for r in rows])}
+            items,
+            4,
+            collate_fn=lambda rows: {
+                "values": torch.stack([r[0] for r in rows]),
+                "labels": torch.stack([r[1] for r in rows]),
+            },
         ),
         "batches": [(x[:5], y[:5]), (x[5:], y[5:])],
         "passing": DataLoader(items, 4, sampler=SubsetRandomSampler(range(9))),

@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: per-example Fishers, and steps along the gradient of loss + penalty."""
+"""Elastic weight consolidation: steps along the gradient of loss + penalty, the penalty by autograd on matrices."""
 
 from __future__ import annotations
 
@@ -7,122 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from methods.matrices import EXACT, Learner, backward, fisher_matrix, parts, task, tasks
-from nets import fisher, flat, jacobian, mlp, seeded, unflat
+from methods.matrices import Learner, backward, fisher_matrix, parts, task, tasks
+from nets import fisher, flat, jacobian, mlp
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
-from ong.curvature import EKFAC, DiagonalPenalty, EKFACPenalty, FisherType, diagonal_fisher, find_blocks
+from ong.curvature import EKFAC
 from ong.methods import EWC
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def conv_net() -> nn.Module:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.Tanh(), nn.Flatten(), nn.Linear(18, 3))
-    return seeded(model, torch.Generator().manual_seed(0))
-
-
-NETS: list[Any] = [pytest.param(mlp(4, 5, 3), (9, 4), id="mlp"), pytest.param(conv_net(), (9, 1, 5, 5), id="conv")]
-
-
-@pytest.mark.parametrize(("model", "shape"), NETS)
-def test_the_exact_diagonal_is_that_of_the_fisher(model: nn.Module, shape: tuple[int, ...]) -> None:
-    x, blocks = random(*shape), find_blocks(model)
-    y = torch.zeros(len(x), dtype=torch.long)
-    found = flat(diagonal_fisher(model, [(x[:4], y[:4]), (x[4:], y[4:])], fisher="exact"), blocks)
-    expected = fisher(jacobian(model, x, blocks), model(x)).diagonal()
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize(("model", "shape"), NETS)
-def test_the_empirical_diagonal_squares_gradients_example_by_example(model: nn.Module, shape: tuple[int, ...]) -> None:
-    """Against torch.func; the square of the batch's mean gradient, as common code has it, is far from it."""
-    x, y = random(*shape), torch.arange(shape[0]) % 3
-    model.eval()
-    parameters = {n: p.detach() for n, p in model.named_parameters()}
-
-    def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(functional_call(model, parameters, (x[None],)), y[None])
-
-    each = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, y)
-    found = diagonal_fisher(model, [(x, y)], fisher="empirical")
-    for name, block in find_blocks(model).items():
-        names = [next(n for n, p in model.named_parameters() if p is q) for q in block.parameters]
-        columns = torch.cat([each[n].reshape(len(x), block.rows, -1) for n in names], 2)
-        torch.testing.assert_close(found[name], columns.square().mean(0), rtol=1e-9, atol=1e-12)
-        assert columns.mean(0).square().sum() < 0.5 * found[name].sum()
-
-
-@pytest.mark.parametrize("kind", ["mc", "rademacher"])
-def test_random_diagonals_approach_the_exact_one(kind: FisherType) -> None:
-    model, x = mlp(4, 5, 3), random(40, 4)
-    exact = flat(diagonal_fisher(model, [(x,)], fisher="exact"), find_blocks(model))
-    drawn = flat(diagonal_fisher(model, [(x,)], fisher=kind, samples=400), find_blocks(model))
-    assert (drawn - exact).norm() < 0.05 * exact.norm()  # 16,000 draws
-
-
-def three_parabolas() -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]], Tensor]:
-    """Fishers, some entries zero, anchors, and weights to measure at."""
-    fishers = [{"a": random(2, 3, seed=s).square() * (random(2, 3, seed=s + 9) > 0)} for s in range(3)]
-    return fishers, [{"a": random(2, 3, seed=s + 20)} for s in range(3)], random(2, 3, seed=40).requires_grad_()
-
-
-def test_one_parabola_has_the_gradient_of_the_sum_over_tasks() -> None:
-    fishers, anchors, theta = three_parabolas()
-    penalty = DiagonalPenalty()
-    for diagonal, anchor in zip(fishers, anchors, strict=True):
-        penalty.add(diagonal, anchor)
-    terms = [(0.5 * f["a"] * (theta - a["a"]) ** 2).sum() for f, a in zip(fishers, anchors, strict=True)]
-    (expected,) = torch.autograd.grad(torch.stack(terms).sum(), theta)
-    torch.testing.assert_close(penalty.gradient({"a": theta.detach()})["a"], expected, rtol=1e-12, atol=1e-14)
-    assert penalty.bytes == 2 * 6 * 8  # however many tasks
-
-
-def test_the_online_parabola_decays_and_moves_to_the_newest_weights() -> None:
-    fishers, anchors, theta = three_parabolas()
-    penalty = DiagonalPenalty()
-    for diagonal, anchor in zip(fishers, anchors, strict=True):
-        penalty.replace(diagonal, anchor, 0.5)
-    total = 0.25 * fishers[0]["a"] + 0.5 * fishers[1]["a"] + fishers[2]["a"]
-    (expected,) = torch.autograd.grad((0.5 * total * (theta - anchors[2]["a"]) ** 2).sum(), theta)
-    torch.testing.assert_close(penalty.gradient({"a": theta.detach()})["a"], expected, rtol=1e-12, atol=1e-14)
-
-
-def test_the_ekfac_penalty_is_exact_for_one_example() -> None:
-    model, x = mlp(4, 5, 3), random(1, 4)
-    blocks = find_blocks(model)
-    ekfac = EKFAC.fit(model, [(x, torch.tensor([2]))], fisher="empirical")
-    centre = {n: b.values() for n, b in blocks.items()}
-    moved = unflat(flat(centre, blocks) + random(sum(p.numel() for p in model.parameters())), blocks)
-    residual = torch.softmax(model(x).detach(), 1)[0] - nn.functional.one_hot(torch.tensor(2), 3)
-    gradient = unflat(residual @ jacobian(model, x, blocks)[0], blocks)
-    found = EKFACPenalty(ekfac, centre).gradient(moved)
-    for n in blocks:  # ggᵀ(θ − μ), layer by layer
-        expected = ((moved[n] - centre[n]) * gradient[n]).sum() * gradient[n]
-        torch.testing.assert_close(found[n], expected, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", ["diagonal", "ekfac"])
-def test_rows_and_columns_a_layer_gains_carry_no_penalty(kind: str) -> None:
-    model, x = mlp(4, 5, 3), random(9, 4)
-    blocks = find_blocks(model)
-    centre = {n: b.values().clone() for n, b in blocks.items()}
-    if kind == "diagonal":
-        penalty: Any = DiagonalPenalty()
-        penalty.add(diagonal_fisher(model, [(x,)]), centre)
-    else:
-        penalty = EKFACPenalty(EKFAC.fit(model, [(x,)]), centre)
-    old = penalty.fitted(blocks).gradient({n: theta + 0.1 for n, theta in centre.items()})
-    bigger = find_blocks(mlp(4, 5, 7, seed=3))
-    now = {n: nn.functional.pad(theta + 0.1, (0, 0, 0, bigger[n].shape[0] - len(theta)), value=7.0) for n, theta in centre.items()}
-    grown = penalty.fitted(bigger).gradient(now)
-    torch.testing.assert_close(grown["0"], old["0"], **EXACT)
-    torch.testing.assert_close(grown["2"][:3], old["2"], **EXACT)
-    assert not grown["2"][3:].any()
-    assert list(penalty.fitted({"0": blocks["0"]}).gradient({"0": centre["0"]})) == ["0"]  # the other is frozen
 
 
 class Penalised:

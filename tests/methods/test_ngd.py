@@ -77,7 +77,9 @@ def test_a_refresh_is_the_ekfac_of_that_moments_weights() -> None:
     learner = Learner(method).learn(data)
     for step in (0, 2):
         anew = EKFAC.fit(method.models[step], [data], fisher="exact")
-        expected, found = (fisher_matrix(ekfac, learner.blocks or method.blocks) for ekfac in (anew, method.ekfacs[step]))
+        expected, found = (
+            fisher_matrix(ekfac, learner.blocks or method.blocks) for ekfac in (anew, method.ekfacs[step])
+        )
         torch.testing.assert_close(found, expected, **EXACT)
 
 

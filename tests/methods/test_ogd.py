@@ -167,9 +167,7 @@ def test_leading_directions_come_back_from_a_file_and_the_next_task_adds_to_them
     other.method.load_state_dict(state)
     for one in (learner, other):
         one.learn(second).begin(third)
-    assert torch.equal(
-        columns(learner.method.memory, learner.blocks), columns(other.method.memory, other.blocks)
-    )
+    assert torch.equal(columns(learner.method.memory, learner.blocks), columns(other.method.memory, other.blocks))
     assert torch.equal(learner.weights, other.weights)
 
 

@@ -7,23 +7,16 @@ from typing import Any
 import pytest
 import torch
 from methods.matrices import EXACT, Learner, cosine, leak, task, tasks, vectors
-from nets import mlp, seeded
-from torch import Tensor, nn
+from nets import mlp
+from torch import Tensor
 
-from ong.curvature import EKFAC, EigenBlock, Metric, UnsupportedLayerError, affine_blocks, find_blocks, input_covariances
+from ong.curvature import EKFAC, EigenBlock, Metric, find_blocks
 from ong.methods import OWM
 from ong.methods.owm import owm_projector
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def conv_net() -> nn.Module:
-    model = nn.Sequential(
-        nn.Conv2d(1, 2, 3, stride=2), nn.Tanh(), nn.Conv2d(2, 4, 2, bias=False), nn.Flatten(), nn.Linear(4, 3)
-    )
-    return seeded(model, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("alpha", [0.01, 1.0, 30.0])
@@ -47,18 +40,6 @@ def test_the_projector_is_the_papers_closed_form() -> None:
         - x @ torch.linalg.inv(x.T @ x + alpha * torch.eye(4, dtype=torch.float64)) @ x.T
     )
     torch.testing.assert_close(owm_projector(x @ x.T, alpha), expected, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize(("model", "shape"), [(mlp(6, 5, 3), (9, 6)), (conv_net(), (9, 1, 5, 5))], ids=["mlp", "conv"])
-def test_input_covariances_are_the_a_of_kfac_batch_by_batch(model: nn.Module, shape: tuple[int, ...]) -> None:
-    x, y = random(*shape), torch.zeros(shape[0], dtype=torch.long)
-    blocks = find_blocks(model)
-    found = input_covariances(model, [(x[:4], y[:4]), (x[4:], y[4:])], blocks)
-    expected = EKFAC.fit(model, [(x, y)])
-    for name in blocks:
-        block = expected.blocks[name]
-        assert isinstance(block, EigenBlock)
-        torch.testing.assert_close(found[name], block.inputs_cov, rtol=1e-10, atol=1e-12)
 
 
 def test_the_update_is_the_gradient_times_the_recursions_end_layer_by_layer() -> None:
@@ -122,13 +103,6 @@ def test_the_first_task_is_trained_plainly() -> None:
     learner = Learner(OWM()).learn(task())
     for step in learner.steps:
         torch.testing.assert_close(step.update, step.gradient, rtol=1e-9, atol=1e-12)
-
-
-def test_a_model_without_inputs_to_protect_is_refused_and_layers_without_are_named() -> None:
-    with pytest.warns(UserWarning, match=r"'1' keep their plain gradient and move old outputs: freeze them"):
-        assert list(affine_blocks(find_blocks(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))))) == ["0"]
-    with pytest.raises(UnsupportedLayerError, match="no Linear, Conv1d or Conv2d layer"):
-        affine_blocks(find_blocks(nn.LayerNorm(4)))
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,7 @@ def test_between_tasks(name: str, optimizer: str) -> None:
 
 
 @every
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("at", [0, 5])
+@pytest.mark.parametrize(("optimizer", "at"), [("sgd", 0), ("sgd", 5), ("adam", 5)])
 def test_in_the_middle_of_a_task(name: str, optimizer: str, at: int) -> None:
     """After no step, and after five with metrics that are refreshed every two; then a task more."""
     whole = Run(name, optimizer).learn(STREAM[0])
@@ -118,7 +117,7 @@ def test_in_the_middle_of_a_task(name: str, optimizer: str, at: int) -> None:
     assert torch.equal(whole.steps[0], resumed.steps[0])  # type: ignore[arg-type]
 
 
-@every
+@pytest.mark.parametrize("name", ["ogd, leading", "ong", "ong-prior", "si"])
 def test_a_state_saved_as_it_was_loaded_goes_on_all_the_same(name: str) -> None:
     whole = Run(name).learn(STREAM[0])
     whole.method.begin_task(STREAM[1])
@@ -164,7 +163,9 @@ def test_loading_into_a_method_that_has_trained_forgets_what_it_knew(name: str) 
 def test_the_state_of_another_method_is_refused(name: str) -> None:
     method = METHODS[name]()
     other = OWM() if not isinstance(method, OWM) else SI()
-    with pytest.raises(UserError, match=f"this is the state of '{type(other).__name__}', not of {type(method).__name__}"):
+    with pytest.raises(
+        UserError, match=f"this is the state of '{type(other).__name__}', not of {type(method).__name__}"
+    ):
         method.load_state_dict(other.state_dict())
 
 

@@ -8,7 +8,7 @@ from curvlinops import EKFACLinearOperator, GGNLinearOperator, KFACLinearOperato
 from nets import flat, mlp, seeded, unflat
 from torch import Tensor, nn
 
-from ong.curvature import EKFAC, cotangents, find_blocks, record
+from ong.curvature import EKFAC, Likelihood, cotangents, find_blocks, record
 
 
 def conv_net() -> nn.Module:
@@ -89,19 +89,31 @@ def test_kfac_equals_curvlinops_expand(case: str) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
+OUTPUTS = 3
+LOSSES = {  # the likelihood, its loss, and how many times the loss's curvature the mean over examples and outputs has
+    "categorical": (nn.CrossEntropyLoss(), 1.0),
+    "bernoulli": (nn.BCEWithLogitsLoss(), OUTPUTS),
+    "gaussian": (nn.MSELoss(), OUTPUTS / 2),
+}
+
+
+@pytest.mark.parametrize("likelihood", LOSSES)
 @pytest.mark.parametrize("case", CASES)
-def test_pulled_back_exact_cotangents_make_the_generalised_gauss_newton(case: str) -> None:
+def test_pulled_back_exact_cotangents_make_the_generalised_gauss_newton(case: str, likelihood: Likelihood) -> None:
     maker, shape = CASES[case]
     model, (x, y) = maker(), batch(shape)
-    operator = GGNLinearOperator(model, nn.CrossEntropyLoss(), list(model.parameters()), [(x, y)])
+    loss, scale = LOSSES[likelihood]
+    targets = y if likelihood == "categorical" else torch.eye(OUTPUTS, dtype=torch.float64)[y]
+    operator = GGNLinearOperator(model, loss, list(model.parameters()), [(x, targets)])
     blocks = find_blocks(model)
     size = sum(b.shape[0] * b.shape[1] for b in blocks.values())
     v = unflat(torch.randn(size, generator=torch.Generator().manual_seed(2), dtype=torch.float64), blocks)
     with record(blocks) as tape:
         logits = model(x)
     product = torch.zeros(size, dtype=torch.float64)
-    for u in cotangents(logits, "exact"):
+    for u in cotangents(logits, "exact", likelihood=likelihood):
         factors = tape.factors(logits, u)
         rows = flat({n: torch.einsum("ntr,ntc->nrc", f.outputs, f.inputs) for n, f in factors.items()}, blocks)
         product += rows.T @ (rows @ flat(v, blocks)) / len(x)
-    torch.testing.assert_close(product, flat(theirs(operator, model, v), blocks), rtol=1e-9, atol=1e-11)
+    expected = scale * flat(theirs(operator, model, v), blocks)
+    torch.testing.assert_close(product, expected, rtol=1e-9, atol=1e-11)

@@ -11,27 +11,21 @@ import pytest
 import torch
 from avalanche.benchmarks import split_online_stream
 from avalanche.logging import BaseLogger, TextLogger
-from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.supervised import Naive
-from harness import tasks, weights
-from measured import PRESETS
+from harness import PLUGINS, tasks, weights
+from harness import learner as strategy_of
 from nets import mlp
 from torch import nn
 
 from ong.plugins import OGD, Diagnostics
 from ong.projection import DirectionMemory
 
-pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*before_update runs after")
+pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*of the space is left")
 
-MEASURES = ("leak", "leak_unseen", "descent_cosine", "rank", "condition")
+MEASURES = ("leak", "leak_unseen", "descent_cosine", "rank", "space_left", "condition")
 
 
-def learner(*plugins: Any, loggers: Any = (), model: nn.Module | None = None) -> Naive:
-    model = model or mlp(6, 12, 3)
-    return Naive(
-        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.05), criterion=nn.CrossEntropyLoss(),
-        train_mb_size=4, train_epochs=2, plugins=list(plugins), evaluator=EvaluationPlugin(loggers=list(loggers)),
-    )  # fmt: skip
+def learner(*plugins: Any, loggers: Any = (), model: nn.Module | None = None) -> Any:
+    return strategy_of(model or mlp(6, 12, 3), *plugins, loggers=loggers, epochs=2)
 
 
 def train(strategy: Any, count: int = 3) -> None:
@@ -49,15 +43,15 @@ class Collector(BaseLogger):
         self.seen.append((name, value, x_plot))
 
 
-@pytest.mark.parametrize("preset", ["ogd", "ong-v1", "ong-prior"])
-def test_every_measured_step_reaches_the_loggers(preset: str) -> None:
+@pytest.mark.parametrize("name", ["ogd", "ong-v1", "ong-prior"])
+def test_every_measured_step_reaches_the_loggers(name: str) -> None:
     diagnostics, collector = Diagnostics(every=5, directions_per_task=6), Collector()
-    train(learner(diagnostics, PRESETS[preset](directions_per_task=6), loggers=[collector]))
+    train(learner(diagnostics, PLUGINS[name](directions_per_task=6), loggers=[collector]))
     expected = [
-        (f"{name}/train_phase/train_stream", seen[name], 12 * seen["task"] + seen["step"])
+        (f"{measure}/train_phase/train_stream", seen[measure], 12 * seen["task"] + seen["step"])
         for seen in diagnostics.steps
-        for name in MEASURES
-        if name in seen
+        for measure in MEASURES
+        if measure in seen
     ]
     assert [(seen["task"], seen["step"]) for seen in diagnostics.steps] == [
         (t, s) for t in range(3) for s in (0, 5, 10)
@@ -120,7 +114,7 @@ def test_rank_and_condition_are_those_of_the_unit_directions_projected_off() -> 
     strategy = learner(diagnostics, plugin)
     stream = tasks(3).train_stream
     for task, experience in enumerate(stream):
-        memory = DirectionMemory(plugin.memory.rows)
+        memory = DirectionMemory(plugin.method.memory.rows)
         strategy.train(experience, eval_streams=[])
         if not task:
             assert diagnostics.measures["rank"] == diagnostics.measures["condition"] == [None]
@@ -134,14 +128,15 @@ def test_rank_and_condition_are_those_of_the_unit_directions_projected_off() -> 
         ).numpy()
         columns /= np.linalg.norm(columns, axis=0)
         assert diagnostics.measures["rank"][task] == np.linalg.matrix_rank(columns, tol=1e-3) == 6 * task
+        assert diagnostics.measures["space_left"][task] == pytest.approx(1 - 6 * task / 123)
         # the Gram's condition is the square of the directions'; float64 has 1e-16 · 1e3 to spare
         assert diagnostics.measures["condition"][task] == pytest.approx(np.linalg.cond(columns) ** 2, rel=1e-8)
 
 
-@pytest.mark.parametrize("preset", [None, "ngd"])
-def test_without_a_projection_there_is_no_rank(preset: str | None) -> None:
+@pytest.mark.parametrize("name", [None, "ngd"])
+def test_without_a_projection_there_is_no_rank(name: str | None) -> None:
     diagnostics = Diagnostics(every=3, directions_per_task=6)
-    train(learner(diagnostics, *([PRESETS[preset]()] if preset else [])))
+    train(learner(diagnostics, *([PLUGINS[name]()] if name else [])))
     assert diagnostics.measures["rank"] == diagnostics.measures["condition"] == [None] * 3
     assert diagnostics.measures["leak"][1] > 0.05
 

@@ -67,7 +67,7 @@ class EigenInverse:
     """G ↦ U_S [ (U_Sᵀ G U_A) / (E + λ) ] U_Aᵀ with E = mean_n (U_Sᵀ G_n U_A)^{∘2}: damped EKFAC.
 
     U_A, U_S are eigenbases of Λ, Λ̃; E is a running mean over batches like :class:`Moments`, moved along when
-    the bases change (math.md §2, "merging").
+    the bases change, as :meth:`ong.curvature.EigenBlock.moved` does.
 
     Attributes:
         block: bases and Σ_k (1 − β) βⁿ⁻ᵏ E_k, everything in the moments' dtype.
@@ -149,4 +149,3 @@ def balance_of(inputs_cov: Tensor, outputs_cov: Tensor) -> float:
     if not (inputs > 0 and outputs > 0):
         return 1.0
     return min(max(math.sqrt(inputs / outputs), 1e-3), 1e3)
-

@@ -1,7 +1,7 @@
 """What a network's outputs mean: the loss they are trained on, and the cotangents that average to its Fisher.
 
 For outputs h and a likelihood p(y | h) the Fisher information of h is I(h) = E_y[∇_h log p ∇_h log pᵀ]. A
-cotangent u per example with E[uuᵀ] = I(h) pulls back to layer factors δ with E[δδᵀ] = Λ̃ (math.md §6).
+cotangent u per example with E[uuᵀ] = I(h) pulls back to layer factors δ with E[δδᵀ] = Λ̃.
 """
 
 from __future__ import annotations
