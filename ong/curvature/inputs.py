@@ -18,10 +18,12 @@ from ong.errors import NotFiniteError
 __all__ = ["affine_blocks", "input_covariances"]
 
 
-def affine_blocks(blocks: Mapping[str, Block]) -> dict[str, Block]:
+def affine_blocks(blocks: Mapping[str, Block], *, warn: bool = False) -> dict[str, Block]:
     """Return the blocks whose output is W a, a the inputs alone: ``Linear``, ``Conv1d`` and ``Conv2d`` of one group.
 
-    One warning names the others.
+    Args:
+        blocks: a model's blocks.
+        warn: name the others in a warning, as nothing protects them.
 
     Raises:
         UnsupportedLayerError: none is left.
@@ -30,7 +32,7 @@ def affine_blocks(blocks: Mapping[str, Block]) -> dict[str, Block]:
     others = [name for name in blocks if name not in affine]
     if not affine:
         raise UnsupportedLayerError("the model has no Linear, Conv1d or Conv2d layer whose inputs could be protected")
-    if others:
+    if others and warn:
         named = ", ".join(f"'{name}'" for name in others[:5]) + (f" and {len(others) - 5} more" if others[5:] else "")
         warnings.warn(
             f"only Linear, Conv1d and Conv2d layers have inputs to protect; {named} keep their plain gradient "

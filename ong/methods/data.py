@@ -25,11 +25,18 @@ from ong.errors import UserError
 
 __all__ = ["Examples", "Rows"]
 
+_TELLING = 16  # examples that tell whether processes hold the same data
 _BATCH = 256  # examples a forward when a task's examples are gone through
 
 
 class Rows(ABC):
-    """Examples that can be had by number."""
+    """Examples that can be had by number.
+
+    Attributes:
+        is_share: whether these are a part of the task's examples, others being in other processes.
+    """
+
+    is_share = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -171,7 +178,7 @@ class Examples:
     @property
     def count(self) -> int | None:
         """How many examples there are; None where that cannot be told before they are gone through."""
-        return None if self._rows is None or getattr(self._rows, "is_share", False) else len(self._rows)
+        return None if self._rows is None or self._rows.is_share else len(self._rows)
 
     def draw(self, count: int, generator: torch.Generator, *, far: int = 0, shared: bool = True) -> list[Batch]:
         """Draw examples without repetition, in batches of 256, but for those whose label is below 0 (``ignore_index``).
@@ -187,6 +194,8 @@ class Examples:
         """
         processes = torch.distributed.get_world_size() if shared and _distributed() else 1
         rank = torch.distributed.get_rank() if processes > 1 else 0
+        if processes > 1 and self._rows is not None and not self._rows.is_share:
+            self._rows.is_share = not _same_everywhere(self._rows, processes)
         drawn = self._drawn(count, generator, far, rank, processes)
         if processes > 1:
             everyone: list[Any] = [None] * processes
@@ -203,14 +212,14 @@ class Examples:
     def _drawn(self, count: int, generator: torch.Generator, far: int, rank: int, processes: int) -> list[Batch]:
         """Draw the share of one process."""
         rows = self._rows
-        if rows is None or getattr(rows, "is_share", False):  # other processes have other examples
+        if rows is None or rows.is_share:  # other processes have other examples
             count = count // processes + (rank < count % processes)
         if rows is None:
             return self._drawn_in_passing(count + far, generator)
         order = torch.randperm(len(rows), generator=generator)
         chosen = torch.cat([order[:count], order[max(count, len(order) - far) :]]) if far else order[:count]
         batches = torch.split(chosen, _BATCH)
-        mine = batches if getattr(rows, "is_share", False) else batches[rank::processes]
+        mine = batches if rows.is_share else batches[rank::processes]
         return [rows.take(part) for part in mine if len(part)]
 
     def _drawn_in_passing(self, count: int, generator: torch.Generator) -> list[Batch]:
@@ -242,6 +251,16 @@ def _labelled(batch: Batch) -> Batch:
     if targets is None or targets.is_floating_point() or targets.ndim != 1 or not bool((targets < 0).any()):
         return batch
     return map_batch(lambda t: t[(targets >= 0).to(t.device)], batch)
+
+
+def _same_everywhere(rows: Rows, processes: int) -> bool:
+    """Return whether all processes hold the same examples, by some of them."""
+    some = rows.take(torch.linspace(0, len(rows) - 1, _TELLING).long())
+    sums: list[float] = []
+    map_batch(lambda t: sums.extend(t.double().flatten(1).sum(1).tolist() if t.ndim > 1 else t.double().tolist()), some)
+    everyone: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(everyone, (len(rows), sums))
+    return all(found == everyone[0] for found in everyone)
 
 
 def _distributed() -> bool:

@@ -108,7 +108,7 @@ class GPM(Method):
         self._active: dict[str, Tensor] = {}
 
     def _begin(self, examples: Examples) -> None:
-        layers = affine_blocks(self.blocks)
+        layers = affine_blocks(self.blocks, warn=True)
         if len(self.thresholds) > len(layers):
             raise UserError(
                 f"{len(self.thresholds)} thresholds were given for {len(layers)} layers: {', '.join(layers)}"

@@ -68,7 +68,7 @@ class OWM(Method):
         self._projectors: dict[str, Tensor] = {}
 
     def _begin(self, examples: Examples) -> None:
-        affine_blocks(self.blocks)
+        affine_blocks(self.blocks, warn=True)
         self._projectors = {}
         for name in self.inputs_cov.keys() & self.blocks.keys():  # frozen layers wait
             covariance, values = self.inputs_cov[name], self.blocks[name].values()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -65,8 +67,11 @@ def test_only_layers_that_multiply_their_inputs_have_some_to_protect() -> None:
     )
     blocks = find_blocks(nn.Sequential(*layers))
     with pytest.warns(UserWarning, match=r"'1', '2', '3.weight' keep their plain gradient") as caught:
-        assert list(affine_blocks(blocks)) == ["0", "5"]
+        assert list(affine_blocks(blocks, warn=True)) == ["0", "5"]
     assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(affine_blocks(blocks)) == ["0", "5"]
     with pytest.raises(UnsupportedLayerError, match="no Linear, Conv1d or Conv2d layer"):
         affine_blocks(find_blocks(nn.Sequential(nn.LayerNorm(3), nn.PReLU())))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -51,9 +51,7 @@ EVERY: dict[str, Make] = {
     "OGDPlus": lambda: OGDPlus(directions_per_task=EXAMPLES),
     "ONG": lambda: ONG(damping=0.3, directions_per_task=EXAMPLES, examples_per_task=EXAMPLES),
     "ONGPrior": lambda: ONGPrior(damping=0.3, directions_per_task=EXAMPLES, examples_per_task=EXAMPLES),
-    "ONGPrior, pull": lambda: ONGPrior(
-        damping=0.3, pull=1.0, directions_per_task=EXAMPLES, examples_per_task=EXAMPLES
-    ),
+    "ONGPrior, pull": lambda: ONGPrior(damping=0.3, pull=1.0, directions_per_task=EXAMPLES, examples_per_task=EXAMPLES),
     "ONGv1": lambda: ONGv1(damping=0.3, directions_per_task=EXAMPLES, examples_per_task=EXAMPLES),
     "OWM": lambda: OWM(alpha=0.3, examples_per_task=EXAMPLES),
     "SGP": lambda: SGP(threshold=0.9, examples_per_task=EXAMPLES),
@@ -207,7 +205,7 @@ def layers_apart(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": list(model[0].parameters())}, {"params": list(model[2].parameters())}]  # type: ignore[index]
 
 
-def biases_apart(model: nn.Module, decay: float, rate: float = 1.0) -> list[dict[str, Any]]:
+def biases_apart(model: nn.Module, decay: float) -> list[dict[str, Any]]:
     """The usual groups: weights decay, biases do not."""
     parts = [[p for p in model.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
     return [{"params": parts[0], "weight_decay": decay}, {"params": parts[1], "weight_decay": 0.0}]
@@ -327,7 +325,7 @@ def second_task(make: Make, optimizer: MakeOptimizer, loop: Loop, rate: float = 
     return Run(method, model, start, {name: before[name] - after[name] for name in before})
 
 
-@lru_cache(maxsize=None)
+@cache
 def trained(method: str, optimizer: str, loop: str, rate: float) -> Run:
     """:func:`second_task` by names, once for all tests."""
     return second_task(EVERY[method], OPTIMIZERS[optimizer], LOOPS[loop], rate)
@@ -353,23 +351,29 @@ class Passing(IterableDataset):  # type: ignore[type-arg]
         return iter(zip(*self._data, strict=True))
 
 
-def loader_of(data: Task, rank: int, processes: int, passing: bool) -> DataLoader:  # type: ignore[type-arg]
+SHARES = ("examples that pass by", "a distributed sampler", "lists of tensors")
+
+
+def loader_of(data: Task, rank: int, processes: int, kind: str) -> Any:
     """One process's share of a task as one batch."""
-    if passing:
-        return DataLoader(Passing([part[rank::processes] for part in data]), batch_size=EXAMPLES)
+    own = [part[rank::processes] for part in data]
+    if kind == SHARES[0]:
+        return DataLoader(Passing(own), batch_size=EXAMPLES)
+    if kind == SHARES[2]:
+        return [own]
     dataset = TensorDataset(*data)
     sampler = DistributedSampler(dataset, processes, rank, shuffle=False)
     return DataLoader(dataset, batch_size=EXAMPLES, sampler=sampler)
 
 
-def two_tasks(name: str, rank: int, processes: int, passing: bool) -> tuple[Tensor, dict[str, Any]]:
+def two_tasks(name: str, rank: int, processes: int, kind: str) -> tuple[Tensor, dict[str, Any]]:
     """Weights and state after two tasks, each process with its share of every batch."""
     model, method = net(), PARALLEL[name]()
     parallel = nn.parallel.DistributedDataParallel(model) if processes > 1 else model
     sgd = torch.optim.SGD(parallel.parameters(), lr=0.05, momentum=0.9)
     with method.attach(parallel, sgd):
         for seed in range(2):
-            loader = loader_of(task(seed), rank, processes, passing)
+            loader = loader_of(task(seed), rank, processes, kind)
             method.begin_task(loader)
             for _ in range(3):
                 for batch in loader:
@@ -384,6 +388,8 @@ def in_process(rank: int, processes: int, folder: str) -> None:
     """Run :func:`two_tasks` of each method in one of several processes, and save what comes out."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
-    found = {(name, passing): two_tasks(name, rank, processes, passing) for name in PARALLEL for passing in (True, False)}
+    found = {
+        (name, kind): two_tasks(name, rank, processes, kind) for name in PARALLEL for kind in SHARES
+    }
     torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -160,7 +160,7 @@ class Accumulating(Naive):
     """Two batches a step."""
 
     def training_epoch(self, **kwargs: Any) -> None:
-        for i, self.mbatch in enumerate(self.dataloader):
+        for i, self.mbatch in enumerate(self.dataloader):  # noqa: B020
             self._unpack_minibatch()
             self._before_training_iteration(**kwargs)
             if i % 2 == 0:
@@ -537,7 +537,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Task]]] = {
         numbers,
     ),
     "shared layer": (
-        lambda: (lambda e: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), e, nn.Tanh(), e, nn.Linear(8, 3)))(nn.Linear(8, 8)),
+        lambda: (lambda e: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), e, nn.Tanh(), e, nn.Linear(8, 3)))(
+            nn.Linear(8, 8)
+        ),
         numbers,
     ),
     "positions [1, T]": (lambda: Positions(True), words),
@@ -557,7 +559,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Task]]] = {
     "vision transformer": (vit, pictures),
     "attention": (
         lambda: nn.Sequential(
-            nn.Unflatten(1, (2, 3)), nn.TransformerEncoderLayer(3, 1, 6, batch_first=True), nn.Flatten(), nn.Linear(6, 3)
+            nn.Unflatten(1, (2, 3)),
+            nn.TransformerEncoderLayer(3, 1, 6, batch_first=True),
+            nn.Flatten(),
+            nn.Linear(6, 3),
         ),
         numbers,
     ),

@@ -75,7 +75,7 @@ def second_task(
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("optimizer", ["sgd", "sgd, momentum", "sgd, rates", "adam"])
 def test_steps_between_refreshes_never_wait_for_the_device(name: str, optimizer: str) -> None:
-    method, model, made = second_task(name, optimizer)
+    method, _, made = second_task(name, optimizer)
     with Waits() as ours:
         for _ in range(3):
             made.step()
@@ -210,4 +210,3 @@ def test_tasks_on_a_device_are_those_on_the_cpu(name: str, device: str) -> None:
             resumed.end_task()
         ended.append(weights(model).cpu())
     torch.testing.assert_close(ended[1], ended[0], rtol=0, atol=1e-9 if dtype == torch.float64 else 1e-4)
-

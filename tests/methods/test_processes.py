@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from methods.loops import PARALLEL, in_process, two_tasks
+from methods.loops import PARALLEL, SHARES, in_process, two_tasks
 from torch import Tensor
 
-Found = dict[tuple[str, bool], tuple[Tensor, dict[str, Any]]]
+Found = dict[tuple[str, str], tuple[Tensor, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
@@ -21,27 +21,29 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found]:
     return first, second
 
 
-SHARES = pytest.mark.parametrize("passing", [True, False], ids=["examples that pass by", "a distributed sampler"])
+each_kind = pytest.mark.parametrize("kind", SHARES)
 
 
-@SHARES
+@each_kind
 @pytest.mark.parametrize("name", PARALLEL)
-def test_two_processes_end_where_one_does(both: tuple[Found, Found], name: str, passing: bool) -> None:
-    alone, _ = two_tasks(name, 0, 1, passing)
+def test_two_processes_end_where_one_does(both: tuple[Found, Found], name: str, kind: str) -> None:
+    alone, _ = two_tasks(name, 0, 1, kind)
     for found in both:
-        torch.testing.assert_close(found[name, passing][0], alone, rtol=0, atol=1e-6)  # float64, other orders of sums
+        torch.testing.assert_close(found[name, kind][0], alone, rtol=0, atol=1e-6)  # float64, other orders of sums
 
 
-@SHARES
+@each_kind
 @pytest.mark.parametrize("name", PARALLEL)
-def test_both_processes_keep_the_same_to_the_bit(both: tuple[Found, Found], name: str, passing: bool) -> None:
-    (weights, state), (others, other) = (found[name, passing] for found in both)
+def test_both_processes_keep_the_same_to_the_bit(both: tuple[Found, Found], name: str, kind: str) -> None:
+    (weights, state), (others, other) = (found[name, kind] for found in both)
     assert torch.equal(weights, others)
     assert _leaves(state).keys() == _leaves(other).keys()
     for path, leaf in _leaves(state).items():
         same = torch.equal(leaf, _leaves(other)[path]) if isinstance(leaf, Tensor) else leaf == _leaves(other)[path]
         assert same, path
-    assert any(isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() for leaf in _leaves(state).values())
+    assert any(
+        isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() for leaf in _leaves(state).values()
+    )
 
 
 def _leaves(state: Any, path: str = "") -> dict[str, Any]:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from methods.loops import EVERY, EXACT, Task, net, plain, task, weights
+from methods.loops import EVERY, Task, net, plain, task
 from nets import seeded
 from torch import Tensor, nn
 
 from ong.curvature import UnsupportedLayerError
 from ong.errors import NotFiniteError, UserError
-from ong.methods import EWC, GPM, NCL, NGD, OGD, Method, OGDPlus, ONGPrior
+from ong.methods import EWC, NCL, NGD, OGD, Method, ONGPrior
 
 STAY = ("GPM", "OGD", "OGDPlus", "ONGPrior", "ONGv1")
 """Methods that promise outputs to stay, and freeze running statistics for it."""
@@ -183,7 +183,9 @@ class PowerIteration(nn.Module):
 
 @pytest.mark.parametrize("kind", ["a buffer of its own", "spectral_norm"])
 def test_buffers_that_move_in_a_later_task_are_named(kind: str) -> None:
-    first = PowerIteration() if kind == "a buffer of its own" else nn.utils.parametrizations.spectral_norm(nn.Linear(6, 12))
+    first = (
+        PowerIteration() if kind == "a buffer of its own" else nn.utils.parametrizations.spectral_norm(nn.Linear(6, 12))
+    )
     model = seeded(nn.Sequential(first, nn.Tanh(), nn.Linear(12, 3)), torch.Generator().manual_seed(0))
     method = OGD(directions_per_task=6)
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -235,13 +237,9 @@ LIKELIHOODS = [
 IDS = [f"{type(criterion).__name__} of {outputs}" for _, criterion, outputs, _ in LIKELIHOODS]
 
 
-def regress(
-    method: Method | None, criterion: nn.Module, outputs: int, data: Callable[[int, int], Task]
-) -> nn.Module:
+def regress(method: Method | None, criterion: nn.Module, outputs: int, data: Callable[[int, int], Task]) -> nn.Module:
     """A net after two tasks, with a method or none."""
-    model = seeded(
-        nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, outputs)), torch.Generator().manual_seed(0)
-    )
+    model = seeded(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, outputs)), torch.Generator().manual_seed(0))
     sgd = torch.optim.SGD(model.parameters(), lr=0.05)
     if method is not None:
         method.attach(model, sgd, criterion=criterion)

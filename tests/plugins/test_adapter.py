@@ -43,7 +43,9 @@ def test_a_plugin_trains_as_the_method_does_in_a_plain_loop_to_the_bit(name: str
     sgd = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.5)
     with method.attach(twin, sgd, criterion=nn.CrossEntropyLoss()):
         for task, experience in enumerate(stream()):
-            method.begin_task([torch.stack([torch.as_tensor(item[k]) for item in experience.dataset]) for k in range(3)])
+            method.begin_task(
+                [torch.stack([torch.as_tensor(item[k]) for item in experience.dataset]) for k in range(3)]
+            )
             for inputs, labels in batches.seen[6 * task : 6 * task + 6]:
                 sgd.zero_grad()
                 nn.functional.cross_entropy(twin(inputs), labels).backward()
@@ -55,7 +57,9 @@ def test_a_plugin_trains_as_the_method_does_in_a_plain_loop_to_the_bit(name: str
 
 
 def test_every_method_has_a_plugin_of_its_name_with_its_options_and_documentation() -> None:
-    named = [n for n in methods.__all__ if isinstance(getattr(methods, n), type) and n not in ("Method", "DirectionMethod", "Examples")]
+    listed = {n: getattr(methods, n) for n in methods.__all__}
+    named = [n for n, c in listed.items() if issubclass(c, methods.Method) and c is not methods.Method]
+    named.remove("DirectionMethod")
     assert sorted(named) == sorted(n for n in plugins.__all__ if n not in ("MethodPlugin", "Diagnostics"))
     for name in named:
         plugin, method = getattr(plugins, name), getattr(methods, name)

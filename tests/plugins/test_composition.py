@@ -132,7 +132,8 @@ def test_a_whole_task_with_momentum_moves_no_stored_output_at_first_order(name: 
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "options"), [(torch.optim.Adam, {}), (torch.optim.AdamW, {}), (torch.optim.SGD, {"weight_decay": 0.1})]
+    ("optimizer", "options"),
+    [(torch.optim.Adam, {}), (torch.optim.AdamW, {}), (torch.optim.SGD, {"weight_decay": 0.1})],
 )
 @pytest.mark.parametrize("name", STAY)
 def test_other_optimizers_keep_the_promise_too(name: str, optimizer: Any, options: dict[str, float]) -> None:
