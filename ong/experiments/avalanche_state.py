@@ -16,7 +16,6 @@ import torch
 from avalanche.benchmarks.utils import (
     ConstantSequence,
     DataAttribute,
-    TaskAwareSupervisedClassificationDataset,
     TaskLabels,
 )
 from avalanche.benchmarks.utils.data_loader import GroupBalancedInfiniteDataLoader
@@ -35,6 +34,8 @@ from avalanche.training.storage_policy import ExperienceBalancedBuffer, Reservoi
 from avalanche.training.templates.base_sgd import PeriodicEval
 from avalanche.training.utils import ParamData
 from torch.utils.data import TensorDataset, default_collate
+
+from ong.streams.items import InMemoryDataset
 
 __all__ = ["fits_a_checkpoint", "get_state", "is_resumable", "set_state"]
 
@@ -63,7 +64,7 @@ def _unpack_examples(tensors: list[torch.Tensor]) -> Any:
     one = bool((labels == labels[0]).all())  # Avalanche can join constant sequences with each other, but not with lists
     task_labels = ConstantSequence(int(labels[0]), len(labels)) if one else labels.tolist()
     attributes = [DataAttribute(y.tolist(), "targets"), TaskLabels(task_labels)]
-    return TaskAwareSupervisedClassificationDataset([TensorDataset(x, y)], data_attributes=attributes)
+    return InMemoryDataset([TensorDataset(x, y)], data_attributes=attributes)
 
 
 def _get_ewc(plugin: Any) -> State:

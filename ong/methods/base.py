@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -90,6 +91,7 @@ class Method:
         self._generator = torch.Generator().manual_seed(int(seed))  # Fisher examples and cotangents
         self._choice = torch.Generator().manual_seed(int(seed))  # direction examples, alike for all methods of a seed
         self._columns: Columns = {}  # of the finished tasks' layers
+        self._untrained: set[str] = set()  # parameters that a finished task had and did not train
         self._in_task = False
         self._resumes = False
         self._displaces = False
@@ -238,6 +240,12 @@ class Method:
         except BaseException:
             self.blocks = {}
             raise
+        if begun := sorted(self._untrained & self._names(trained=True)):
+            warnings.warn(
+                f"{', '.join(begun[:5])} begin(s) to train after a task that was learned without: nothing is known of "
+                "their effect on its outputs, which move; train them from the first task on, or keep them frozen",
+                stacklevel=3,
+            )
         later = self.tasks > 0
         self._statistics = RunningStatistics(
             self.model,
@@ -269,6 +277,7 @@ class Method:
             self._end(examples)
         self.tasks += 1
         self._columns |= columns_of(self.blocks)
+        self._untrained |= self._names() - self._names(trained=True)
         self.leave_task()
 
     def leave_task(self) -> None:
@@ -333,6 +342,11 @@ class Method:
         self.blocks = cover(self.model, self.forward, probe, among=among)
         check_columns(self._columns, self.model, self.blocks)
 
+    def _names(self, *, trained: bool = False) -> set[str]:
+        """Return the names of the model's parameters, or of those that the present task trains."""
+        own = {id(parameter) for block in self.blocks.values() for parameter in block.parameters}
+        return {name for name, p in self.model.named_parameters() if not trained or id(p) in own}
+
     def _draw(self, examples: Examples, count: int) -> list[Batch]:
         """Draw examples with a seed of the method's own, whose number does not depend on their number."""
         return examples.draw(count, torch.Generator().manual_seed(self._seed()))
@@ -363,6 +377,7 @@ class Method:
             "method": type(self).__name__,
             "tasks": self.tasks,
             "columns": dict(self._columns),
+            "untrained": sorted(self._untrained),
             "generator": self._generator.get_state(),
             "choice": self._choice.get_state(),
             "step": self.step,
@@ -384,6 +399,7 @@ class Method:
             raise UserError(f"this is the state of '{state.get('method')}', not of {type(self).__name__}")
         self.tasks = state["tasks"]
         self._columns = {name: (int(w), int(b)) for name, (w, b) in state["columns"].items()}
+        self._untrained = set(state["untrained"])
         self._generator.set_state(state["generator"].cpu())
         self._choice.set_state(state["choice"].cpu())
         self.step, self._resumes, self._displaces = state["step"], state["in_task"], state["displaces"]

@@ -11,8 +11,8 @@ from avalanche.evaluation.metric_utils import get_metric_name
 from avalanche.models.utils import avalanche_forward
 from torch import Tensor
 
-from ong.curvature import PROBED, Batch, Block, UnsupportedLayerError, Vector, checked_logits, cover, inner, norm
-from ong.errors import UserError
+from ong.curvature import PROBED, Batch, Block, Vector, checked_logits, cover, inner, norm
+from ong.errors import NotFiniteError, UserError
 from ong.methods import Examples
 from ong.plugins.adapter import MethodPlugin
 from ong.plugins.boundaries import Boundaries, ExperienceRows, task_of
@@ -140,7 +140,7 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
         try:
             probe = self._examples(strategy).draw(PROBED, torch.Generator().manual_seed(0), shared=False)[0]
             self._blocks = cover(strategy.model, lambda batch: _forward(strategy, batch), probe)
-        except (UnsupportedLayerError, UserError, AssertionError):  # iCaRL's model fails in eval mode at first
+        except (UserError, NotFiniteError, AssertionError):  # iCaRL's model fails in eval mode at first
             self._blocks = {}
 
     def _remember(self, strategy: Any) -> None:

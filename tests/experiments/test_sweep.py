@@ -28,7 +28,13 @@ SETTINGS = {"training.epochs": 1, "stream.tasks": 2}
 
 class Mixing(nn.Sequential):
     def __init__(self, shape: tuple[int, ...], classes: int) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(64, 9), nn.BatchNorm1d(9, track_running_stats=False), nn.Tanh(), nn.Linear(9, classes))
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(64, 9),
+            nn.BatchNorm1d(9, track_running_stats=False),
+            nn.Tanh(),
+            nn.Linear(9, classes),
+        )
 
 
 class Keeping(SupervisedPlugin):  # type: ignore[misc]

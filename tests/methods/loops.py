@@ -388,8 +388,6 @@ def in_process(rank: int, processes: int, folder: str) -> None:
     """Run :func:`two_tasks` of each method in one of several processes, and save what comes out."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
-    found = {
-        (name, kind): two_tasks(name, rank, processes, kind) for name in PARALLEL for kind in SHARES
-    }
+    found = {(name, kind): two_tasks(name, rank, processes, kind) for name in PARALLEL for kind in SHARES}
     torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()

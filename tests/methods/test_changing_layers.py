@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -223,3 +224,23 @@ def test_sequences_may_have_another_length_in_another_task(name: str) -> None:
         found.append(gradients(learner, data))
         learner.method.end_task()
     assert learner.method.tasks == 3
+
+
+def test_what_begins_to_train_after_a_task_is_told_as_nothing_of_it_is_stored() -> None:
+    model = mlp(6, 8, 3)
+    first, *_ = [layer for layer in model if isinstance(layer, nn.Linear)]
+    first.bias.requires_grad_(False)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.05)
+    generator = torch.Generator().manual_seed(0)
+    data = [torch.randn(24, 6, generator=generator, dtype=torch.float64), torch.arange(24) % 3]
+    method = OGD(directions_per_task=4)
+    with method.attach(model, sgd):
+        method.begin_task(data)
+        method.end_task()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            method.begin_task(data)  # still frozen: nothing to tell
+        method.end_task()
+        first.bias.requires_grad_(True)
+        with pytest.warns(UserWarning, match=r"0\.bias begin\(s\) to train"):
+            method.begin_task(data)

@@ -166,3 +166,19 @@ def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
 def test_more_thresholds_than_layers_are_refused_with_the_layers_names() -> None:
     with pytest.raises(ValueError, match="3 thresholds were given for 2 layers: 0, 2"):
         Learner(GPM(threshold=[0.9, 0.9, 0.9])).learn(task())
+
+
+def test_layers_whose_inputs_are_all_protected_are_named_and_the_share_left_is_told() -> None:
+    """24 examples span the 7 inputs of the first layer; of the last only a share is wanted."""
+    first, second = tasks(2)
+    learner = Learner(GPM(threshold=[1.0, 0.9])).learn(first)
+    kept = {name: basis.shape[1] for name, basis in learner.method.bases.items()}
+    assert kept["0"] == 7
+    assert kept["2"] < 9
+    told = learner.method.statistics()
+    assert told["rank"] == 7 + kept["2"]
+    assert told["space_left"] == 0
+    with pytest.warns(UserWarning, match=r"GPM: past inputs span all that layers 0 can be fed, .* take wider layers"):
+        learner.begin(second)
+    (vector,) = vectors(learner.blocks, 1)
+    assert learner.update(vector)[:56].norm() < 1e-12 * vector.norm()

@@ -19,7 +19,9 @@ from ong import methods, plugins
 from ong.errors import UserError
 from ong.plugins import OGD, MethodPlugin, ONGPrior
 
-pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*of the space is left", "ignore:Plugin <ong")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:No loggers", "ignore:GPM. past inputs span", "ignore:.*of the space is left", "ignore:Plugin <ong"
+)
 
 every = pytest.mark.parametrize("name", PLUGINS)
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from ong.plugins import OGD
 
-pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:Call to deprecated", "ignore:.*of the space is")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:No loggers", "ignore:GPM. past inputs span", "ignore:Call to deprecated", "ignore:.*of the space is"
+)
 
 OTHERS: dict[str, Callable[[], SupervisedPlugin]] = {
     "replay": lambda: ReplayPlugin(mem_size=8),

@@ -14,7 +14,10 @@ from ong.plugins import NCL
 from ong.streams import TaskData, benchmark_from_tensors
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:No loggers", "ignore:.*of the space is left", "ignore:only Linear, Conv1d and Conv2d"
+    "ignore:No loggers",
+    "ignore:GPM. past inputs span",
+    "ignore:.*of the space is left",
+    "ignore:only Linear, Conv1d and Conv2d",
 )
 SINGLE = 1e-3  # float32, in which Avalanche's heads grow
 DIRECTIONS = ("ogd", "ogd+", "ong-v1", "ong", "ong-prior", "fopng")

@@ -15,7 +15,9 @@ from ong.methods import NGD
 from ong.plugins import EWC, OGD, MethodPlugin
 from ong.streams import InMemoryLoader
 
-pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*of the space is left")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:No loggers", "ignore:GPM. past inputs span", "ignore:.*of the space is left"
+)
 
 
 def online(experiences: Any, size: int, **options: Any) -> Any:

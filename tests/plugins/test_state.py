@@ -15,7 +15,9 @@ from nets import mlp
 from ong.errors import UserError
 from ong.plugins import EWC, OGD, Diagnostics
 
-pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*of the space is left")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:No loggers", "ignore:GPM. past inputs span", "ignore:.*of the space is left"
+)
 SHORT: dict[str, Any] = {"directions_per_task": 5}
 OPTIONS: dict[str, Any] = dict.fromkeys(("ogd", "ogd+", "ong-v1", "ong", "ong-prior", "fopng"), SHORT)
 every = pytest.mark.parametrize("name", PLUGINS)
