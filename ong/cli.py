@@ -157,7 +157,7 @@ def run_command(
     """Train strategies on a benchmark; finished runs are skipped, unfinished ones resumed."""
     _check_jobs(jobs)
     seed_list = _parse_seeds(seeds)
-    changes = _parse_settings(settings or []) | ({} if device is None else {"training.device": device})
+    changes = _parse_settings(settings or [])
     from ong.experiments.plan import plan
     from ong.experiments.sweep import default_workers, sweep
     from ong.report.records import read_failure, read_record
@@ -165,7 +165,16 @@ def run_command(
 
     console = Console()
     planned = plan(
-        benchmark, strategies or None, seed_list, changes, dataset, data_root, out, force=force, tell=console.print
+        benchmark,
+        strategies or None,
+        seed_list,
+        changes,
+        dataset,
+        data_root,
+        out,
+        force=force,
+        device=device,
+        tell=console.print,
     )
     for path in (job.folder.path / "record.json" for job in planned if not force):
         if path.exists():

@@ -13,10 +13,11 @@ from torch import Tensor
 from ong.curvature.blocks import Block, Vector
 from ong.curvature.ekfac import EKFAC
 
-__all__ = ["DiagonalPenalty", "EKFACPenalty", "padded"]
+__all__ = ["DiagonalPenalty", "EKFACPenalty", "grown", "padded"]
 
 
-def _grown(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+def grown(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return a matrix with zeros for new rows and last columns."""
     return F.pad(matrix, (0, shape[1] - matrix.shape[1], 0, shape[0] - matrix.shape[0]))
 
 
@@ -26,9 +27,9 @@ def padded(centre: Tensor | None, values: Tensor) -> Tensor:
         return values
     if centre.shape == values.shape:
         return centre
-    grown = values.clone()
-    grown[: centre.shape[0], : centre.shape[1]] = centre
-    return grown
+    result = values.clone()
+    result[: centre.shape[0], : centre.shape[1]] = centre
+    return result
 
 
 @dataclass
@@ -47,8 +48,8 @@ class DiagonalPenalty:
         """Add a task's parabola: S' = S + F, μ' = (Sμ + Fθ)/S'."""
         for name, new in fisher.items():
             theta = weights[name].to(new)
-            old = _grown(self.curvature[name].to(new), new.shape) if name in self.curvature else torch.zeros_like(new)
-            centre = _grown(self.centre[name].to(new), new.shape) if name in self.centre else theta
+            old = grown(self.curvature[name].to(new), new.shape) if name in self.curvature else torch.zeros_like(new)
+            centre = grown(self.centre[name].to(new), new.shape) if name in self.centre else theta
             share = torch.where(old + new > 0, new / (old + new), 0.0)
             self.curvature[name] = (old + new).to(weights[name])
             self.centre[name] = (centre + share * (theta - centre)).to(weights[name])
@@ -59,7 +60,7 @@ class DiagonalPenalty:
             theta = weights[name] if name in weights else self.centre[name]  # a frozen layer stays
             total = fisher[name].to(theta) if name in fisher else torch.zeros_like(theta)
             if name in self.curvature:
-                total = total + decay * _grown(self.curvature[name], theta.shape)
+                total = total + decay * grown(self.curvature[name], theta.shape)
             self.curvature[name], self.centre[name] = total, theta
 
     def fitted(self, blocks: Mapping[str, Block]) -> DiagonalPenalty:
@@ -67,7 +68,7 @@ class DiagonalPenalty:
 
         def over(vector: Vector) -> Vector:
             like = {name: block.values() for name, block in blocks.items() if name in vector}
-            return {name: _grown(vector[name], value.shape).to(value) for name, value in like.items()}
+            return {name: grown(vector[name], value.shape).to(value) for name, value in like.items()}
 
         return DiagonalPenalty(over(self.curvature), over(self.centre))
 

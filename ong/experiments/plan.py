@@ -29,6 +29,7 @@ def plan(
     out: str | Path = "runs",
     *,
     force: bool = False,
+    device: str | None = None,
     tell: Callable[[str], None] = _say_nothing,
 ) -> list[Job]:
     """Return a job for each strategy and seed, recipes read and overrides applied.
@@ -43,6 +44,7 @@ def plan(
         data_root: where data sets lie.
         out: folder of all runs.
         force: repeat what is finished.
+        device: replaces the benchmark's device.
         tell: called with a line on each default strategy that is left out.
 
     Raises:
@@ -58,6 +60,10 @@ def plan(
         if "dataset" not in kind.benchmark.model_fields:
             raise UserError(f"--dataset {dataset}: benchmark '{learned.name}' of kind {kind.name} has no data set")
         changes["dataset"] = dataset
+    if device is not None:
+        if not hasattr(getattr(learned, "training", None), "device"):
+            raise UserError(f"--device {device}: benchmark '{learned.name}' of kind {kind.name} runs on the CPU only")
+        changes["training.device"] = device
     of_benchmark = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in kind.benchmark.model_fields}
     original = learned
     learned = override(learned, of_benchmark)

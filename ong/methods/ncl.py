@@ -42,9 +42,13 @@ class PastMetric:
             name: padded(self.weights.get(name), block.values()) for name, block in method.blocks.items() if self.pull
         }
 
-    def moved(self, method: Method) -> Vector:
-        """Return θ − μ, zero where a layer did not exist a task ago."""
-        return {name: method.blocks[name].values() - centre for name, centre in self._centre.items()}
+    def pulled(self, method: Method, gradient: Vector, precision: float = 0.0) -> Vector:
+        """Return g + γ(F + λ₀)(θ − μ), λ₀ the ``precision``; a layer that did not exist a task ago is not drawn."""
+        if self.metric is None or not self.pull:
+            return gradient
+        moved = {name: method.blocks[name].values() - self._centre[name] for name in gradient}
+        drawn = self.metric.curvature(moved)
+        return {n: part + self.pull * (drawn[n] + precision * moved[n]) for n, part in gradient.items()}
 
     def end(self, method: Method, examples: Examples) -> None:
         """Add a finished task's Fisher."""
@@ -140,15 +144,7 @@ class NCL(Method):
 
     def force(self, gradient: Vector) -> Vector:
         """Return g + γ(F + λ₀)(θ − μ)."""
-        past = self.past
-        if past.metric is None or not past.pull:
-            return gradient
-        moved = {name: part for name, part in past.moved(self).items() if name in gradient}
-        drawn = past.metric.curvature(moved)
-        return {
-            name: part + past.pull * (drawn[name] + self.prior_precision * moved[name])
-            for name, part in gradient.items()
-        }
+        return self.past.pulled(self, gradient, self.prior_precision)
 
     def project(self, vector: Vector) -> Vector:
         """Return M⁻¹v."""

@@ -92,12 +92,7 @@ class ONGPrior(DirectionMethod):
 
     def force(self, gradient: Vector) -> Vector:
         """Return g + γF(θ − μ)."""
-        past = self.past
-        if past.metric is None or not past.pull:
-            return gradient
-        moved = {name: part for name, part in past.moved(self).items() if name in gradient}
-        drawn = past.metric.curvature(moved)
-        return {name: part + past.pull * drawn[name] for name, part in gradient.items()}
+        return self.past.pulled(self, gradient)
 
     def _end(self, examples: Examples) -> None:
         self._remember(examples)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from ong.curvature import Vector
-from ong.curvature.penalties import padded
+from ong.curvature.penalties import grown, padded
 from ong.errors import UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
@@ -70,7 +68,7 @@ class SI(Method):
             self._start = values
         self._centre = {name: padded(self.weights.get(name), value) for name, value in values.items()}
         self._pull = {
-            name: 2 * self.strength * _grown(self.importance[name], value)
+            name: 2 * self.strength * grown(self.importance[name], value.shape)
             for name, value in values.items()
             if name in self.importance
         }
@@ -97,10 +95,10 @@ class SI(Method):
         for name, block in self.blocks.items():
             now = block.values()
             if name in self._path:
-                path, start = _grown(self._path[name], now), padded(self._start[name], now)
+                path, start = grown(self._path[name], now.shape), padded(self._start[name], now)
                 found = path.clamp_min(0) / ((now - start).square() + self.damping)
                 old = self.importance.get(name)
-                self.importance[name] = found if old is None else found + _grown(old, now)
+                self.importance[name] = found if old is None else found + grown(old, now.shape)
             self.weights[name] = now.clone()
         self._path, self._start = {}, {}
 
@@ -122,7 +120,3 @@ class SI(Method):
         self.importance, self.weights = dict(state["importance"]), dict(state["weights"])
         self._path = {name: part.clone() for name, part in state["path"].items()}
         self._start = dict(state["start"])
-
-
-def _grown(matrix: Tensor, like: Tensor) -> Tensor:
-    return F.pad(matrix, (0, like.shape[1] - matrix.shape[1], 0, like.shape[0] - matrix.shape[0]))
