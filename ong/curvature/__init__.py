@@ -8,7 +8,7 @@ from ong.curvature.eigenblock import EigenBlock
 from ong.curvature.ekfac import EKFAC
 from ong.curvature.factors import Factors, example_gradients, record
 from ong.curvature.fisher import FISHER_TYPES, FisherType, check_fisher, cotangents, needs_likelihood, residual
-from ong.curvature.inputs import affine_blocks, input_covariances
+from ong.curvature.inputs import affine_blocks, affine_layers, input_covariances
 from ong.curvature.layers import LayerFactors, UnsupportedLayerError, layer_factors
 from ong.curvature.likelihoods import (
     LIKELIHOODS,
@@ -45,6 +45,7 @@ __all__ = [
     "UnsupportedLayerError",
     "Vector",
     "affine_blocks",
+    "affine_layers",
     "batch_size",
     "check_fisher",
     "check_likelihood",

@@ -11,7 +11,7 @@ from ong.curvature.batches import Batch, Forward, batch_size, checked_logits, se
 from ong.curvature.blocks import Block, dense_gradient, evaluating, find_blocks
 from ong.curvature.factors import Tape, record
 from ong.curvature.layers import UnsupportedLayerError
-from ong.errors import NotFiniteError
+from ong.errors import NotFiniteError, UserError
 
 __all__ = ["PROBED", "cover"]
 
@@ -49,6 +49,11 @@ def cover(
         layers = {name: block for name, block in blocks.items() if block.module is not None}
         with record(layers) as tape:
             outputs = checked_logits(run(batch), batch)
+        if not outputs.requires_grad:
+            raise UserError(
+                "the outputs do not depend on the parameters that are trained; check logits=, which takes a batch and "
+                "returns the model's outputs, not detached and without argmax"
+            )
         if not outputs.isfinite().all():
             raise NotFiniteError("the outputs are not finite: weights or inputs have diverged")
         if batch_size(batch) > 1:
@@ -71,8 +76,6 @@ def _check_apart(model: nn.Module, together: Tensor, apart: Tensor) -> None:
 
 
 def _of_another_kind(layers: Mapping[str, Block], tape: Tape, outputs: Tensor) -> list[str]:
-    if not outputs.requires_grad:
-        return []
     examples = len(outputs)
     half = max(1, examples // 2)
     cotangents = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)

@@ -57,8 +57,10 @@ def residual(h: Tensor, targets: Tensor, likelihood: Likelihood) -> Tensor:
             return p - targets.to(p)
         if targets.ndim != 1 or targets.is_floating_point():
             raise UserError(f"categorical targets are class numbers [examples], got {list(targets.shape)}")
-        known = (targets >= 0) & (targets < h.shape[1])
-        return (p - F.one_hot(targets.clamp(0, h.shape[1] - 1), h.shape[1]).to(p)) * known[:, None]
+        if int(targets.max()) >= h.shape[1]:
+            raise UserError(f"a label is {int(targets.max())}, and the model has {h.shape[1]} outputs")
+        known = targets >= 0
+        return (p - F.one_hot(targets.clamp_min(0), h.shape[1]).to(p)) * known[:, None]
     mean = torch.sigmoid(h) if likelihood == "bernoulli" else h
     if targets.numel() != h.numel():
         raise UserError(f"{likelihood} targets must have the outputs' shape {list(h.shape)}, got {list(targets.shape)}")

@@ -15,7 +15,7 @@ from ong.curvature.layers import UnsupportedLayerError, layer_factors
 from ong.curvature.precision import double
 from ong.errors import NotFiniteError
 
-__all__ = ["affine_blocks", "input_covariances"]
+__all__ = ["affine_blocks", "affine_layers", "input_covariances"]
 
 
 def affine_blocks(blocks: Mapping[str, Block], *, warn: bool = False) -> dict[str, Block]:
@@ -40,6 +40,11 @@ def affine_blocks(blocks: Mapping[str, Block], *, warn: bool = False) -> dict[st
             stacklevel=2,
         )
     return affine
+
+
+def affine_layers(model: nn.Module) -> list[str]:
+    """Return the names of a model's layers that :func:`affine_blocks` keeps where they are trained."""
+    return [name for name, module in model.named_modules() if _is_affine(module)]
 
 
 def _is_affine(module: nn.Module | None) -> bool:

@@ -56,6 +56,11 @@ def likelihood_of(criterion: Any) -> Likelihood:
     for function, name in _FUNCTIONS:
         if criterion is function:
             return name
+    if isinstance(criterion, nn.BCELoss) or criterion is F.binary_cross_entropy:
+        raise UserError(
+            "BCELoss takes probabilities, and the Fisher is of logits; use BCEWithLogitsLoss, or fisher='logit' with "
+            "logits= from before the sigmoid"
+        )
     what = getattr(criterion, "__name__", type(criterion).__name__)
     raise UserError(
         f"{what} does not say which likelihood the outputs have; pass likelihood='categorical', 'bernoulli' or "

@@ -1,7 +1,7 @@
 """Continual-learning methods for any PyTorch loop: what a step becomes, and what a finished task leaves behind."""
 
 from ong.methods.base import Method
-from ong.methods.data import Examples, Rows
+from ong.methods.data import ByNumber, Examples
 from ong.methods.directional import DirectionMethod
 from ong.methods.ewc import EWC
 from ong.methods.fopng import FOPNG
@@ -28,11 +28,11 @@ __all__ = [
     "OWM",
     "SGP",
     "SI",
+    "ByNumber",
     "DirectionMethod",
     "Examples",
     "Method",
     "OGDPlus",
     "ONGPrior",
     "ONGv1",
-    "Rows",
 ]

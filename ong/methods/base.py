@@ -63,6 +63,7 @@ class Method:
     Attributes:
         keeps_outputs: whether Gᵀv = 0 is promised, so that whatever moves old outputs otherwise is worth a warning.
         is_linear: whether :meth:`project` is linear, so that displacements can be projected.
+        adds_to_gradients: whether :meth:`force` adds a penalty's gradient.
         tasks: number of finished tasks.
         blocks: the model's parameters as the present task trains them.
         step: steps taken in the present task.
@@ -71,6 +72,7 @@ class Method:
     keeps_outputs: ClassVar[bool] = False
     follows_steps: ClassVar[bool] = False
     is_linear: bool = True
+    adds_to_gradients: bool = False
 
     def __init__(self, *, batch_norm: BatchNorm = "update", seed: int = 0) -> None:
         """Set what is common.
@@ -93,8 +95,11 @@ class Method:
         self._columns: Columns = {}  # of the finished tasks' layers
         self._untrained: set[str] = set()  # parameters that a finished task had and did not train
         self._in_task = False
+        self._again = False  # whether the task had begun before
         self._resumes = False
         self._displaces = False
+        self._moving: frozenset[str] | None = None
+        self._compiled = False
         self._hooks: StepHooks | None = None
         self._model: nn.Module | None = None
         self._logits: Forward | None = None
@@ -143,6 +148,8 @@ class Method:
     def update(self, gradient: Vector) -> Vector:
         """Return v, what is stepped along: θ ← θ − lr·v.
 
+        A loop that takes such steps itself calls :meth:`before_step` ahead of each, and :meth:`after_step` behind it.
+
         Args:
             gradient: g, a matrix ``[rows, columns]`` for each of :attr:`blocks` that moves (``block.gradient()``).
         """
@@ -185,26 +192,35 @@ class Method:
         Raises:
             UnknownNameError: another likelihood.
         """
+        if self._hooks is not None and self._in_task and self._hooks.optimizer is not optimizer:
+            raise UserError("a task is in training with another optimizer; end it, or detach(), before attaching anew")
         self.detach()
         if isinstance(model, DistributedDataParallel):
             model = model.module
+        self._compiled = hasattr(model, "_orig_mod")
         self._model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped, whose layers hooks can reach
         self._logits, self._criterion = logits, criterion
         self._likelihood = None if likelihood is None else check_likelihood(likelihood)
         self.expected_tasks = tasks
         self._move_to(self.device)
         self._hooks = StepHooks(self, optimizer)
-        self._hooks.displaces = self._displaces
+        self._hooks.displaces, self._hooks.moving = self._displaces, self._moving
         return self
 
     def detach(self) -> None:
-        """Take the hooks off; what is kept of finished tasks stays."""
+        """Take the hooks off; what is kept of finished tasks stays.
+
+        A task in training goes on where it is attached again and :meth:`begin_task` is called with its data;
+        :meth:`leave_task` before that lets go of it.
+        """
         if self._hooks is not None:
-            self._displaces = self._hooks.displaces and self._in_task
+            if self._in_task:
+                self._displaces, self._moving = self._hooks.displaces, self._hooks.moving
+                self._resumes, self._in_task = True, False
             self._hooks.close()
         if self._statistics is not None:
             self._statistics.close()
-        self._hooks = self._statistics = None
+        self._hooks = self._statistics = self._logits = self._examples = None
 
     def __enter__(self) -> Self:
         return self
@@ -212,7 +228,22 @@ class Method:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None and self._in_task and self.step:
+            warnings.warn(
+                f"{type(self).__name__} is left in the middle of a task, of which nothing is kept; call end_task() "
+                "where a task ends",
+                stacklevel=2,
+            )
         self.detach()
+
+    def before_training(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse to be an Avalanche plugin.
+
+        Raises:
+            UserError: always.
+        """
+        name = type(self).__name__
+        raise UserError(f"ong.methods.{name} is for loops of one's own; in Avalanche use ong.{name}, its plugin")
 
     def begin_task(self, data: Any) -> None:
         """Prepare a task.
@@ -229,7 +260,14 @@ class Method:
         if self._statistics is not None:
             self._statistics.close()
             self._statistics = None
-        self._in_task = False
+        if self._in_task and self.step:
+            warnings.warn(
+                f"{type(self).__name__}.begin_task was called in the middle of a task, which goes on; call end_task() "
+                "before it where a task ends, or nothing is kept of that task",
+                stacklevel=2,
+            )
+        self._again, self._in_task = self._in_task, False
+        self._move_to(self.device)
         examples = Examples(data, self.device)
         self._find_blocks(examples)
         if not self._resumes:
@@ -247,10 +285,13 @@ class Method:
                 stacklevel=3,
             )
         later = self.tasks > 0
+        trained = self._names(trained=True)
         self._statistics = RunningStatistics(
             self.model,
             freeze=later and self.batch_norm == "freeze",
             promised=later and self.keeps_outputs,
+            compiled=self._compiled,
+            apart={name: p for name, p in self.model.named_parameters() if name not in trained},
         )
         hooks.begin_task(resumes=self.step > 0)
         self._examples, self._in_task, self._resumes = examples, True, False
@@ -265,10 +306,15 @@ class Method:
             UserError: no task has begun; whatever :meth:`begin_task` raises.
         """
         self._attached()
-        if data is None and self._examples is None:
+        if not self._in_task or self._examples is None:
             raise UserError(f"no task has begun; call {type(self).__name__}.begin_task(data) first")
+        if not self.step:
+            warnings.warn(
+                f"{type(self).__name__}: a task ends in which the attached optimizer took no step; attach the "
+                "optimizer that trains, anew each time one is made",
+                stacklevel=2,
+            )
         examples = Examples(data, self.device) if data is not None else self._examples
-        assert examples is not None
         if self._statistics is not None:
             self._statistics.close()
             self._statistics = None
@@ -277,7 +323,7 @@ class Method:
             self._end(examples)
         self.tasks += 1
         self._columns |= columns_of(self.blocks)
-        self._untrained |= self._names() - self._names(trained=True)
+        self._untrained |= self._reached(examples) - self._names(trained=True)
         self.leave_task()
 
     def leave_task(self) -> None:
@@ -285,7 +331,7 @@ class Method:
         if self._statistics is not None:
             self._statistics.close()
         self.step, self._in_task, self._displaces, self._resumes = 0, False, False, False
-        self._statistics = self._examples = None
+        self._statistics = self._examples = self._moving = None
 
     @property
     def model(self) -> nn.Module:
@@ -333,12 +379,24 @@ class Method:
 
     def _probe(self, examples: Examples) -> Batch:
         """Return a few examples, always the same."""
-        return examples.draw(PROBED, torch.Generator().manual_seed(0), shared=False)[0]
+        return examples.probe(PROBED)
 
     def _find_blocks(self, examples: Examples) -> None:
         hooks = self._attached()
         among = [p for group in hooks.optimizer.param_groups for p in group["params"]]
         probe = self._probe(examples)
+        own = {id(p) for p in self.model.parameters()}
+        outside = [p for p in among if id(p) not in own and p.requires_grad]
+        if len(outside) == len(among):
+            raise UserError(f"the optimizer holds none of the parameters of the model ({type(self.model).__name__})")
+        if outside:
+            with evaluating(self.model):
+                outputs = self.forward(probe).sum()
+                if any(g is not None for g in torch.autograd.grad(outputs, outside, allow_unused=True)):
+                    raise UserError(
+                        f"the outputs depend on parameters of the optimizer outside of {type(self.model).__name__}; "
+                        "attach a module that holds all of them"
+                    )
         self.blocks = cover(self.model, self.forward, probe, among=among)
         check_columns(self._columns, self.model, self.blocks)
 
@@ -346,6 +404,14 @@ class Method:
         """Return the names of the model's parameters, or of those that the present task trains."""
         own = {id(parameter) for block in self.blocks.values() for parameter in block.parameters}
         return {name for name, p in self.model.named_parameters() if not trained or id(p) in own}
+
+    def _reached(self, examples: Examples) -> set[str]:
+        """Return the names of parameters that the outputs depend on; of frozen ones all."""
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        with evaluating(self.model):
+            outputs = self.forward(self._probe(examples)).sum()
+            found = torch.autograd.grad(outputs, list(parameters.values()), allow_unused=True)
+        return self._names() - {n for n, gradient in zip(parameters, found, strict=True) if gradient is None}
 
     def _draw(self, examples: Examples, count: int) -> list[Batch]:
         """Draw examples with a seed of the method's own, whose number does not depend on their number."""
@@ -372,7 +438,9 @@ class Method:
 
         ``torch.save`` and ``torch.load(…, weights_only=True)`` take it, on any device.
         """
-        displaces = self._hooks.displaces if self._hooks is not None else self._displaces
+        within = self._in_task or self._resumes
+        hooked = self._hooks if self._hooks is not None and self._in_task else None
+        moving = hooked.moving if hooked is not None else self._moving
         return {
             "method": type(self).__name__,
             "tasks": self.tasks,
@@ -381,8 +449,9 @@ class Method:
             "generator": self._generator.get_state(),
             "choice": self._choice.get_state(),
             "step": self.step,
-            "in_task": self._in_task or self._resumes,
-            "displaces": displaces and self._in_task,
+            "in_task": within,
+            "displaces": within and (hooked.displaces if hooked is not None else self._displaces),
+            "moving": None if moving is None or not within else sorted(moving),
             **self._state(),
         }
 
@@ -404,8 +473,9 @@ class Method:
         self._choice.set_state(state["choice"].cpu())
         self.step, self._resumes, self._displaces = state["step"], state["in_task"], state["displaces"]
         self._in_task, self.blocks, self._examples = False, {}, None
+        self._moving = None if state["moving"] is None else frozenset(state["moving"])
         if self._hooks is not None:
-            self._hooks.displaces = self._displaces
+            self._hooks.displaces, self._hooks.moving = self._displaces, self._moving
         self._load(state if self._model is None else map_batch(lambda t: _moved(t, self.device), state))
 
     def _move_to(self, device: torch.device) -> None:

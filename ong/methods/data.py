@@ -23,13 +23,13 @@ from torch.utils.data.distributed import DistributedSampler
 from ong.curvature import Batch, batch_size, map_batch, targets_of
 from ong.errors import UserError
 
-__all__ = ["Examples", "Rows"]
+__all__ = ["ByNumber", "Examples"]
 
 _TELLING = 16  # examples that tell whether processes hold the same data
 _BATCH = 256  # examples a forward when a task's examples are gone through
 
 
-class Rows(ABC):
+class ByNumber(ABC):
     """Examples that can be had by number.
 
     Attributes:
@@ -47,7 +47,7 @@ class Rows(ABC):
         """Return some of them as a batch."""
 
 
-class _Columns(Rows):
+class _Columns(ByNumber):
     """Tensors with examples first, or what can be indexed like them."""
 
     def __init__(self, columns: Any) -> None:
@@ -60,7 +60,7 @@ class _Columns(Rows):
         return [column[index.to(getattr(column, "device", "cpu"))] for column in self._columns]
 
 
-class _Items(Rows):
+class _Items(ByNumber):
     """A data set of items, put together by a collate function; ``only`` are the numbers of those that count."""
 
     def __init__(self, dataset: Any, collate: Any, only: Sequence[int] | None = None) -> None:
@@ -77,7 +77,7 @@ class _Items(Rows):
         return self._collate([self._dataset[i] for i in numbers])
 
 
-class _Batches(Rows):
+class _Batches(ByNumber):
     """A list of batches."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
@@ -109,11 +109,11 @@ def _joined(batches: Sequence[Batch]) -> Batch:
     return first
 
 
-def _rows_of(data: Any) -> Rows | None:
+def _rows_of(data: Any) -> ByNumber | None:
     """Return data that can be had by number, or None for what can only be gone through."""
-    if isinstance(data, Rows):
+    if isinstance(data, ByNumber):
         return data
-    if hasattr(data, "columns"):  # ong.streams.TensorLoader
+    if hasattr(data, "columns") and hasattr(data, "batch_size"):  # ong.streams.TensorLoader
         return _Columns(data.columns)
     if isinstance(data, DataLoader):
         return _rows_of_loader(data)
@@ -128,7 +128,7 @@ def _rows_of(data: Any) -> Rows | None:
     return None
 
 
-def _rows_of_loader(loader: DataLoader[Any]) -> Rows | None:
+def _rows_of_loader(loader: DataLoader[Any]) -> ByNumber | None:
     """Return the items of a loader that goes through a whole data set, or a process's share of it."""
     dataset: Any = loader.dataset
     sampler: Any = loader.batch_sampler
@@ -167,6 +167,7 @@ class Examples:
         """
         self._rows = _rows_of(data)
         self._data = data
+        self._probe: Batch | None = None
         self.device = device
         if self._rows is None and not isinstance(data, Iterable):
             raise UserError(
@@ -179,6 +180,12 @@ class Examples:
     def count(self) -> int | None:
         """How many examples there are; None where that cannot be told before they are gone through."""
         return None if self._rows is None or self._rows.is_share else len(self._rows)
+
+    def probe(self, count: int) -> Batch:
+        """Return a few examples, always the same, of this process alone."""
+        if self._probe is None:
+            self._probe = self.draw(count, torch.Generator().manual_seed(0), shared=False)[0]
+        return self._probe
 
     def draw(self, count: int, generator: torch.Generator, *, far: int = 0, shared: bool = True) -> list[Batch]:
         """Draw examples without repetition, in batches of 256, but for those whose label is below 0 (``ignore_index``).
@@ -253,7 +260,7 @@ def _labelled(batch: Batch) -> Batch:
     return map_batch(lambda t: t[(targets >= 0).to(t.device)], batch)
 
 
-def _same_everywhere(rows: Rows, processes: int) -> bool:
+def _same_everywhere(rows: ByNumber, processes: int) -> bool:
     """Return whether all processes hold the same examples, by some of them."""
     some = rows.take(torch.linspace(0, len(rows) - 1, _TELLING).long())
     sums: list[float] = []

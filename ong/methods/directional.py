@@ -82,11 +82,21 @@ class DirectionMethod(Method):
 
     def _begin(self, examples: Examples) -> None:
         self.memory.fit_to(self.blocks)
+        self._check_dtype()
         self._check_targets(examples)
         if not len(self.memory):
             self._check_room(examples)
         self._projection = self._projector()
         self._warn_of_room()
+
+    def _check_dtype(self) -> None:
+        for name, rows in self.memory.rows.items():
+            dtype = self.blocks[name].values().dtype if name in self.blocks else rows.like.dtype
+            if rows.like.dtype != dtype:
+                raise UserError(
+                    f"directions were stored in {rows.like.dtype} and the model is in {dtype} now; keep the model in "
+                    "one type over all tasks"
+                )
 
     def _projector(self) -> EuclideanProjection | MetricProjection | None:
         """Return what the task's steps are projected by."""

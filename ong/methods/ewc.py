@@ -40,6 +40,8 @@ class EWC(Method):
         penalties: what is kept: one parabola, or one EKFAC penalty a task (one in all when online).
     """
 
+    adds_to_gradients = True
+
     def __init__(
         self,
         *,
@@ -127,10 +129,15 @@ class EWC(Method):
         return sum(penalty.bytes for penalty in self.penalties)
 
     def _state(self) -> dict[str, Any]:
-        return super()._state() | {"penalties": [penalty.state_dict() for penalty in self.penalties]}
+        return super()._state() | {
+            "kind": self.penalty,
+            "penalties": [penalty.state_dict() for penalty in self.penalties],
+        }
 
     def _load(self, state: dict[str, Any]) -> None:
         super()._load(state)
+        if state["kind"] != self.penalty:
+            raise UserError(f"this is the state of EWC(penalty='{state['kind']}'), not of penalty='{self.penalty}'")
         kind: type[DiagonalPenalty | EKFACPenalty] = DiagonalPenalty if self.penalty == "diagonal" else EKFACPenalty
         self.penalties = [kind.from_state_dict(penalty) for penalty in state["penalties"]]
         self._active = []

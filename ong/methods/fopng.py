@@ -14,7 +14,7 @@ from ong.methods.fishers import FisherOptions
 from ong.methods.ngd import CurrentMetric
 from ong.methods.room import fisher_bytes
 from ong.methods.statistics import BatchNorm
-from ong.projection import DirectionKind, DirectionMemory, GramSolver, ImageRows
+from ong.projection import DirectionKind, DirectionMemory, GramSolver, ImageRows, Recent
 
 __all__ = ["FOPNG"]
 
@@ -117,7 +117,7 @@ class FOPNG(DirectionMethod):
         self.current = CurrentMetric(options, damping, refresh_every)
         self.ekfac = options.empty()
         self._images = DirectionMemory()
-        self._solvers: dict[frozenset[str], GramSolver] = {}  # by the blocks that move
+        self._solvers: Recent[GramSolver] = Recent()  # by the blocks that move
         self._solved: EKFAC | None = None  # the F_c that they are of
 
     @property
@@ -135,7 +135,7 @@ class FOPNG(DirectionMethod):
 
     def _begin(self, examples: Examples) -> None:
         super()._begin(examples)
-        self._solvers, self._solved = {}, None
+        self._solvers, self._solved = Recent(), None
         self.current.begin(self, examples)
 
     def _before_step(self) -> None:
@@ -149,14 +149,16 @@ class FOPNG(DirectionMethod):
 
     def _solver(self, names: frozenset[str]) -> tuple[DirectionMemory, GramSolver]:
         if self._solved is not self.current.ekfac:
-            self._solvers, self._solved = {}, self.current.ekfac
+            self._solvers, self._solved = Recent(), self.current.ekfac
         images = self._images.restricted(names)
-        if names not in self._solvers:
+
+        def make() -> GramSolver:
             assert self.current.metric is not None
             gram = images.gram_in(self.current.metric)  # λHᵀF_c⁻¹H
             gram.diagonal().add_(self.damping * self.gram_damping)
-            self._solvers[names] = GramSolver(gram)
-        return images, self._solvers[names]
+            return GramSolver(gram)
+
+        return images, self._solvers.get(names, make)
 
     def project(self, vector: Vector) -> Vector:
         """Return λF_c⁻¹Pv; linear but for ``trust_region``."""
@@ -190,7 +192,7 @@ class FOPNG(DirectionMethod):
     @property
     def solver(self) -> GramSolver | None:
         """(HᵀF_c⁻¹H + μI)⁺ as worked out last."""
-        return next(reversed(self._solvers.values()), None)
+        return self._solvers.last
 
     def _state(self) -> dict[str, Any]:
         return super()._state() | {"current": self.current.state(self), "ekfac": self.ekfac.state_dict()}

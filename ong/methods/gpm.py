@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ong.curvature import Vector, affine_blocks, input_covariances
+from ong.curvature import Vector, affine_blocks, affine_layers, input_covariances
 from ong.errors import UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
@@ -108,7 +108,8 @@ class GPM(Method):
         self._active: dict[str, Tensor] = {}
 
     def _begin(self, examples: Examples) -> None:
-        layers = affine_blocks(self.blocks, warn=True)
+        affine_blocks(self.blocks, warn=True)
+        layers = affine_layers(self.model)
         if len(self.thresholds) > len(layers):
             raise UserError(
                 f"{len(self.thresholds)} thresholds were given for {len(layers)} layers: {', '.join(layers)}"
@@ -140,7 +141,7 @@ class GPM(Method):
         found = input_covariances(
             self.model, self._draw(examples, self.examples_per_task), layers, forward=self.forward
         )
-        for place, name in enumerate(layers):
+        for place, name in enumerate(affine_layers(self.model)):  # frozen ones keep their places
             if name in found:
                 threshold = self.thresholds[min(place, len(self.thresholds) - 1)]
                 threshold = min(1.0, threshold + self.threshold_increment * self.tasks)

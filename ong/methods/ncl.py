@@ -127,6 +127,7 @@ class NCL(Method):
         """
         super().__init__(seed=seed)
         self.past = PastMetric(FisherOptions(fisher, examples_per_task, samples, rank), damping, pull)
+        self.adds_to_gradients = pull > 0
         self.prior_precision = damping if prior_precision is None else prior_precision
         if not 0 <= self.prior_precision <= damping:
             raise UserError(

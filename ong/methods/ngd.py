@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ong.curvature import EKFAC, FisherType, Metric, Vector
+from ong.errors import UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
 from ong.methods.fishers import FisherOptions, check_damping, check_positive
@@ -48,7 +49,8 @@ class CurrentMetric:
 
     def precondition(self, vector: Vector) -> Vector:
         """Return λ(F_c+λ)⁻¹v."""
-        assert self.metric is not None
+        if self.metric is None:
+            raise UserError("the current task's Fisher is not there yet; call before_step() ahead of update()")
         return self.metric.precondition(vector)
 
     def state(self, method: Method) -> dict[str, Any]:

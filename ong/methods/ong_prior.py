@@ -80,6 +80,7 @@ class ONGPrior(DirectionMethod):
             seed=seed,
         )
         self.past = PastMetric(FisherOptions(fisher, examples_per_task, samples, rank), damping, pull)
+        self.adds_to_gradients = pull > 0
 
     def _begin(self, examples: Examples) -> None:
         self.likelihood(examples, self.past.options.fisher)  # that it can be told shows before training

@@ -35,6 +35,7 @@ class SI(Method):
     """
 
     follows_steps = True
+    adds_to_gradients = True
 
     def __init__(self, *, strength: float = 0.1, damping: float = 0.1, seed: int = 0) -> None:
         """Choose the strength.
@@ -63,7 +64,7 @@ class SI(Method):
 
     def _begin(self, examples: Examples) -> None:
         values = {name: block.values() for name, block in self.blocks.items()}
-        if not self._resumes:
+        if not (self._resumes or self._again) or not self._path:
             self._path = {name: torch.zeros_like(value) for name, value in values.items()}
             self._start = values
         self._centre = {name: padded(self.weights.get(name), value) for name, value in values.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -31,15 +32,20 @@ class RunningStatistics:
     that it was in is put back after each call.
     """
 
-    def __init__(self, model: nn.Module, *, freeze: bool, promised: bool) -> None:
+    def __init__(
+        self, model: nn.Module, *, freeze: bool, promised: bool, compiled: bool, apart: Mapping[str, Tensor]
+    ) -> None:
         """Begin a task.
 
         Args:
             model: the network.
             freeze: keep the statistics of normalisation layers.
-            promised: whether old outputs are promised to stay, so that buffers which move are worth a warning.
+            promised: whether old outputs are promised to stay, so that what moves all the same is worth a warning.
+            compiled: whether it was compiled, and must be compiled anew to see the hooks that freeze.
+            apart: parameters that no step of the method moves.
         """
         self._model = model
+        self._versions = {name: (p, p._version) for name, p in apart.items()} if promised else {}
         self._layers = {
             name: module
             for name, module in model.named_modules()
@@ -49,6 +55,8 @@ class RunningStatistics:
         self._before: dict[str, Tensor] = {}
         if freeze:
             self._handles = [handle for module in self._layers.values() for handle in _frozen(module)]
+            if compiled and self._handles:
+                torch.compiler.reset()
         elif promised and self._layers:
             warnings.warn(
                 f"batch_norm='update': the running statistics of {len(self._layers)} layers go on moving, and old "
@@ -64,19 +72,29 @@ class RunningStatistics:
             }
 
     def close(self) -> None:
-        """End the task; warn of buffers that have moved."""
+        """End the task; warn of what has moved without the method."""
         for handle in self._handles:
             handle.remove()
         now = dict(self._model.named_buffers())
         moved = [n for n, old in self._before.items() if n in now and not torch.equal(old, now[n].to(old.device))]
-        self._handles, self._before = [], {}
+        alone = [name for name, (p, version) in self._versions.items() if p._version != version]
+        self._handles, self._before, self._versions = [], {}, {}
         if moved:
-            named = ", ".join(f"'{name}'" for name in moved[:5])
             warnings.warn(
-                f"buffers of the model changed while a task was trained ({named}): old outputs may have moved with "
-                "them; put the layers that hold them in eval mode after the first task",
-                stacklevel=3,
+                f"buffers of the model changed while a task was trained ({_named(moved)}): old outputs may have moved "
+                "with them; put the layers that hold them in eval mode after the first task",
+                stacklevel=4,
             )
+        if alone:
+            warnings.warn(
+                f"parameters changed by other steps than those that are rewritten ({_named(alone)}): old outputs may "
+                "have moved with them; attach the optimizer of all that trains",
+                stacklevel=4,
+            )
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names[:5])
 
 
 def _frozen(module: nn.Module) -> list[RemovableHandle]:

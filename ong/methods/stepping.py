@@ -26,6 +26,7 @@ class Stepper(Protocol):
     blocks: dict[str, Block]
     follows_steps: ClassVar[bool]
     is_linear: bool
+    adds_to_gradients: bool
 
     @property
     def model(self) -> nn.Module:
@@ -58,6 +59,7 @@ class StepHooks:
     Attributes:
         displaces: whether displacements are replaced; once they are, they are for the rest of the task, as a momentum
             buffer then holds plain gradients.
+        moving: the blocks that the last step moved.
     """
 
     def __init__(self, stepper: Stepper, optimizer: torch.optim.Optimizer) -> None:
@@ -73,11 +75,12 @@ class StepHooks:
         self._stepper: Stepper = stepper
         self._originals: dict[nn.Parameter, Tensor | None] = {}
         self._before: Vector | None = None
-        self._moving: frozenset[str] | None = None
+        self.moving: frozenset[str] | None = None
         self._trained: set[int] = set()
         self._handles = [
             optimizer.register_step_pre_hook(self._pre),
             optimizer.register_step_post_hook(self._post),
+            optimizer.register_load_state_dict_post_hook(self._loaded),
         ]
 
     def close(self) -> None:
@@ -85,18 +88,35 @@ class StepHooks:
         for handle in self._handles:
             handle.remove()
 
+    def _loaded(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer whose state was loaded may bring momentum from under another projection."""
+        if any(group.get("momentum") for group in optimizer.param_groups):
+            self._displace()
+
     def begin_task(self, *, resumes: bool) -> None:
         """Look at what the optimizer trains, and forget the momentum of a former task, whose projection was another."""
         known = {id(parameter) for parameter in self._stepper.model.parameters()}
         self._trained = {id(p) for p in self._parameters() if id(p) not in known}  # a criterion's
         self._trained |= {id(p) for block in self._stepper.blocks.values() for p in block.parameters}
-        self._moving = None
+        self._check_kind()
         if resumes:
             return
+        self.moving = None
         self.displaces = False
         if isinstance(self.optimizer, torch.optim.SGD):
             for state in self.optimizer.state.values():
                 state.pop("momentum_buffer", None)
+
+    def _check_kind(self) -> None:
+        """Refuse optimizers that a gradient other than the loss's own leads astray."""
+        name = type(self.optimizer).__name__
+        if self._stepper.adds_to_gradients:
+            if any(group.get("maximize") for group in self.optimizer.param_groups):
+                raise UserError(f"{name}(maximize=True) would climb the penalty as well; minimise the negative loss")
+            if any(group.get("line_search_fn") for group in self.optimizer.param_groups):
+                raise UserError(f"the line search of {name} does not see the penalty; use line_search_fn=None")
+            if isinstance(self.optimizer, torch.optim.SparseAdam):
+                raise UserError("SparseAdam takes sparse gradients, which a penalty's is not; use Adam, sparse=False")
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -104,7 +124,8 @@ class StepHooks:
     def _pre(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._originals, self._before = {}, None
+        self._put_back()  # of a step that failed
+        self._before = None
         with without_autocast(self._stepper.device):
             self._stepper.before_step()
         rest = args[1:] if args and args[0] is optimizer else args
@@ -157,7 +178,7 @@ class StepHooks:
 
     def _mixes(self, moving: frozenset[str]) -> bool:
         """Return whether SGD's momentum mixes steps of different layers, whose projections differ."""
-        before, self._moving = self._moving, moving
+        before, self.moving = self.moving, moving
         momentum = any(group.get("momentum") for group in self.optimizer.param_groups)
         return momentum and before is not None and moving != before
 
@@ -185,11 +206,15 @@ class StepHooks:
                     self._originals[parameter] = parameter.grad
                     parameter.grad = _laid_out_as(parameter, part)
 
-    @torch.no_grad()
-    def _post(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _put_back(self) -> None:
         for parameter, gradient in self._originals.items():
             parameter.grad = gradient
-        before, self._originals, self._before = self._before, {}, None
+        self._originals = {}
+
+    @torch.no_grad()
+    def _post(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._put_back()
+        before, self._before = self._before, None
         if before is None:
             return
         stepper = self._stepper

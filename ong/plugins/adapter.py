@@ -15,7 +15,7 @@ from ong import methods
 from ong.curvature import Batch, Forward, Likelihood, checked_logits
 from ong.errors import UserError
 from ong.methods import Method
-from ong.plugins.boundaries import Boundaries, ExperienceRows, check_boundaries, stream_length, task_of
+from ong.plugins.boundaries import Boundaries, ExperienceRows, check_boundaries, place_of, stream_length, task_of
 
 __all__ = ["MethodPlugin", "as_plugin"]
 
@@ -44,7 +44,7 @@ class MethodPlugin(SupervisedPlugin):  # type: ignore[misc]
         self.method = method
         self._likelihood, self._logits = likelihood, logits
         self._boundaries = Boundaries()
-        self._seen: list[weakref.ref[Any]] = []  # the tasks that were finished in this process
+        self._seen: list[tuple[weakref.ref[Any], int]] = []  # stream and place of tasks finished in this process
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Begin a task, or go on with one in an online stream."""
@@ -55,6 +55,9 @@ class MethodPlugin(SupervisedPlugin):  # type: ignore[misc]
         hooks = self.method._hooks
         if not begins and hooks is not None and hooks.optimizer is strategy.optimizer and self.method.blocks:
             return
+        if self.method._in_task:  # of a training that was broken off
+            self.method.detach()
+            self.method.leave_task()
         self.method.attach(
             strategy.model,
             strategy.optimizer,
@@ -70,11 +73,12 @@ class MethodPlugin(SupervisedPlugin):  # type: ignore[misc]
         if not self._boundaries.ends(strategy.experience):
             return
         task = task_of(strategy.experience)
-        if any(seen() is task for seen in self._seen):
+        place = place_of(task)
+        if any(seen() is place[0] and number == place[1] for seen, number in self._seen):
             self.method.leave_task()
         else:
             self.method.end_task(ExperienceRows(task))
-            self._seen.append(weakref.ref(task))
+            self._seen.append((weakref.ref(place[0]), place[1]))
         self.method.detach()
 
     @property
@@ -111,7 +115,10 @@ def _check_strategy(method: Method, strategy: Any) -> None:
     if getattr(strategy, "optimizer", None) is None:
         raise UserError(f"{name} trains without an optimizer, so {what} has no steps to rewrite")
     from avalanche.models import TrainEvalModel
+    from avalanche.training.supervised import JointTraining
 
+    if isinstance(strategy, JointTraining):
+        raise UserError(f"{name} trains on all tasks at once, so there is none that {what} could protect")
     if isinstance(strategy.model, TrainEvalModel):
         raise UserError(f"the model of {name} has no logits in eval mode, so {what} cannot take their gradients")
 

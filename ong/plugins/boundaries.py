@@ -11,10 +11,10 @@ from torch.utils.data import default_collate
 
 from ong.curvature import Batch
 from ong.errors import UserError
-from ong.methods import Rows
+from ong.methods import ByNumber
 from ong.streams.avalanche_tensors import in_memory_columns
 
-__all__ = ["Boundaries", "ExperienceRows", "check_boundaries", "stream_length", "task_of"]
+__all__ = ["Boundaries", "ExperienceRows", "check_boundaries", "place_of", "stream_length", "task_of"]
 
 
 def task_of(experience: Any) -> Any:
@@ -28,7 +28,14 @@ def stream_length(experience: Any) -> int:
     return len(stream) if hasattr(stream, "__len__") else 1
 
 
-class ExperienceRows(Rows):
+def place_of(task: Any) -> tuple[Any, int]:
+    """Return what tells an experience from all others: its benchmark, or stream, or itself, and its index there."""
+    stream: Any = getattr(task, "_origin_stream", None)
+    owner = getattr(stream, "benchmark", None) or (stream if stream is not None else task)
+    return owner, int(task.logging()._current_experience) if stream is not None else 0
+
+
+class ExperienceRows(ByNumber):
     """An experience's examples by number, in evaluation's transforms: whole tensors where they lie in memory."""
 
     def __init__(self, experience: Any) -> None:

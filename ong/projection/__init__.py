@@ -11,6 +11,7 @@ from ong.projection.directions import (
 from ong.projection.gram import GramSolver, PivotedCholesky, pivoted_cholesky
 from ong.projection.memory import DirectionMemory
 from ong.projection.projectors import EuclideanProjection, MetricProjection
+from ong.projection.recent import Recent
 from ong.projection.rows import CombinedRows, DenseRows, FactoredRows, ImageRows, Rows
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ImageRows",
     "MetricProjection",
     "PivotedCholesky",
+    "Recent",
     "Rows",
     "check_directions",
     "collect_directions",

@@ -14,6 +14,7 @@ from torch import Tensor
 from ong.curvature import Metric, Vector, double
 from ong.projection.gram import GramSolver
 from ong.projection.memory import DirectionMemory
+from ong.projection.recent import Recent
 
 __all__ = ["EuclideanProjection", "MetricProjection"]
 
@@ -28,7 +29,7 @@ class EuclideanProjection:
         """Prepare the projection off a memory's directions."""
         self.memory = memory
         self.solver = GramSolver(memory.gram()) if memory.count else None
-        self._restricted: dict[frozenset[str], EuclideanProjection] = {}
+        self._restricted: Recent[EuclideanProjection] = Recent()
 
     def __call__(self, vector: Mapping[str, Tensor]) -> Vector:
         """Return the projected vector."""
@@ -52,9 +53,7 @@ class EuclideanProjection:
 
     def _off(self, vector: Mapping[str, Tensor]) -> EuclideanProjection:
         names = frozenset(vector)
-        if names not in self._restricted:
-            self._restricted[names] = EuclideanProjection(self.memory.restricted(names))
-        return self._restricted[names]
+        return self._restricted.get(names, lambda: EuclideanProjection(self.memory.restricted(names)))
 
 
 class MetricProjection:
@@ -73,7 +72,7 @@ class MetricProjection:
         """
         self.memory = memory.restricted(metric.inverse)
         self.metric = metric
-        self._parts: dict[frozenset[str], tuple[DirectionMemory, GramSolver]] = {}
+        self._parts: Recent[tuple[DirectionMemory, GramSolver]] = Recent()
 
     @property
     def solver(self) -> GramSolver | None:
@@ -91,7 +90,8 @@ class MetricProjection:
         return update
 
     def _part(self, names: frozenset[str]) -> tuple[DirectionMemory, GramSolver]:
-        if names not in self._parts:
+        def make() -> tuple[DirectionMemory, GramSolver]:
             memory = self.memory.restricted(names)
-            self._parts[names] = (memory, GramSolver(memory.gram_in(self.metric)))
-        return self._parts[names]
+            return memory, GramSolver(memory.gram_in(self.metric))
+
+        return self._parts.get(names, make)
