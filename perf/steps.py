@@ -22,7 +22,7 @@ from measure import one_thread, publish
 import ong
 from ong.plugins import NCL, NGD, OGD, ONGPrior
 
-REPEATS, TRAIN = 7, 4000
+REPEATS, TRAIN = 5, 4000
 COLUMNS = ("ms a step", "by naive", "s a task besides")
 Plugins = Callable[[], list[Any]]
 

@@ -69,10 +69,17 @@ class Block:
         return joined.float() if joined.dtype in (torch.float16, torch.bfloat16) else joined
 
     def split(self, matrix: Tensor) -> list[Tensor]:
-        """Return a ``[rows, columns]`` matrix as tensors of the parameters' shapes and dtypes."""
-        widths = [p.numel() // self.rows for p in self.parameters]
-        parts = zip(torch.split(matrix, widths, dim=1), self.parameters, strict=True)
-        return [part.reshape(p.shape).to(p.dtype) for part, p in parts]
+        """Return a ``[rows, columns]`` matrix as new tensors of the parameters' shapes, dtypes and strides."""
+        parts, start = [], 0
+        for parameter, width in zip(self.parameters, self._widths, strict=True):
+            part = torch.empty_like(parameter)
+            parts.append(part.copy_(matrix.narrow(1, start, width).reshape(parameter.shape)))
+            start += width
+        return parts
+
+    @cached_property
+    def _widths(self) -> list[int]:
+        return [p.numel() // self.rows for p in self.parameters]
 
     def values(self) -> Tensor:
         """The parameters as a matrix."""

@@ -44,8 +44,12 @@ class ThinOperator:
     def __call__(self, matrix: Tensor) -> Tensor:
         """Return the image of ``[…, rows, columns]``."""
         along = self.outputs_basis @ (self.gain * (self.outputs_basis.T @ (matrix @ self.inputs_basis)))
-        image = along @ self.inputs_basis.T
-        return image if self.rest is None else image.add_(self.rest @ matrix)
+        if self.rest is None:
+            return along @ self.inputs_basis.T
+        image = self.rest @ matrix
+        if matrix.ndim == 2:
+            return image.addmm_(along, self.inputs_basis.T)
+        return image.add_(along @ self.inputs_basis.T)
 
     @property
     def bytes(self) -> int:

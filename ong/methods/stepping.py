@@ -204,7 +204,7 @@ class StepHooks:
             for parameter, part in zip(block.parameters, block.split(matrix), strict=True):
                 if parameter.grad is not None:
                     self._originals[parameter] = parameter.grad
-                    parameter.grad = _laid_out_as(parameter, part)
+                    parameter.grad = part
 
     def _put_back(self) -> None:
         for parameter, gradient in self._originals.items():
@@ -234,11 +234,6 @@ class StepHooks:
     def _skips_without_gradient(self) -> bool:
         """Whether the optimizer leaves parameters without a gradient alone, as all of torch's but LBFGS do."""
         return not isinstance(self.optimizer, torch.optim.LBFGS)
-
-
-def _laid_out_as(parameter: Tensor, part: Tensor) -> Tensor:
-    """Return a gradient with its parameter's strides, which fused optimizers take for granted."""
-    return part if part.stride() == parameter.stride() else torch.empty_like(parameter).copy_(part)
 
 
 def _one_rate(optimizer: torch.optim.Optimizer) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -103,18 +104,25 @@ class FactoredRows:
         """A tensor of the rows' dtype and device."""
         return self.inputs
 
+    @cached_property
+    def _flat(self) -> tuple[Tensor, Tensor]:
+        """A and δ of all positions below each other."""
+        return self.inputs.flatten(0, 1), self.outputs.flatten(0, 1)
+
     def dot(self, matrix: Tensor) -> Tensor:
         """Return ⟨G_m, V⟩ = Σ_t δ_mtᵀ V a_mt: one matrix product, then a sum."""
-        a, d = self.inputs.flatten(0, 1), self.outputs.flatten(0, 1)
+        a, d = self._flat
         if matrix.ndim == 2:
-            return (a @ matrix.T).mul_(d).sum(1).reshape(len(self), -1).sum(1)
+            products = (a @ matrix.T).mul_(d).sum(1)
+            return products if self.inputs.shape[1] == 1 else products.reshape(len(self), -1).sum(1)
         moved = (a @ matrix.flatten(0, 1).T).reshape(len(a), len(matrix), -1)  # [M·T, B, rows]
         return torch.einsum("kbr,kr->bk", moved, d).reshape(len(matrix), len(self), -1).sum(2)
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Return Σ_m c_m G_m = Dᵀ diag(c) A."""
-        scaled = (self.outputs * coefficients.reshape(-1, 1, 1)).flatten(0, 1)
-        return scaled.T @ self.inputs.flatten(0, 1)
+        a, d = self._flat
+        repeated = coefficients.repeat_interleave(self.inputs.shape[1]) if self.inputs.shape[1] != 1 else coefficients
+        return (d * repeated.reshape(-1, 1)).T @ a
 
     def dense(self, indices: Tensor) -> Tensor:
         """Return the chosen gradients, ``[len(indices), rows, columns]``."""
