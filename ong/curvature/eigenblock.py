@@ -20,6 +20,7 @@ from ong.threads import one_blas_thread
 
 __all__ = ["Covariances", "EigenBlock", "covariances", "gradient_squares", "rotated_squares"]
 
+_NEARLY = 1.25  # times the rank: so few columns more cost less with eigenvalues of their own
 _CHUNK = 2**25  # numbers of one [examples, rows, columns] intermediate
 
 
@@ -217,14 +218,14 @@ class EigenBlock:
 
         Args:
             added: covariances of the new data, float64.
-            rank: r; None keeps all columns.
+            rank: r; None keeps all columns, as does a rank of nearly all.
             decay: factor on what was there.
         """
         old = self.doubled()
         inputs_cov = decay * old.inputs_cov + added.inputs
         outputs_cov = decay * old.outputs_cov + added.outputs
         columns = len(inputs_cov)
-        kept = columns if rank is None else min(rank, columns)
+        kept = columns if rank is None or columns <= _NEARLY * rank else rank
         inputs_basis = eigenbasis(inputs_cov, added.rounding)[:, columns - kept :].flip(1)
         outputs_basis = eigenbasis(outputs_cov, added.rounding)
         values = ((inputs_cov @ inputs_basis) * inputs_basis).sum(0).clamp_min(0)
