@@ -87,12 +87,15 @@ def test_logits_that_do_not_depend_on_the_weights_are_refused(cut: Any) -> None:
 def test_a_task_that_is_not_ended_is_told() -> None:
     model, method = mlp(6, 8, 3), OGD(directions_per_task=8)
     optimizer = sgd(model)
-    with pytest.warns(UserWarning, match="left in the middle of a task"), method.attach(model, optimizer):
-        method.begin_task(task())
-        step(model, optimizer, task())
-        with pytest.warns(UserWarning, match="begin_task was called in the middle of a task"):
-            method.begin_task(task(1))
-        step(model, optimizer, task(1))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with method.attach(model, optimizer):
+            for seed in (0, 1):
+                method.begin_task(task(seed))
+                step(model, optimizer, task(seed))
+    again, left = (str(warning.message) for warning in told)
+    assert "begin_task was called in the middle of a task" in again
+    assert "left in the middle of a task" in left
 
 
 def test_a_task_cannot_end_twice() -> None:
@@ -116,9 +119,15 @@ def test_a_method_among_avalanches_plugins_names_the_plugin() -> None:
 def test_labels_that_no_output_has_are_refused(make: Any) -> None:
     model, method = mlp(6, 3), make()
     data = task(classes=7)
-    with pytest.raises(UserError, match="a label is 6, and the model has 3 outputs"), method.attach(model, sgd(model)):
+    method.attach(model, sgd(model))
+
+    def learn() -> None:
         method.begin_task(data)
+        step(model, sgd(model), [data[0], data[1] % 3])
         method.end_task()
+
+    with pytest.raises(UserError, match="a label is 6, and the model has 3 outputs"):
+        learn()
 
 
 @pytest.mark.parametrize("make", [EWC, SI, NCL, lambda: ONGPrior(pull=0.3)], ids=["ewc", "si", "ncl", "ong-prior"])
