@@ -19,7 +19,7 @@ from torch import nn
 import ong
 from ong.curvature import EKFAC, find_blocks
 
-REPEATS, EXAMPLES, DAMPING = 7, 1000, 0.1
+REPEATS, EXAMPLES, DAMPING = 9, 1000, 0.1
 
 
 def main() -> None:

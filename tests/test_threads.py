@@ -9,7 +9,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from ong.curvature import eigenblock, eigenpairs
+from ong.curvature import eigenblock
 from ong.projection import gram
 from ong.threads import one_blas_thread
 
@@ -50,7 +50,6 @@ def gram_matrix(size: int) -> torch.Tensor:
 
 CALLS: dict[str, tuple[Any, str, Callable[[], Any]]] = {
     "a solve": (gram, "dsymv", lambda: gram.GramSolver(gram_matrix(8)).solve(torch.ones(8))),
-    "eigenpairs": (eigenpairs.scipy.linalg, "eigh", lambda: eigenpairs.eigenpairs(gram_matrix(8))),
     "moments": (eigenblock, "get_blas_funcs", lambda: eigenblock._upper_moment(torch.ones(4, 3))),
 }
 

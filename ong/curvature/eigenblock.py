@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.linalg import get_blas_funcs
 from torch import Tensor
 
-from ong.curvature.eigenpairs import eigenbasis
+from ong.curvature.eigenpairs import eigenpairs
 from ong.curvature.factors import Factors
 from ong.curvature.operators import ThinOperator
 from ong.curvature.precision import double
@@ -222,13 +222,14 @@ class EigenBlock:
             decay: factor on what was there.
         """
         old = self.doubled()
-        inputs_cov = decay * old.inputs_cov + added.inputs
-        outputs_cov = decay * old.outputs_cov + added.outputs
+        inputs_cov, outputs_cov = added.inputs, added.outputs
+        if decay and old.inputs_basis.shape[1]:
+            inputs_cov, outputs_cov = inputs_cov + decay * old.inputs_cov, outputs_cov + decay * old.outputs_cov
         columns = len(inputs_cov)
         kept = columns if rank is None or columns <= _NEARLY * rank else rank
-        inputs_basis = eigenbasis(inputs_cov, added.rounding)[:, columns - kept :].flip(1)
-        outputs_basis = eigenbasis(outputs_cov, added.rounding)
-        values = ((inputs_cov @ inputs_basis) * inputs_basis).sum(0).clamp_min(0)
+        all_values, vectors = eigenpairs(inputs_cov, added.rounding)
+        values, inputs_basis = all_values[columns - kept :].flip(0).clamp_min(0), vectors[:, columns - kept :].flip(1)
+        outputs_values, outputs_basis = eigenpairs(outputs_cov, added.rounding)
         others = columns - kept
         rest = ((inputs_cov.trace() - values.sum()) / others).clamp_min(0) if others else values.new_zeros(())
         overlap_in = (inputs_basis.T @ old.inputs_basis).square()
@@ -237,11 +238,11 @@ class EigenBlock:
         eigenvalues = decay * (overlap_out @ (above @ overlap_in.T + old.rest[:, None]))
         totals = decay * (overlap_out @ (old.eigenvalues.sum(1) + old.others * old.rest))
         return EigenBlock(
-            inputs_basis.contiguous(),
+            inputs_basis.clone(memory_format=torch.contiguous_format),
             values,
             rest,
-            outputs_basis,
-            ((outputs_cov @ outputs_basis) * outputs_basis).sum(0).clamp_min(0),
+            outputs_basis.clone(memory_format=torch.contiguous_format),
+            outputs_values.clamp_min(0),
             torch.zeros_like(eigenvalues),
             values.new_zeros(len(outputs_basis)),
             added.positions,

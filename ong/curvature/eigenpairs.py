@@ -1,34 +1,20 @@
-"""Eigenvectors of covariances."""
+"""Eigenpairs of covariances."""
 
 from __future__ import annotations
 
-import scipy.linalg
 import torch
 from torch import Tensor
 
-from ong.threads import one_blas_thread
-
-__all__ = ["eigenbasis"]
+__all__ = ["eigenpairs"]
 
 _WORTH_SPLITTING = 128  # columns
 _ROUNDINGS = 100
 
 
-def eigenpairs(symmetric: Tensor) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues, rising, and orthonormal eigenvectors in columns.
+def eigenpairs(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues of a covariance and eigenvectors in columns, by a smaller problem where columns are constant.
 
-    On a CPU by scipy's LAPACK, at less than half of torch's time.
-    """
-    if symmetric.device.type != "cpu":
-        values, vectors = torch.linalg.eigh(symmetric)
-        return values, vectors
-    with one_blas_thread():
-        found = scipy.linalg.eigh(symmetric.numpy(), driver="evd")
-    return torch.from_numpy(found[0]), torch.from_numpy(found[1]).contiguous()
-
-
-def eigenbasis(covariance: Tensor, rounding: float) -> Tensor:
-    """Return orthonormal eigenvectors of a covariance in columns, by a smaller problem where columns are constant.
+    The largest eigenvalues come last.
 
     Dead pixels, dead units and the 1 of the bias are constant columns, multiples of one another: k of them have k − 1
     eigenvectors of value 0 among themselves, and what is left has k − 1 columns less. Columns count as multiples of the
@@ -41,7 +27,8 @@ def eigenbasis(covariance: Tensor, rounding: float) -> Tensor:
     """
     last = covariance[-1]
     if len(covariance) < _WORTH_SPLITTING or not last[-1] > 0:
-        return eigenpairs(covariance)[1]
+        values, vectors = torch.linalg.eigh(covariance)
+        return values, vectors
     left = covariance - torch.outer(last, last / last[-1])  # of a multiple of the last column nothing is left
     scale = covariance.diagonal().clamp_min(0).sqrt()
     alike = (left.abs() <= _ROUNDINGS * rounding * torch.outer(scale, scale)).all(0)
@@ -51,13 +38,13 @@ def eigenbasis(covariance: Tensor, rounding: float) -> Tensor:
     across = reflect[:, -1] @ covariance[together]
     rest = torch.cat([covariance[others][:, others], across[others][:, None]], 1)
     small = torch.cat([rest, torch.cat([across[others], (across[together] @ reflect[:, -1])[None]])[None]])
-    vectors = eigenpairs(small)[1]
+    values, vectors = torch.linalg.eigh(small)
     basis = torch.zeros_like(covariance)
     zeros = len(together) - 1
     basis[together, :zeros] = reflect[:, :-1]
     basis[others, zeros:] = vectors[:-1]
     basis[together, zeros:] = torch.outer(reflect[:, -1], vectors[-1])
-    return basis
+    return torch.cat([values.new_zeros(zeros), values]), basis
 
 
 def _to_last(vector: Tensor) -> Tensor:
