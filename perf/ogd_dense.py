@@ -24,10 +24,10 @@ import ong
 from ong.curvature import find_blocks
 from ong.plugins import OGD
 
-M, TRAIN = 2000, 4000
+M, TRAIN = 2000, 2000
 BATCHES = 10, 32, 64  # those of the two protocols, and a larger one
 CORES = os.cpu_count() or 1
-REPEATS = {(10, 1): 5, (32, 1): 5, (64, 1): 7, (64, CORES): 7}  # of a batch size on so many threads
+REPEATS = {(10, 1): 3, (32, 1): 3, (64, 1): 3, (64, CORES): 3}  # of a batch size on so many threads
 
 
 class DenseOGD(SupervisedPlugin):  # type: ignore[misc]
