@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from avalanche.core import SupervisedPlugin
+from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import ICaRL, Naive, StreamingLDA
 from harness import EXACT, EXAMPLES, PLUGINS, STAY, Steps, leak, learner, stored, stream, tasks, train, weights
 from nets import mlp
@@ -299,3 +300,42 @@ def test_data_that_do_not_lie_in_memory_give_the_same() -> None:
         train(learner(model, ONGPrior(directions_per_task=5)), experiences)
         ends.append(weights(model))
     assert torch.equal(*ends)
+
+
+def test_an_experience_of_a_classic_stream_counts_once_though_each_access_makes_it_anew() -> None:
+    from avalanche.benchmarks import nc_benchmark
+    from torch.utils.data import TensorDataset
+
+    labels = torch.arange(60) % 4
+    data = TensorDataset(torch.randn(60, 6), labels)
+    data.targets = labels.tolist()
+    stream = nc_benchmark(data, data, n_experiences=2, task_labels=False).train_stream
+    assert stream[0] is not stream[0]
+    model, plugin = nn.Linear(6, 4), ong.OGD(directions_per_task=5)
+    learner = Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=10,
+        plugins=[plugin],
+        evaluator=EvaluationPlugin(),
+    )
+    for _ in range(2):
+        for experience in stream:
+            learner.train(experience, eval_streams=[])
+    assert plugin.method.tasks == 2
+
+
+def test_training_on_all_tasks_at_once_is_refused_in_one_line() -> None:
+    from avalanche.training.supervised import JointTraining
+
+    model = mlp(6, 3)
+    learner = JointTraining(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=nn.CrossEntropyLoss(),
+        plugins=[ong.OGD()],
+        evaluator=EvaluationPlugin(),
+    )
+    with pytest.raises(UserError, match="JointTraining trains on all tasks at once"):
+        learner.train(tasks(2).train_stream, eval_streams=[])
