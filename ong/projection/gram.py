@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from scipy.linalg.blas import dsymv
 from torch import Tensor
-
-from ong.threads import one_blas_thread
 
 __all__ = ["RANK_TOLERANCE", "GramSolver", "PivotedCholesky", "pivoted_cholesky"]
 
@@ -63,20 +60,12 @@ class GramSolver:
         """Return K⁺ b for b ``[M]``, in b's dtype; computed in float64 where the device has it."""
         if right.device.type == "mps":
             return self._inverse_on(right) @ right
-        return _symmetric_product(self.inverse, right.double()).to(right)
+        return (self.inverse @ right.double()).to(right)
 
     def _inverse_on(self, right: Tensor) -> Tensor:
         if self._moved is None:
             self._moved = self.inverse.to(right)
         return self._moved
-
-
-def _symmetric_product(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Return K b; on a CPU by the BLAS routine that reads half of K, as reading it is what takes the time."""
-    if matrix.device.type != "cpu" or not len(vector):
-        return matrix @ vector
-    with one_blas_thread():
-        return torch.from_numpy(dsymv(1.0, matrix.numpy().T, vector.detach().numpy()))
 
 
 def _inverse(unit: Tensor) -> tuple[Tensor, float]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ong.curvature import Block, DiagonalOperator, Metric, ThinOperator, Vector, double
+from ong.curvature import Block, Metric, Vector, double
+from ong.projection.images import chunks, gram_of, image_of
 from ong.projection.rows import DenseRows, FactoredRows, Rows, StackedRows, rows_from_state, smaller_in_factors
 
 __all__ = ["DirectionMemory"]
-
-_CHUNK = 2**22  # numbers of one intermediate while a Gram is built
 
 
 class DirectionMemory:
@@ -113,7 +112,7 @@ class DirectionMemory:
                     a, d = double(rows.inputs[:, 0]), double(rows.outputs[:, 0])
                     total[known:] += (a[known:] @ a.T) * (d[known:] @ d.T)
                 else:
-                    for indices in _chunks(rows, known):
+                    for indices in chunks(rows, known):
                         total[indices.to(total.device)] += double(rows.dot(rows.dense(indices)))
             total[:known, known:] = total[known:, :known].T
             total[:known, :known] = self._gram
@@ -122,27 +121,8 @@ class DirectionMemory:
         return self._gram
 
     def gram_in(self, metric: Metric) -> Tensor:
-        """Return GᵀM⁻¹G, ``[M, M]`` float64.
-
-        For gradients δaᵀ and M⁻¹V = RV + U_S[gain ∘ (U_SᵀVU)]Uᵀ it is, with d = U_Sᵀδ and α = Uᵀa,
-
-            (DRDᵀ)∘(AAᵀ) + X diag(gain) Xᵀ,    X_m = d_m α_mᵀ;
-
-        else M⁻¹G is multiplied out, some directions at a time.
-        """
-        total = double(_like(self.rows).new_zeros(self.count, self.count))
-        for name, rows in self.rows.items():
-            operator = metric.inverse[name]
-            single = isinstance(rows, FactoredRows) and rows.inputs.shape[1] == 1
-            if single and isinstance(operator, ThinOperator):
-                total += _thin_gram(rows.inputs[:, 0], rows.outputs[:, 0], operator)  # type: ignore[attr-defined]
-            elif isinstance(rows, DenseRows) and isinstance(operator, DiagonalOperator):
-                flat = rows.matrices.flatten(1)
-                total += double((flat * operator.scale.flatten()) @ flat.T)
-            else:
-                for indices in _chunks(rows, 0):
-                    total[indices.to(total.device)] += double(rows.dot(operator(rows.dense(indices))))
-        return (total + total.T) / 2
+        """Return GᵀM⁻¹G, ``[M, M]`` float64."""
+        return gram_of(image_of(rows, metric.inverse[name]) for name, rows in self.rows.items())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows of each block and the Gram worked out so far."""
@@ -156,36 +136,8 @@ class DirectionMemory:
         return memory
 
 
-def _thin_gram(inputs: Tensor, outputs: Tensor, operator: ThinOperator) -> Tensor:
-    """Return ⟨δ_m a_mᵀ, M⁻¹ δ_n a_nᵀ⟩, ``[M, M]`` float64, for a ``[M, columns]`` and δ ``[M, rows]``."""
-    turned, along = outputs @ operator.outputs_basis, inputs @ operator.inputs_basis
-    total = double(turned.new_zeros(len(inputs), len(inputs)))
-    if operator.rest is not None:
-        a = double(inputs)
-        total += double(outputs @ operator.rest @ outputs.T) * (a @ a.T)
-    step = max(1, _CHUNK // max(1, operator.gain.numel()))
-    parts = range(0, len(inputs), step)
-    for i in parts:
-        left = (turned[i : i + step, :, None] * operator.gain * along[i : i + step, None]).flatten(1)
-        for j in (j for j in parts if j >= i):  # what lies before it is known by symmetry
-            right = (turned[j : j + step, :, None] * along[j : j + step, None]).flatten(1)
-            product = double(left @ right.T)
-            total[i : i + step, j : j + step] += product
-            if j > i:
-                total[j : j + step, i : i + step] += product.T
-    return total
-
-
 def _like(rows: Mapping[str, Rows]) -> Tensor:
     return next(iter(rows.values())).like if rows else torch.zeros(0)
-
-
-def _chunks(rows: Rows, start: int) -> Iterator[Tensor]:
-    """Indices from ``start`` on, as many at a time as keep the intermediates small."""
-    count, (height, width) = len(rows), rows.shape
-    step = max(1, _CHUNK // max(height * width, count * height))
-    for first in range(start, count, step):
-        yield torch.arange(first, min(first + step, count), device=rows.like.device)
 
 
 def _zeros(count: int, like: Rows) -> FactoredRows | DenseRows:

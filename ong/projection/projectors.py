@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ong.curvature import Metric, Vector, double
 from ong.projection.gram import GramSolver
+from ong.projection.images import gram_of, image_of
 from ong.projection.memory import DirectionMemory
 from ong.projection.recent import Recent
 
@@ -59,8 +60,7 @@ class EuclideanProjection:
 class MetricProjection:
     """v = M⁻¹( g − G (GᵀM⁻¹G)⁺ GᵀM⁻¹ g ), steepest descent in the metric M under Gᵀv = 0.
 
-    v is the argmin of −gᵀv + ½ vᵀMv subject to Gᵀv = 0, so gᵀv = vᵀMv ≥ 0. It is taken as u − M⁻¹G(GᵀM⁻¹G)⁺Gᵀu with
-    u = M⁻¹g: M⁻¹ twice and two products with the memory.
+    v is the argmin of −gᵀv + ½ vᵀMv subject to Gᵀv = 0, so gᵀv = vᵀMv ≥ 0.
     """
 
     def __init__(self, memory: DirectionMemory, metric: Metric) -> None:
@@ -72,26 +72,27 @@ class MetricProjection:
         """
         self.memory = memory.restricted(metric.inverse)
         self.metric = metric
-        self._parts: Recent[tuple[DirectionMemory, GramSolver]] = Recent()
+        self._images = {name: image_of(rows, metric.inverse[name]) for name, rows in self.memory.rows.items()}
+        self._solvers: Recent[GramSolver] = Recent()
 
     @property
     def solver(self) -> GramSolver | None:
         """(GᵀM⁻¹G)⁺ over all blocks, or None where nothing is stored."""
-        return self._part(frozenset(self.memory.rows))[1] if self.memory.count else None
+        return self._solver(frozenset(self._images)) if self.memory.count else None
 
     def __call__(self, vector: Mapping[str, Tensor]) -> Vector:
         """Return the update."""
-        update = self.metric.precondition(vector)
-        moving = frozenset(self.memory.rows.keys() & vector.keys())
-        if moving:
-            memory, solver = self._part(moving)
-            for name, part in memory.combine(solver.solve(memory.dot(update))).items():
-                update[name] = update[name] - self.metric.inverse[name](part)
+        images = {name: image for name, image in self._images.items() if name in vector}
+        update = self.metric.precondition({name: part for name, part in vector.items() if name not in images})
+        if images:
+            found = {name: image.dot(vector[name]) for name, image in images.items()}
+            against = torch.stack([products for products, _ in found.values()]).sum(0)
+            coefficients = self._solver(frozenset(images)).solve(against)
+            for name, image in images.items():
+                update[name] = image.off(vector[name], found[name][1], coefficients)
         return update
 
-    def _part(self, names: frozenset[str]) -> tuple[DirectionMemory, GramSolver]:
-        def make() -> tuple[DirectionMemory, GramSolver]:
-            memory = self.memory.restricted(names)
-            return memory, GramSolver(memory.gram_in(self.metric))
-
-        return self._parts.get(names, make)
+    def _solver(self, names: frozenset[str]) -> GramSolver:
+        return self._solvers.get(
+            names, lambda: GramSolver(gram_of(image for name, image in self._images.items() if name in names))
+        )

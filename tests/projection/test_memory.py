@@ -165,7 +165,7 @@ def test_the_gram_in_a_metric_is_the_dense_one(
     case: str, rank: int | None, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Factors and dense rows, under thin and diagonal operators, all at once and in parts."""
-    monkeypatch.setattr("ong.projection.memory._CHUNK", chunk)
+    monkeypatch.setattr("ong.projection.images._CHUNK", chunk)
     it = filled(case)
     metric, m = it.metric(case, rank)
     expected = it.dense.T @ torch.linalg.solve(m, it.dense)

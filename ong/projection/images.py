@@ -1,0 +1,132 @@
+"""M⁻¹G of one block: what a step in a metric multiplies with, worked out once for a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property, reduce
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ong.curvature import DiagonalOperator, Operator, ThinOperator, double
+from ong.projection.rows import DenseRows, FactoredRows, Rows
+
+__all__ = ["Image", "chunks", "gram_of", "image_of"]
+
+_CHUNK = 2**22  # numbers of one intermediate while a Gram is built
+
+
+class Image(Protocol):
+    """M⁻¹G, for G the rows of one block and M⁻¹ the block's operator."""
+
+    def dot(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Return GᵀM⁻¹v, ``[M]``, and what :meth:`off` needs of v."""
+
+    def off(self, matrix: Tensor, known: Tensor, coefficients: Tensor) -> Tensor:
+        """Return M⁻¹(v − G c), for ``known`` the second of :meth:`dot`."""
+
+    def gram(self) -> Tensor:
+        """Return GᵀM⁻¹G, ``[M, M]`` float64, symmetric up to rounding."""
+
+
+def image_of(rows: Rows, operator: Operator) -> Image:
+    """Return M⁻¹G in the cheapest form there is."""
+    if isinstance(rows, FactoredRows) and isinstance(operator, ThinOperator):
+        return ThinImage(rows, operator)
+    return AnyImage(rows, operator)
+
+
+class AnyImage:
+    """M⁻¹G by the operator itself."""
+
+    def __init__(self, rows: Rows, operator: Operator) -> None:
+        self._rows, self._operator = rows, operator
+
+    def dot(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Return GᵀM⁻¹v, ``[M]``, and M⁻¹v."""
+        image = self._operator(matrix)
+        return self._rows.dot(image), image
+
+    def off(self, matrix: Tensor, known: Tensor, coefficients: Tensor) -> Tensor:
+        """Return M⁻¹(v − G c)."""
+        return known - self._operator(self._rows.combine(coefficients))
+
+    def gram(self) -> Tensor:
+        """Return GᵀM⁻¹G: M⁻¹G is multiplied out, some directions at a time."""
+        rows, operator = self._rows, self._operator
+        if isinstance(rows, DenseRows) and isinstance(operator, DiagonalOperator):
+            flat = rows.matrices.flatten(1)
+            return double((flat * operator.scale.flatten()) @ flat.T)
+        return torch.cat([double(rows.dot(operator(rows.dense(indices)))) for indices in chunks(rows)])
+
+
+class ThinImage:
+    """M⁻¹G for gradients Σ_t δ_t a_tᵀ and M⁻¹V = RV + U_S[gain ∘ (U_SᵀVU)]Uᵀ.
+
+    With d = U_Sᵀδ, α = Uᵀa and H = U_SᵀVU a step takes five products with ``[rows, columns]`` matrices, where the
+    operator applied twice would take eight:
+
+        GᵀM⁻¹v = Σ_t (Rδ)ᵀV a + dᵀ(gain ∘ H)α,    M⁻¹(v − Gc) = R(V − Gc) + U_S[gain ∘ (H − Σ c d αᵀ)]Uᵀ.
+    """
+
+    def __init__(self, rows: FactoredRows, operator: ThinOperator) -> None:
+        self._rows, self._operator = rows, operator
+        self._small = FactoredRows(rows.inputs @ operator.inputs_basis, rows.outputs @ operator.outputs_basis)
+
+    @cached_property
+    def _rest(self) -> FactoredRows | None:
+        """R G."""
+        rest = self._operator.rest
+        return None if rest is None else FactoredRows(self._rows.inputs, self._rows.outputs @ rest)
+
+    def dot(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Return GᵀM⁻¹v, ``[M]``, and H."""
+        operator = self._operator
+        turned = operator.outputs_basis.T @ (matrix @ operator.inputs_basis)
+        against = self._small.dot(operator.gain * turned)
+        return (against if self._rest is None else against + self._rest.dot(matrix)), turned
+
+    def off(self, matrix: Tensor, known: Tensor, coefficients: Tensor) -> Tensor:
+        """Return M⁻¹(v − G c)."""
+        operator = self._operator
+        along = operator.outputs_basis @ (operator.gain * (known - self._small.combine(coefficients)))
+        if operator.rest is None:
+            return along @ operator.inputs_basis.T
+        return (operator.rest @ (matrix - self._rows.combine(coefficients))).addmm_(along, operator.inputs_basis.T)
+
+    def gram(self) -> Tensor:
+        """Return GᵀM⁻¹G; for gradients of one position it is (ΔRΔᵀ)∘(AAᵀ) + X diag(gain) Xᵀ, X_m = d_m α_mᵀ."""
+        operator, rows = self._operator, self._rows
+        if rows.inputs.shape[1] > 1:
+            return AnyImage(rows, operator).gram()
+        along, turned = self._small.inputs[:, 0], self._small.outputs[:, 0]
+        total = double(turned.new_zeros(len(rows), len(rows)))
+        if self._rest is not None:
+            a = double(rows.inputs[:, 0])
+            total += double(self._rest.outputs[:, 0] @ rows.outputs[:, 0].T) * (a @ a.T)
+        step = max(1, _CHUNK // max(1, operator.gain.numel()))
+        parts = range(0, len(rows), step)
+        for i in parts:
+            left = (turned[i : i + step, :, None] * operator.gain * along[i : i + step, None]).flatten(1)
+            for j in (j for j in parts if j >= i):  # what lies before it is known by symmetry
+                right = (turned[j : j + step, :, None] * along[j : j + step, None]).flatten(1)
+                product = double(left @ right.T)
+                total[i : i + step, j : j + step] += product
+                if j > i:
+                    total[j : j + step, i : i + step] += product.T
+        return total
+
+
+def chunks(rows: Rows, start: int = 0) -> Iterator[Tensor]:
+    """Indices from ``start`` on, as many at a time as keep the intermediates small."""
+    count, (height, width) = len(rows), rows.shape
+    step = max(1, _CHUNK // max(height * width, count * height))
+    for first in range(start, count, step):
+        yield torch.arange(first, min(first + step, count), device=rows.like.device)
+
+
+def gram_of(images: Iterable[Image]) -> Tensor:
+    """Return GᵀM⁻¹G over blocks, of which there is one at least, ``[M, M]`` float64."""
+    total = reduce(torch.add, (image.gram() for image in images))
+    return (total + total.T) / 2
