@@ -10,11 +10,27 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PLUGINS = ("EWC", "FOPNG", "GPM", "NCL", "NGD", "OGD", "ONG", "OWM", "SGP", "SI", "OGDPlus", "ONGPrior", "ONGv1")
+_PLUGINS = (
+    "EWC",
+    "FOPNG",
+    "GPM",
+    "NCL",
+    "NGD",
+    "OGD",
+    "OGDPlus",
+    "ONG",
+    "ONGPrior",
+    "ONGReplay",
+    "ONGv1",
+    "OWM",
+    "SGP",
+    "SI",
+)
 _HOMES = dict.fromkeys(_PLUGINS, "ong.plugins") | {
     "EKFAC": "ong.curvature",
     "NaturalGradient": "ong.natural.online",
     "AccuracyMatrix": "ong.metrics",
+    "Certificate": "ong.plugins",
     "Diagnostics": "ong.plugins",
     "DirectionMemory": "ong.projection",
     "InMemoryLoader": "ong.streams",

@@ -1,7 +1,16 @@
 """What a network's Fisher looks like: per-example gradients, eigenbases, Fisher types."""
 
 from ong.curvature.batches import Batch, Forward, batch_size, checked_logits, logits_of, map_batch, select, targets_of
-from ong.curvature.blocks import Block, Vector, evaluating, find_blocks, inner, norm
+from ong.curvature.blocks import Block, Vector, dense_gradient, evaluating, find_blocks, inner, norm
+from ong.curvature.changes import (
+    Run,
+    Weights,
+    first_order_change,
+    gradients_at,
+    metric_change,
+    outputs_at,
+    remainder_bound,
+)
 from ong.curvature.cover import PROBED, cover
 from ong.curvature.diagonal import DiagonalBlock, diagonal_fisher
 from ong.curvature.eigenblock import EigenBlock
@@ -16,6 +25,7 @@ from ong.curvature.likelihoods import (
     check_likelihood,
     likelihood_of,
     likelihood_of_targets,
+    negative_log_likelihood,
 )
 from ong.curvature.metric import Metric
 from ong.curvature.operators import DiagonalOperator, Operator, ThinOperator
@@ -41,9 +51,11 @@ __all__ = [
     "Likelihood",
     "Metric",
     "Operator",
+    "Run",
     "ThinOperator",
     "UnsupportedLayerError",
     "Vector",
+    "Weights",
     "affine_blocks",
     "affine_layers",
     "batch_size",
@@ -52,11 +64,14 @@ __all__ = [
     "checked_logits",
     "cotangents",
     "cover",
+    "dense_gradient",
     "diagonal_fisher",
     "double",
     "evaluating",
     "example_gradients",
     "find_blocks",
+    "first_order_change",
+    "gradients_at",
     "inner",
     "input_covariances",
     "layer_factors",
@@ -64,9 +79,13 @@ __all__ = [
     "likelihood_of_targets",
     "logits_of",
     "map_batch",
+    "metric_change",
     "needs_likelihood",
+    "negative_log_likelihood",
     "norm",
+    "outputs_at",
     "record",
+    "remainder_bound",
     "residual",
     "select",
     "targets_of",

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from ong.errors import UnknownNameError, UserError
 
-__all__ = ["LIKELIHOODS", "Likelihood", "check_likelihood", "likelihood_of", "likelihood_of_targets"]
+__all__ = [
+    "LIKELIHOODS",
+    "Likelihood",
+    "check_likelihood",
+    "likelihood_of",
+    "likelihood_of_targets",
+    "negative_log_likelihood",
+]
 
 Likelihood = Literal["categorical", "bernoulli", "gaussian"]
 LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
@@ -82,3 +89,13 @@ def likelihood_of_targets(logits: Tensor, targets: Tensor | None) -> Likelihood:
         f"{logits.shape[1]} output(s) with {kind} do not say which likelihood is meant; pass criterion=… or "
         "likelihood='categorical', 'bernoulli' or 'gaussian' to attach, or use fisher='logit', which needs none"
     )
+
+
+def negative_log_likelihood(logits: Tensor, targets: Tensor, likelihood: Likelihood) -> Tensor:
+    """Return −Σ_n log p(y_n|h_n) up to a constant, a scalar; :func:`ong.curvature.residual` is its gradient."""
+    if likelihood == "categorical":
+        return F.cross_entropy(logits, targets, reduction="sum")
+    targets = targets.reshape(logits.shape).to(logits)
+    if likelihood == "bernoulli":
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+    return 0.5 * F.mse_loss(logits, targets, reduction="sum")

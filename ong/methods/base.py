@@ -17,6 +17,7 @@ from ong.curvature import (
     FisherType,
     Forward,
     Likelihood,
+    Metric,
     Vector,
     check_likelihood,
     cover,
@@ -32,6 +33,7 @@ from ong.curvature import (
 from ong.errors import UserError
 from ong.methods.data import Examples
 from ong.methods.layout import Columns, check_columns, columns_of
+from ong.methods.packing import pack_nested, unpack_nested
 from ong.methods.statistics import BatchNorm, RunningStatistics, check_batch_norm
 from ong.methods.stepping import StepHooks
 
@@ -156,6 +158,11 @@ class Method:
         device = next((part.device for part in gradient.values()), torch.device("cpu"))
         with torch.no_grad(), without_autocast(device):
             return dict(gradient) if self.is_idle else self.project(self.force(gradient))
+
+    @property
+    def past_metric(self) -> tuple[Metric, FisherType] | None:
+        """M = I + F/λ that steps are measured in, F the Fisher of the finished tasks, and the type of F."""
+        return None
 
     @property
     def memory_bytes(self) -> int:
@@ -436,7 +443,8 @@ class Method:
     def state_dict(self) -> dict[str, Any]:
         """Return all that is kept from task to task and from step to step, as tensors and plain values.
 
-        ``torch.save`` and ``torch.load(…, weights_only=True)`` take it, on any device.
+        ``torch.save`` and ``torch.load(…, weights_only=True)`` take it, on any device. Stored inputs of few levels, as
+        grey-level images are, take a byte a number there (:func:`ong.methods.packing.pack`).
         """
         within = self._in_task or self._resumes
         hooked = self._hooks if self._hooks is not None and self._in_task else None
@@ -452,7 +460,7 @@ class Method:
             "in_task": within,
             "displaces": within and (hooked.displaces if hooked is not None else self._displaces),
             "moving": None if moving is None or not within else sorted(moving),
-            **self._state(),
+            "kept": pack_nested(self._state()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -476,7 +484,8 @@ class Method:
         self._moving = None if state["moving"] is None else frozenset(state["moving"])
         if self._hooks is not None:
             self._hooks.displaces, self._hooks.moving = self._displaces, self._moving
-        self._load(state if self._model is None else map_batch(lambda t: _moved(t, self.device), state))
+        kept = unpack_nested(state["kept"])
+        self._load(kept if self._model is None else map_batch(lambda t: _moved(t, self.device), kept))
 
     def _move_to(self, device: torch.device) -> None:
         """Move what is kept to a device, where it lies on another one."""

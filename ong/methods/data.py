@@ -23,7 +23,7 @@ from torch.utils.data.distributed import DistributedSampler
 from ong.curvature import Batch, batch_size, map_batch, targets_of
 from ong.errors import UserError
 
-__all__ = ["ByNumber", "Examples"]
+__all__ = ["ByNumber", "Examples", "joined"]
 
 _TELLING = 16  # examples that tell whether processes hold the same data
 _BATCH = 256  # examples a forward when a task's examples are gone through
@@ -94,18 +94,18 @@ class _Batches(ByNumber):
             batch = self._batches[int(number[place])]
             start = int(self._ends[int(number[place])]) - batch_size(batch)
             parts.append(map_batch(lambda t, row=i - start: t[row : row + 1], batch))  # type: ignore[misc]
-        return _joined(parts)
+        return joined(parts)
 
 
-def _joined(batches: Sequence[Batch]) -> Batch:
+def joined(batches: Sequence[Batch]) -> Batch:
     """Return batches of one structure as one batch."""
     first = batches[0]
     if isinstance(first, Tensor):
         return torch.cat(list(batches))
     if isinstance(first, Mapping):
-        return {key: _joined([batch[key] for batch in batches]) for key in first}
+        return {key: joined([batch[key] for batch in batches]) for key in first}
     if isinstance(first, Sequence) and not isinstance(first, str | bytes):
-        return [_joined(parts) for parts in zip(*batches, strict=True)]
+        return [joined(parts) for parts in zip(*batches, strict=True)]
     return first
 
 
@@ -241,7 +241,7 @@ class Examples:
             if not below.any():
                 continue
             part = map_batch(lambda t, rows=below: t[rows.to(t.device)], batch)  # type: ignore[misc]
-            kept, keys = (part if kept is None else _joined([kept, part])), torch.cat([keys, new[below]])
+            kept, keys = (part if kept is None else joined([kept, part])), torch.cat([keys, new[below]])
             stay = keys.argsort()[:count]
             keys = keys[stay]
             kept = map_batch(lambda t, rows=stay: t[rows.to(t.device)], kept)  # type: ignore[misc]

@@ -14,6 +14,7 @@ from ong.errors import UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
 from ong.methods.fishers import check_positive
+from ong.methods.packing import pack_nested, packed_bytes
 from ong.methods.room import available_bytes, bytes_of, most_directions, needed_bytes, readable
 from ong.methods.statistics import BatchNorm
 from ong.projection import (
@@ -62,7 +63,7 @@ class DirectionMethod(Method):
             directions_per_task: training examples drawn from each finished task; ``all`` stores one direction an output
                 and example.
             max_directions: most directions kept; past it the most independent ones stay.
-            max_bytes: most bytes of directions kept, likewise (their Gram, 8 M² bytes, comes on top).
+            max_bytes: most bytes of directions worked with, unpacked, likewise (their Gram, 8 M² bytes, comes on top).
             batch_norm: see :class:`Method`.
             seed: which examples are drawn.
 
@@ -228,8 +229,8 @@ class DirectionMethod(Method):
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the stored directions."""
-        return self.memory.bytes
+        """Bytes of the stored directions, packed (:func:`ong.methods.packing.pack`); a task works with floats."""
+        return packed_bytes(pack_nested([rows.state_dict() for rows in self.memory.rows.values()]))
 
     def statistics(self) -> dict[str, float]:
         """Return numbers about the memory, and about the projection of the task in training.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ong.curvature import EKFAC, FisherType, Vector, check_fisher, diagonal_fisher
+from ong.curvature import EKFAC, Batch, FisherType, Vector, check_fisher, diagonal_fisher
 from ong.errors import UserError
 from ong.methods.data import Examples
 
@@ -69,6 +70,12 @@ class FisherOptions:
         """Add the Fisher of a task's examples at the present weights, and return the sum."""
         batches = method._draw(examples, self.examples)
         ekfac.add(method.model, batches, decay=decay, **self._arguments(method, examples))
+        return ekfac
+
+    def of_batches(self, method: Method, examples: Examples, batches: Sequence[Batch]) -> EKFAC:
+        """Return the Fisher of batches that are given."""
+        ekfac = self.empty()
+        ekfac.add(method.model, batches, **self._arguments(method, examples))
         return ekfac
 
     def diagonal(self, method: Method, examples: Examples) -> Vector:

@@ -155,6 +155,11 @@ class NCL(Method):
         self.past.end(self, examples)
 
     @property
+    def past_metric(self) -> tuple[Metric, FisherType] | None:
+        """M and the type of its Fisher."""
+        return None if self.past.metric is None else (self.past.metric, self.past.options.fisher)
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes of F and μ."""
         return self.past.bytes

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ong.curvature import Batch, batch_size, map_batch
+from ong.curvature import Batch, batch_size
 from ong.methods.data import Examples
 from ong.methods.directional import DirectionMethod
+from ong.methods.packing import pack_nested, packed_bytes
 from ong.methods.statistics import BatchNorm
 from ong.projection import DirectionKind, DirectionMemory
 
@@ -71,10 +72,8 @@ class OGDPlus(DirectionMethod):
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the stored directions, and of the stored examples."""
-        sizes: list[int] = []
-        map_batch(lambda t: sizes.append(t.numel() * t.element_size()), self.stored)
-        return super().memory_bytes + sum(sizes)
+        """Bytes of the stored directions, and of the stored examples, all packed."""
+        return super().memory_bytes + packed_bytes(pack_nested(self.stored))
 
     def statistics(self) -> dict[str, float]:
         """Return numbers about the memory, the number of stored examples among them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ong.curvature import FisherType, Vector
+from ong.curvature import FisherType, Metric, Vector
 from ong.methods.data import Examples
 from ong.methods.directional import DirectionMethod
 from ong.methods.fishers import FisherOptions
@@ -101,6 +101,11 @@ class ONGPrior(DirectionMethod):
 
     def _bytes_beside(self) -> int:
         return fisher_bytes(self.blocks)
+
+    @property
+    def past_metric(self) -> tuple[Metric, FisherType] | None:
+        """M and the type of its Fisher."""
+        return None if self.past.metric is None else (self.past.metric, self.past.options.fisher)
 
     @property
     def memory_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Avalanche training plugins: the methods of :mod:`ong.methods`, and diagnostics."""
+"""Avalanche training plugins: the methods of :mod:`ong.methods`, diagnostics, training until it converges."""
 
 from ong.plugins.adapter import (
     EWC,
@@ -14,8 +14,11 @@ from ong.plugins.adapter import (
     MethodPlugin,
     OGDPlus,
     ONGPrior,
+    ONGReplay,
     ONGv1,
 )
+from ong.plugins.certificate import Certificate
+from ong.plugins.convergence import UntilConverged
 from ong.plugins.diagnostics import Diagnostics
 
 __all__ = [
@@ -29,9 +32,12 @@ __all__ = [
     "OWM",
     "SGP",
     "SI",
+    "Certificate",
     "Diagnostics",
     "MethodPlugin",
     "OGDPlus",
     "ONGPrior",
+    "ONGReplay",
     "ONGv1",
+    "UntilConverged",
 ]

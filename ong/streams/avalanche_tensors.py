@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks.utils.classification_dataset import _TensorClassificationDataset
 from avalanche.benchmarks.utils.flat_data import ConstantSequence, FlatData
 from torch.utils.data import TensorDataset, default_collate
 
@@ -50,7 +51,7 @@ def in_memory_columns(dataset: Any) -> list[Segments] | None:
 
 def _data_columns(data: Any, group: str) -> list[Segments] | None:
     """Return the columns of a node of the tree, or None."""
-    if type(data) is TensorDataset:
+    if type(data) in (TensorDataset, _TensorClassificationDataset):
         return [Segments([tensor]) for tensor in data.tensors]
     if not isinstance(data, FlatData) or _is_transformed(data, group):
         return None

@@ -71,8 +71,16 @@ def output_count(benchmark: CLScenario) -> int:
     return 1 + int(max(max(experience.classes_in_this_experience) for experience in benchmark.train_stream))
 
 
+@dataclass(frozen=True)
+class _ClassOrder:
+    """What iCaRL asks ``experience.benchmark`` for: how many classes each task has, and all of them in order."""
+
+    n_classes_per_exp: list[int]
+    classes_order: list[int]
+
+
 def _list_classes(benchmark: CLScenario) -> None:
-    """Turn the sets of classes of each experience into sorted lists.
+    """Turn the sets of classes of each experience into sorted lists, and tell each of the order of classes.
 
     ``with_classes_timeline`` of Avalanche 0.6 promises lists and makes sets, on which ``MultiHeadClassifier``
     fails.
@@ -81,6 +89,10 @@ def _list_classes(benchmark: CLScenario) -> None:
         for experience in stream:
             for name in _CLASS_LISTS:
                 setattr(experience, name, sorted(getattr(experience, name)))
+        tasks = [experience.classes_in_this_experience for experience in stream]
+        order = _ClassOrder([len(task) for task in tasks], [label for task in tasks for label in task])
+        for experience in stream:
+            experience.benchmark = order
 
 
 class _TargetAttributes:

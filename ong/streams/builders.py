@@ -44,7 +44,9 @@ def _flag(what: str, value: object) -> bool:
     return value
 
 
-def permuted(dataset: ImageDataset, *, tasks: int = 10, seed: int = 0, first_identity: bool = True) -> CLScenario:
+def permuted(
+    dataset: ImageDataset, *, tasks: int = 10, seed: int = 0, first_identity: bool = True, padding: int = 0
+) -> CLScenario:
     """Build a stream in which each task permutes the pixels of all images in its own fixed way.
 
     Source: Goodfellow et al., "An Empirical Investigation of Catastrophic Forgetting", 2013, section 5; as in
@@ -55,6 +57,7 @@ def permuted(dataset: ImageDataset, *, tasks: int = 10, seed: int = 0, first_ide
         tasks: How many tasks.
         seed: Seed of the permutations; task t's depends on ``seed`` and t only.
         first_identity: Leave task 0 unpermuted.
+        padding: Rows and columns of background on every side, permuted like the others.
 
     Returns:
         A domain-incremental benchmark, inputs float32 (N, 1, H, W).
@@ -63,6 +66,7 @@ def permuted(dataset: ImageDataset, *, tasks: int = 10, seed: int = 0, first_ide
         UserError: An argument is out of range.
     """
     tasks, seed = _whole_number("tasks", tasks, 1), check_seed(seed)
+    dataset = dataset.padded(_whole_number("padding", padding, 0))
     normalise = Normalisation(dataset)
     train, test = normalise(dataset.train_images).squeeze(1), normalise(dataset.test_images).squeeze(1)
     permutations = pixel_permutations(
@@ -105,6 +109,7 @@ def rotated(
     tasks: int | None = None,
     max_angle: float = 90.0,
     angles: Sequence[float] | None = None,
+    padding: int = 0,
 ) -> CLScenario:
     """Build a stream in which each task rotates all images by its own angle.
 
@@ -116,6 +121,7 @@ def rotated(
         tasks: How many tasks; 10 by default, or as many as there are ``angles``.
         max_angle: The last task's angle in degrees; the tasks' angles are evenly spaced from 0 to it.
         angles: The angles in degrees, counter-clockwise, in place of ``max_angle``.
+        padding: Rows and columns of background on every side.
 
     Returns:
         A domain-incremental benchmark, inputs float32 (N, 1, S, S).
@@ -124,6 +130,7 @@ def rotated(
         UserError: An argument is out of range, or the images are not square.
     """
     degrees = _resolve_angles(tasks, max_angle, angles)
+    dataset = dataset.padded(_whole_number("padding", padding, 0))
     normalise = Normalisation(dataset)
     return benchmark_from_tensors(
         [

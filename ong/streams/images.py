@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 
 from ong.errors import UserError
 
 __all__ = ["ImageDataset"]
+
+_HELD_OUT_SEED = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,34 @@ class ImageDataset:
         train, test = tuple(self.train_images.shape[1:]), tuple(self.test_images.shape[1:])
         if train != test:
             raise UserError(f"{self.source}: test images have size {test}, expected {train} as the training images")
+
+    def padded(self, by: int) -> ImageDataset:
+        """Return the images with ``by`` rows and columns of background on every side: 28 × 28 and 2 make 32 × 32."""
+        if not by:
+            return self
+        train, test = (F.pad(images, (by, by, by, by)) for images in (self.train_images, self.test_images))
+        return replace(self, train_images=train, test_images=test)
+
+    def for_validation(self) -> ImageDataset:
+        """Return the training part alone: five sixths to train, the other sixth in the place of the test images.
+
+        Which images those are depends on their number only, so it is the same for every seed and strategy.
+
+        Raises:
+            UserError: fewer than six training images.
+        """
+        count = len(self.train_images)
+        held, order = count // 6, torch.randperm(count, generator=torch.Generator().manual_seed(_HELD_OUT_SEED))
+        if not held:
+            raise UserError(f"{self.source}: {count} training images, expected at least 6 to hold out a sixth")
+        return replace(
+            self,
+            train_images=self.train_images[order[held:]],
+            train_labels=self.train_labels[order[held:]],
+            test_images=self.train_images[order[:held]],
+            test_labels=self.train_labels[order[:held]],
+            source=f"{self.source}, training part",
+        )
 
 
 def _check_part(where: str, images: torch.Tensor, labels: torch.Tensor, classes: int) -> None:

@@ -84,18 +84,19 @@ def permute_pixels(images: torch.Tensor, permutation: torch.Tensor) -> torch.Ten
 
 
 def rotate(images: torch.Tensor, degrees: float) -> torch.Tensor:
-    """Rotate images counter-clockwise about their centre, with bilinear interpolation.
+    """Rotate images counter-clockwise about their centre, with bilinear interpolation, to whole grey levels.
 
-    Beyond the edge lies background, 0. The whole batch is resampled at once: the images are the channels of a
-    single image, so the sampling grid is made once. (``torchvision.transforms.functional.rotate`` with a fill
-    value attenuates the pixels along the edge twice, which is why it is not used.)
+    A rotated image is bytes again, as an image file would hold it. Beyond the edge lies background, 0. The whole batch
+    is resampled at once: the images are the channels of a single image, so the sampling grid is made once.
+    (``torchvision.transforms.functional.rotate`` with a fill value attenuates the pixels along the edge twice, which is
+    why it is not used.)
 
     Args:
         images: Grey levels, shape (N, S, S), any dtype.
         degrees: The angle.
 
     Returns:
-        float32, shape (N, S, S). Multiples of 360° return the grey levels unchanged.
+        uint8, shape (N, S, S). Multiples of 360° return the grey levels unchanged.
 
     Raises:
         UserError: The images are not square.
@@ -103,13 +104,13 @@ def rotate(images: torch.Tensor, degrees: float) -> torch.Tensor:
     height, width = images.shape[1:]
     if height != width:
         raise UserError(f"rotation needs square images, found {height}×{width}")
-    pixels = images.float()
     if degrees % 360 == 0:
-        return pixels
+        return images.to(torch.uint8)
+    pixels = images.float()
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     matrix = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]], dtype=torch.float64)
     grid = functional.affine_grid(matrix, [1, 1, height, width], align_corners=False).to(pixels)
     sampled = functional.grid_sample(
         pixels.unsqueeze(0), grid, mode="bilinear", padding_mode="zeros", align_corners=False
     )
-    return sampled.squeeze(0)
+    return sampled.squeeze(0).round().to(torch.uint8)

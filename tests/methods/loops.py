@@ -29,6 +29,7 @@ from ong.methods import (
     Method,
     OGDPlus,
     ONGPrior,
+    ONGReplay,
     ONGv1,
 )
 
@@ -52,6 +53,7 @@ EVERY: dict[str, Make] = {
     "ONG": lambda: ONG(damping=0.3, directions_per_task=EXAMPLES, examples_per_task=EXAMPLES),
     "ONGPrior": lambda: ONGPrior(damping=0.3, directions_per_task=EXAMPLES, examples_per_task=EXAMPLES),
     "ONGPrior, pull": lambda: ONGPrior(damping=0.3, pull=1.0, directions_per_task=EXAMPLES, examples_per_task=EXAMPLES),
+    "ONGReplay": lambda: ONGReplay(damping=0.3, examples=EXAMPLES, replay_batch=4),
     "ONGv1": lambda: ONGv1(damping=0.3, directions_per_task=EXAMPLES, examples_per_task=EXAMPLES),
     "OWM": lambda: OWM(alpha=0.3, examples_per_task=EXAMPLES),
     "SGP": lambda: SGP(threshold=0.9, examples_per_task=EXAMPLES),

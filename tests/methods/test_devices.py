@@ -145,7 +145,7 @@ class NoDoubles(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "ONGReplay"])  # which runs the model
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_an_update_stays_on_its_device(name: str, device: str) -> None:
     """Fake tensors refuse to be mixed across devices, and to be read by the CPU."""

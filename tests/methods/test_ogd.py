@@ -174,7 +174,7 @@ def test_leading_directions_come_back_from_a_file_and_the_next_task_adds_to_them
 def test_principal_directions_cost_the_factors_they_come_from_and_their_weights() -> None:
     learner, _ = learned(OGD(directions_per_task=4, examples_per_task=24, keep="leading"), task())
     factors, weights = 24 * 8 * (7 + 8 + 9 + 3), 2 * 24 * 4 * 8
-    assert learner.method.memory_bytes == factors + weights
+    assert learner.method.memory.bytes == factors + weights
 
 
 @pytest.mark.parametrize(

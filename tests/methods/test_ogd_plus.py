@@ -51,5 +51,8 @@ def test_outputs_of_the_first_task_stay_still_at_first_order_in_the_third(method
 
 def test_memory_counts_the_stored_examples() -> None:
     (plain, _), (plus, _) = after_two(OGD(directions_per_task=8)), after_two(OGDPlus(directions_per_task=8))
-    assert plus.method.memory_bytes - plain.method.memory_bytes == 2 * 8 * 8 * (6 + 1)  # inputs and labels
+    assert isinstance(plus.method, OGDPlus)
+    assert len(plus.method.stored) == 2
+    of_labels = sum(8 + 8 * len(set(y.tolist())) for _, y in plus.method.stored)  # a byte each, and the classes
+    assert plus.method.memory_bytes - plain.method.memory_bytes == 2 * 8 * 8 * 6 + of_labels
     assert plus.method.statistics()["examples"] == 16

@@ -44,4 +44,5 @@ def test_steps_stay_off_the_directions_through_a_refresh() -> None:
 
 def test_only_the_directions_are_kept_from_task_to_task() -> None:
     learner = Learner(ONGv1(directions_per_task=5, **OPTIONS)).learn(*tasks(2))
-    assert learner.method.memory_bytes == 10 * 8 * (7 + 8 + 9 + 3)
+    assert learner.method.memory.bytes == 10 * 8 * (7 + 8 + 9 + 3)
+    assert learner.method.memory_bytes <= learner.method.memory.bytes  # packed

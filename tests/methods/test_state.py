@@ -12,7 +12,7 @@ from methods.matrices import Learner, Task, parts, same, saved, tasks, vectors
 from nets import mlp
 
 from ong.errors import UserError
-from ong.methods import EWC, FOPNG, GPM, NCL, NGD, OGD, ONG, OWM, SGP, SI, Method, OGDPlus, ONGPrior, ONGv1
+from ong.methods import EWC, FOPNG, GPM, NCL, NGD, OGD, ONG, OWM, SGP, SI, Method, OGDPlus, ONGPrior, ONGReplay, ONGv1
 
 CURRENT: dict[str, Any] = {"damping": 0.05, "refresh_every": 2, "examples_per_task": 10}
 METHODS: dict[str, Callable[[], Method]] = {
@@ -27,6 +27,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "ong-prior": lambda: ONGPrior(directions_per_task=5),
     "ong-prior, thin, with a pull": lambda: ONGPrior(directions_per_task=5, pull=0.5, rank=2, fisher="rademacher"),
     "ncl": lambda: NCL(fisher="mc"),
+    "ong-replay": lambda: ONGReplay(examples=10, replay_batch=4),
     "owm": OWM,
     "gpm": GPM,
     "sgp": SGP,

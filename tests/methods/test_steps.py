@@ -137,7 +137,7 @@ def overflowing(model: nn.Module, optimizer: torch.optim.Optimizer, data: list[T
         scaler.update()
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "ONGReplay"])  # which draws examples for it
 @pytest.mark.parametrize("optimizer", ["sgd", "sgd, fused", "adam, fused"])
 def test_a_step_that_overflows_is_left_out(name: str, optimizer: str) -> None:
     made = []

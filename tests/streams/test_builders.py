@@ -46,6 +46,17 @@ def test_rotated_normalises_rotated_grey_levels(
         assert torch.equal(y, tiny.test_labels)
 
 
+@pytest.mark.parametrize("build", [permuted, rotated])
+def test_padding_is_background_before_anything_else_happens(tiny: ImageDataset, build: Any) -> None:
+    padded = torch.zeros(len(tiny.train_images), 10, 10, dtype=torch.uint8)
+    padded[:, 2:-2, 2:-2] = tiny.train_images
+    (experience,) = build(tiny, tasks=1, padding=2).train_stream
+    x, _, _ = tensors(experience)
+    assert torch.equal(x, Normalisation(tiny.padded(2))(padded))
+    with pytest.raises(UserError, match="padding is -1"):
+        build(tiny, padding=-1)
+
+
 def test_rotated_has_ten_tasks_by_default(tiny: ImageDataset) -> None:
     assert len(rotated(tiny).train_stream) == 10
 
