@@ -27,18 +27,19 @@ __all__ = ["ONGReplay"]
 
 
 class ONGReplay(Method):
-    """v = M⁻¹∇J, J(θ) = L(θ) + (1/n)Σ_stored[ α‖h(x) − z_x‖² − β log p(y_x|h(x)) ], M = I + F/λ.
+    """v = M⁻¹∇J, J(θ) = L(θ) + Σ_s mean_{stored of s}[ α‖h(x) − z_x‖² − β log p(y_x|h(x)) ], M = I + F/λ.
 
-    J is the loss of the task in training and that of stored examples of the finished ones: the outputs z they had when
-    their task ended, and their labels. v is its steepest descent in the metric of what has been learned: F is the sum
+    J is the loss of the task in training and that of each finished task s on its stored examples: on their labels, and
+    on the outputs z they had when their task ended. With α = 0 and β = 1 it is the sum of all tasks' losses so far, as
+    the store tells them. v is its steepest descent in the metric of what has been learned: F is the sum
     over finished tasks of the Fishers of their stored examples, taken anew at the weights each task begins with, so it
     costs no memory between tasks. The stored loss holds what is stored, the metric what is not. Each step estimates the
     second part of ∇J from ``replay_batch`` stored examples.
 
-    Without the metric (``damping=None``) it is DER++ with the outputs of finished tasks.
+    As λ → ∞ it becomes DER++ with the outputs of finished tasks, and weights that grow with the number of tasks.
 
-    Guarantees vᵀ∇J ≥ 0, that J falls at small rates, and while it does (1/n)Σ‖h(x) − z_x‖² ≤ J(θ₀)/α through the whole
-    task; docs/theory.md has this and what M promises of outputs that are not stored.
+    Guarantees vᵀ∇J ≥ 0, that J falls at small rates, and while it does Σ_s mean‖h(x) − z_x‖² ≤ J(θ₀)/α through the
+    whole task; docs/theory.md has this and what M promises of outputs that are not stored.
 
     Source: this project; the stored loss is that of Buzzega et al., "Dark experience for general continual learning",
     arXiv 2004.07211 (whose code has the mean over C outputs, so that its alpha is C times this one).
@@ -53,9 +54,9 @@ class ONGReplay(Method):
         *,
         examples: int = 2500,
         replay_batch: int = 64,
-        alpha: float = 0.03,
-        beta: float = 0.5,
-        damping: float | None = 0.3,
+        alpha: float = 0.005,
+        beta: float = 1.0,
+        damping: float = 0.3,
         fisher: FisherType = "logit",
         samples: int = 1,
         rank: int | None = 100,
@@ -69,7 +70,7 @@ class ONGReplay(Method):
             replay_batch: stored examples in a step.
             alpha: α ≥ 0, of the squared change of stored outputs.
             beta: β ≥ 0, of the stored labels' loss.
-            damping: λ > 0, in units of the Fisher's eigenvalues; None is M = I.
+            damping: λ > 0, in units of the Fisher's eigenvalues.
             fisher: Fisher type, see :func:`ong.curvature.cotangents`; ``logit`` wants a λ about 100 times that of
                 the others.
             samples: random draws an example for the random Fisher types.
@@ -85,7 +86,7 @@ class ONGReplay(Method):
         if not (alpha >= 0 and beta >= 0):
             raise UserError(f"alpha and beta must be at least 0, got {alpha} and {beta}")
         self.alpha, self.beta, self.replay_batch = alpha, beta, replay_batch
-        self.damping = None if damping is None else check_damping(damping)
+        self.damping = check_damping(damping)
         self.store = ExampleStore(examples)
         self.metric: Metric | None = None
         self._options = FisherOptions(fisher, examples, samples, rank)
@@ -100,7 +101,7 @@ class ONGReplay(Method):
         if self.store.share(self.tasks + 1) < 1:
             raise UserError(f"examples={self.store.size} leaves not one for each of {self.tasks + 1} tasks; raise it")
         self.metric = None
-        if self.damping is None or not len(self.store):
+        if not len(self.store):
             return
         if not self._resumes:
             everything = [batch for batch, _ in self.store.take(torch.arange(len(self.store)))]
@@ -133,7 +134,7 @@ class ONGReplay(Method):
         }
 
     def _stored_loss(self, index: Tensor) -> Tensor:
-        """Return the mean over examples of the store of α‖h − z‖² − β log p(y|h)."""
+        """Return the sum over finished tasks of means of α‖h − z‖² − β log p(y|h), as stored examples estimate it."""
         losses = []
         for batch, stored in self.store.take(index):
             outputs = self.forward(batch)
@@ -144,7 +145,7 @@ class ONGReplay(Method):
                 assert targets is not None
                 assert self._likelihood is not None
                 losses.append(self.beta * negative_log_likelihood(outputs, targets, self._likelihood))
-        return torch.stack(losses).sum() / len(index)
+        return torch.stack(losses).sum() * (self.tasks / len(index))
 
     def project(self, vector: Vector) -> Vector:
         """Return M⁻¹v."""
