@@ -1,4 +1,4 @@
-"""The command line: ``ong list | run | show | report``.
+"""The command line: ``ong list | run | sweep | tune | verify | report | compare | show``.
 
 Exit codes: 0 done; 2 the user's input is wrong (one line says what, where and what would be right); 1 anything else.
 """
@@ -11,15 +11,19 @@ import json
 import os
 import signal
 import sys
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from ong.errors import UserError, WorkStoppedError
+from ong.experiments.arguments import check_jobs, find_records, parse_seeds, parse_settings
+from ong.experiments.levels import level_of_records, level_of_sweep, take_level
+
+if TYPE_CHECKING:
+    from ong.experiments.sweep import Job
 
 __all__ = ["main"]
 
@@ -32,7 +36,6 @@ app = typer.Typer(
 
 
 _INTERRUPTED = 130  # what typer turns Ctrl-C into
-_MOST_SEEDS = 1000
 _SIMILAR = {"−": "-", "–": "-", "—": "-", "±": "+-", "×": "x", "·": "*", "…": "...", "≤": "<=", "≥": ">=", "→": "->"}
 
 
@@ -73,40 +76,6 @@ def _similar(error: UnicodeError) -> tuple[str, int]:
 def _fail(message: str) -> None:
     print("ong: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
-
-
-def _check_jobs(jobs: int) -> None:
-    if jobs < 0:
-        raise UserError(f"--jobs {jobs}: give the number of workers, or 0 for one a core")
-
-
-def _parse_seeds(text: str) -> list[int]:
-    """Read ``5`` as 0…4 and ``3,7`` as those two (``3,`` is the single seed 3)."""
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise UserError(f"--seeds '{text}': give a count, such as 5, or a list, such as 3,7") from None
-    if "," not in text:
-        if not numbers or not 1 <= numbers[0] <= _MOST_SEEDS:
-            raise UserError(f"--seeds '{text}': the count must be from 1 to {_MOST_SEEDS}; one seed alone is '{text},'")
-        return list(range(numbers[0]))
-    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise UserError(f"--seeds '{text}': seeds must be different and not negative")
-    return numbers
-
-
-def _parse_settings(settings: list[str]) -> dict[str, Any]:
-    """Read ``key=value`` pairs, the value as TOML, or as text where it is not."""
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"--set '{setting}' is not of the form key=value")
-        try:
-            changes[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            changes[key.strip()] = value
-    return changes
 
 
 @app.command("list")
@@ -152,16 +121,18 @@ def run_command(
     data_root: Annotated[Path | None, typer.Option(help="Where data sets that are not in the package lie.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     out: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Bytes kept from task to task, such as 4MB or 1MB,4MB: strategies are sized to it."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat finished runs and drop unfinished ones.")] = False,
 ) -> int:
     """Train strategies on a benchmark; finished runs are skipped, unfinished ones resumed."""
-    _check_jobs(jobs)
-    seed_list = _parse_seeds(seeds)
-    changes = _parse_settings(settings or [])
+    check_jobs(jobs)
+    seed_list = parse_seeds(seeds)
+    changes = parse_settings(settings or [])
+    from ong.experiments.memory import read_budgets
     from ong.experiments.plan import plan
-    from ong.experiments.sweep import default_workers, sweep
-    from ong.report.records import read_failure, read_record
-    from ong.report.terminal import print_summary
 
     console = Console()
     planned = plan(
@@ -174,12 +145,46 @@ def run_command(
         out,
         force=force,
         device=device,
-        tell=console.print,
+        memory=read_budgets(memory) if memory is not None else (),
+        tell=lambda line: console.print(line, highlight=False, soft_wrap=True),
     )
-    for path in (job.folder.path / "record.json" for job in planned if not force):
+    return _do(planned, jobs, console)
+
+
+@app.command("sweep")
+def sweep_command(
+    file: Annotated[Path, typer.Argument(help="A sweep file: benchmarks, strategies, seeds and overrides.")],
+    jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core.")] = 0,
+    data_root: Annotated[Path | None, typer.Option(help="Where data sets lie, in place of the file's.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder of all runs, in place of the file's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Repeat finished runs and drop unfinished ones.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is done and what is to do, and stop.")] = False,
+) -> int:
+    """Do all runs of a sweep file; finished runs are skipped, unfinished ones resumed."""
+    check_jobs(jobs)
+    take_level(level_of_sweep(file))
+    from ong.experiments.sweep_file import summary_of, sweep_jobs
+
+    console = Console()
+    planned = sweep_jobs(file, out, data_root, force=force, device=device, tell=console.print)
+    if dry_run:
+        for line in summary_of(planned):
+            console.print(line, highlight=False, soft_wrap=True)
+        return 0
+    return _do(planned, jobs, console)
+
+
+def _do(planned: list[Job], workers: int, console: Console) -> int:
+    """Do runs, print their table and return the exit code."""
+    from ong.experiments.sweep import default_workers, sweep
+    from ong.report.records import read_failure, read_record
+    from ong.report.terminal import print_summary
+
+    for path in (job.folder.path / "record.json" for job in planned if not job.force):
         if path.exists():
             read_record(path)  # a broken one shows before anything is trained
-    outcomes = sweep(planned, jobs or default_workers(len(planned)))
+    outcomes = sweep(planned, workers or default_workers(len(planned)))
     finished = [read_record(o.job.folder.path / "record.json") for o in outcomes if o.record is not None]
     stopped = [o.job.folder.path / "failure.json" for o in outcomes if o.record is None]
     failed = [read_failure(path) for path in stopped if path.exists()]  # none where another process is at work
@@ -187,11 +192,40 @@ def run_command(
     if skipped:
         console.print(f"{skipped} of {len(outcomes)} runs were finished before (--force repeats them)")
     print_summary(finished, console, failed)
-    console.print(f"records in {outcomes[0].job.out / outcomes[0].job.benchmark.name}{os.sep}", soft_wrap=True)
+    for folder in dict.fromkeys(o.job.out / o.job.benchmark.name for o in outcomes):
+        console.print(f"records in {folder}{os.sep}", soft_wrap=True)
     for outcome in outcomes:
         if outcome.failure is not None:
             print("ong: " + outcome.failure, file=sys.stderr)
     return 0 if not stopped else 2 if all(o.wrong for o in outcomes if o.record is None) else 1
+
+
+@app.command("verify")
+def verify_command(
+    records: Annotated[list[Path], typer.Argument(help="record.json files, or folders that hold some.")],
+    tolerance: Annotated[
+        float, typer.Option(help="How far ACC may differ on another kind of machine (other kinds: share of a metric).")
+    ] = 0.01,
+    jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core.")] = 0,
+    data_root: Annotated[Path | None, typer.Option(help="Where data sets that are not in the package lie.")] = None,
+) -> int:
+    """Run published records again and say whether they come out the same."""
+    check_jobs(jobs)
+    paths = find_records(records)
+    take_level(level_of_records(paths))
+    from ong.experiments.sweep import default_workers
+    from ong.experiments.verify import table_of, verify
+
+    found = list(verify(paths, tolerance=tolerance, data_root=data_root, workers=jobs or default_workers(len(paths))))
+    console = Console()
+    console.print(table_of(found))
+    console.print(
+        "On the same kind of machine (processor, vector units, threads, versions) all must be the same to the bit; on "
+        f"another the difference, of ACC or the largest share of a metric, may be {tolerance:g}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0 if all(verdict.passes for verdict in found) else 1
 
 
 @app.command("report")
@@ -245,33 +279,32 @@ def tune_command(
     dataset: Annotated[str | None, typer.Option(help="Another data set than the benchmark's.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Where data sets that are not in the package lie.")] = None,
     out: Annotated[Path, typer.Option(help="The folder of all trials' runs.")] = Path("tuning"),
+    memory: Annotated[str | None, typer.Option(help="A budget such as 4MB, to which each trial is sized.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat finished trials.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Put the best into the recipe's \\[on.…] table.")] = False,
 ) -> None:
     """Search a strategy's hyper-parameters on tuning seeds, which no report shows; finished trials are not repeated."""
     from ong.experiments.kinds import kind_of
+    from ong.experiments.memory import budget_name, read_budget
     from ong.experiments.plan import plan
     from ong.experiments.recipes import load_benchmark, recipe_path
     from ong.experiments.sweep import default_workers
-    from ong.experiments.tune import tune, write_block
+    from ong.experiments.tune import Trial, tune, write_block
 
-    _check_jobs(jobs)
-    seed_list = _parse_seeds(seeds)
+    check_jobs(jobs)
+    seed_list = parse_seeds(seeds)
     console = Console()
     learned = load_benchmark(benchmark)
     kind = kind_of(learned.kind)
-    merit = kind.merit.metric if kind.merit else ""
+    merit, means = (kind.merit.metric, kind.merit.means) if kind.merit else ("", "")
 
-    def tell(trial: Any) -> None:
-        values = "  ".join(
-            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in trial.values.items()
-        )
-        found = f"{merit} {trial.score:.4f}" if trial.failure is None else "stopped"
-        console.print(f"{found}  {values}", highlight=False)
+    def tell(trial: Trial) -> None:
+        console.print(trial.line(merit), highlight=False)
         if trial.failure is not None:
             console.print(f"  {trial.failure}", style="dim", highlight=False, soft_wrap=True)
 
-    settings_given = _parse_settings(settings or [])
+    settings_given = parse_settings(settings or [])
+    budget = read_budget(memory) if memory is not None else None
     found = tune(
         benchmark,
         strategy,
@@ -281,16 +314,25 @@ def tune_command(
         dataset=dataset,
         data_root=data_root,
         out=out,
+        memory=budget,
         force=force,
         workers=jobs or default_workers(trials * len(seed_list)),
         listener=tell,
     )
     name = plan(benchmark, [strategy], seed_list, settings_given, dataset)[0].benchmark.name
+    block = name if budget is None else f"{name}@{budget_name(budget)}"
     named = ", ".join(map(str, seed_list))
-    console.print(f"\n\\[on.{name}]  # {merit} {found[0].score:.4f} on tuning seeds {named}")
-    for key, value in found[0].values.items():
+    best = found.trials[0]
+    console.print(f"\n{merit} is {means}.", highlight=False, soft_wrap=True)
+    for note in found.notes():
+        console.print(note, highlight=False, soft_wrap=True)
+    heading = block if budget is None else json.dumps(block)
+    held_out = " on held-out training data" if kind.merit and kind.merit.changes else ""
+    told = f"best of {trials} trials: {merit} {best.score:.4f}{held_out}, seeds {named}"
+    console.print(f"\n\\[on.{heading}]  # {told}", highlight=False, soft_wrap=True)
+    for key, value in best.values.items():
         console.print(f'"{key}" = {json.dumps(value)}', highlight=False)
     if write:
         path = recipe_path(strategy, kind.folder)
-        write_block(path, name, found[0].values)
+        write_block(path, block, best.values, told)
         console.print(f"written to {path}", soft_wrap=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ong.errors import UserError
+from ong.experiments.memory import read_budget
 from ong.experiments.plan import plan
 from ong.experiments.progress import Bars
 from ong.experiments.sweep import perform
@@ -24,6 +25,7 @@ def run(
     dataset: str | None = None,
     data_root: str | Path | None = None,
     out: str | Path = "runs",
+    memory: str | None = None,
     force: bool = False,
 ) -> Record | HistoryRecord:
     """Train one strategy on one benchmark and return its record; a finished run is read, an unfinished one resumed.
@@ -36,6 +38,7 @@ def run(
         dataset: replaces the benchmark's data set.
         data_root: where data sets that are not in the package lie.
         out: folder of all runs; this one goes to ``out/BENCHMARK/STRATEGY/seed-S``.
+        memory: a budget such as ``"4MB"`` of what is kept from task to task, to which the strategy is sized.
         force: repeat a finished run.
 
     Raises:
@@ -43,7 +46,8 @@ def run(
         RuntimeError: the run stopped, such as for a loss that is not finite; finished tasks are kept.
     """
     root = Path(data_root) if data_root is not None else None
-    (job,) = plan(benchmark, [strategy], [seed], settings, dataset, root, out, force=force)
+    budgets = [read_budget(memory)] if memory is not None else []
+    (job,) = plan(benchmark, [strategy], [seed], settings, dataset, root, out, force=force, memory=budgets)
     bars = Bars(job.label)
     try:
         outcome = perform(job, bars)

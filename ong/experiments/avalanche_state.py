@@ -1,213 +1,174 @@
-"""State of Avalanche's own plugins as plain tensors, so that a run with them can resume at a task boundary.
+"""State of Avalanche's own strategies and plugins as plain tensors, so that their runs resume at a task boundary.
 
-Avalanche's ``save_checkpoint`` pickles whole strategies and fails on optimizers; these functions read and write what
-each plugin keeps from task to task. A plugin of another origin is resumable when it has ``state_dict`` and
-``load_state_dict``.
+Avalanche's ``save_checkpoint`` pickles whole strategies and fails on optimizers. Here the attributes that
+:data:`~ong.experiments.avalanche_kept.KEPT` names are written as tensors and plain values, and read again. A plugin of
+another origin is resumable when it has ``state_dict`` and ``load_state_dict``.
 """
 
 from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 from avalanche.benchmarks.utils import (
+    AvalancheDataset,
     ConstantSequence,
     DataAttribute,
     TaskLabels,
+    concat_datasets,
 )
-from avalanche.benchmarks.utils.data_loader import GroupBalancedInfiniteDataLoader
-from avalanche.training.plugins import (
-    AGEMPlugin,
-    EvaluationPlugin,
-    EWCPlugin,
-    FromScratchTrainingPlugin,
-    GEMPlugin,
-    LwFPlugin,
-    ReplayPlugin,
-    SynapticIntelligencePlugin,
+from avalanche.benchmarks.utils.data_attribute import TensorDataAttribute
+from avalanche.benchmarks.utils.flat_data import FlatData
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.storage_policy import (
+    ClassBalancedBuffer,
+    ExemplarsBuffer,
+    ExperienceBalancedBuffer,
+    ReservoirSamplingBuffer,
 )
-from avalanche.training.plugins.clock import Clock
-from avalanche.training.storage_policy import ExperienceBalancedBuffer, ReservoirSamplingBuffer
-from avalanche.training.templates.base_sgd import PeriodicEval
+from avalanche.training.supervised.der import ClassBalancedBufferWithLogits
 from avalanche.training.utils import ParamData
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset, default_collate
 
+from ong.experiments.avalanche_kept import KEPT, Kept
+from ong.methods.packing import pack_nested, packed_bytes, unpack_nested
 from ong.streams.items import InMemoryDataset
 
-__all__ = ["fits_a_checkpoint", "get_state", "is_resumable", "set_state"]
+__all__ = [
+    "bytes_kept",
+    "bytes_of_examples",
+    "fits_a_checkpoint",
+    "get_model_state",
+    "get_state",
+    "set_model_state",
+    "set_state",
+]
 
 State = dict[str, Any]
 
-
-def _pack(values: Any) -> Any:
-    """Replace ParamData by their tensors, in nested dictionaries."""
-    if isinstance(values, ParamData):
-        return {"name": values.name, "tensor": values.data}
-    return {key: _pack(value) for key, value in values.items()}
-
-
-def _unpack(values: Any) -> Any:
-    if set(values) == {"name", "tensor"}:
-        return ParamData(values["name"], init_tensor=values["tensor"], device=values["tensor"].device)
-    return {key: _unpack(value) for key, value in values.items()}
-
-
-def _pack_examples(dataset: Any) -> list[torch.Tensor]:
-    return list(default_collate([dataset[i] for i in range(len(dataset))])) if len(dataset) else []
-
-
-def _unpack_examples(tensors: list[torch.Tensor]) -> Any:
-    x, y, labels = tensors
-    one = bool((labels == labels[0]).all())  # Avalanche can join constant sequences with each other, but not with lists
-    task_labels = ConstantSequence(int(labels[0]), len(labels)) if one else labels.tolist()
-    attributes = [DataAttribute(y.tolist(), "targets"), TaskLabels(task_labels)]
-    return InMemoryDataset([TensorDataset(x, y)], data_attributes=attributes)
-
-
-def _get_ewc(plugin: Any) -> State:
-    return {"saved_params": _pack(plugin.saved_params), "importances": _pack(plugin.importances)}
-
-
-def _set_ewc(plugin: Any, state: State, strategy: Any) -> None:
-    plugin.saved_params.update(_unpack(state["saved_params"]))
-    plugin.importances.update(_unpack(state["importances"]))
-
-
-def _get_si(plugin: Any) -> State:
-    return {"ewc": [_pack(part) for part in plugin.ewc_data], "syn": _pack(plugin.syn_data)}
-
-
-def _set_si(plugin: Any, state: State, strategy: Any) -> None:
-    plugin.ewc_data = tuple(_unpack(part) for part in state["ewc"])
-    plugin.syn_data = _unpack(state["syn"])
-
-
-def _get_lwf(plugin: Any) -> State:
-    lwf = plugin.lwf
-    return {
-        "count": lwf.expcount,
-        "teacher": lwf.prev_model.state_dict() if lwf.prev_model is not None else None,
-        "classes": {task: sorted(classes) for task, classes in lwf.prev_classes_by_task.items()},
-    }
-
-
-def _set_lwf(plugin: Any, state: State, strategy: Any) -> None:
-    lwf = plugin.lwf
-    lwf.expcount = state["count"]
-    lwf.prev_classes_by_task.update({task: set(classes) for task, classes in state["classes"].items()})
-    if state["teacher"] is not None:
-        lwf.prev_model = copy.deepcopy(strategy.model)
-        lwf.prev_model.load_state_dict(state["teacher"])
-
-
-def _get_replay(plugin: Any) -> State:
-    policy = plugin.storage_policy
-    return {
-        "count": policy._num_exps,
-        "groups": {
-            key: {
-                "size": group.max_size,
-                "weights": group._buffer_weights,
-                "examples": _pack_examples(group.buffer),
-            }
-            for key, group in policy.buffer_groups.items()
-        },
-    }
-
-
-def _set_replay(plugin: Any, state: State, strategy: Any) -> None:
-    policy = plugin.storage_policy
-    policy._num_exps = state["count"]
-    for key, kept in state["groups"].items():
-        group = ReservoirSamplingBuffer(kept["size"])
-        group.buffer, group._buffer_weights = _unpack_examples(kept["examples"]), kept["weights"]
-        policy.buffer_groups[key] = group
-
-
-def _get_agem(plugin: Any) -> State:
-    return {"buffers": [_pack_examples(buffer) for buffer in plugin.buffers]}
-
-
-def _set_agem(plugin: Any, state: State, strategy: Any) -> None:
-    plugin.buffers = [_unpack_examples(tensors) for tensors in state["buffers"]]
-    if plugin.buffers:  # as A-GEM builds it at the end of a task
-        plugin.buffer_dataloader = GroupBalancedInfiniteDataLoader(
-            plugin.buffers,
-            batch_size=plugin.sample_size // len(plugin.buffers),
-            num_workers=0,
-            pin_memory=False,
-            persistent_workers=False,
-        )
-        plugin.buffer_dliter = iter(plugin.buffer_dataloader)
-
-
-def _get_gem(plugin: Any) -> State:
-    return {"x": dict(plugin.memory_x), "y": dict(plugin.memory_y), "tid": dict(plugin.memory_tid)}
-
-
-def _set_gem(plugin: Any, state: State, strategy: Any) -> None:
-    plugin.memory_x, plugin.memory_y, plugin.memory_tid = state["x"], state["y"], state["tid"]
-
-
-def _get_scratch(plugin: Any) -> State:
-    return {"initial_weights": dict(plugin.initial_weights) if plugin.initial_weights is not None else None}
-
-
-def _set_scratch(plugin: Any, state: State, strategy: Any) -> None:
-    plugin.initial_weights = state["initial_weights"]
-
-
-def _get_clock(plugin: Any) -> State:
-    return {key: value for key, value in vars(plugin).items() if isinstance(value, int)}
-
-
-def _set_clock(plugin: Any, state: State, strategy: Any) -> None:
-    vars(plugin).update(state)
-
-
-def _get_nothing(plugin: Any) -> State:
-    return {}
-
-
-def _set_nothing(plugin: Any, state: State, strategy: Any) -> None:
-    return
-
-
-_KNOWN: dict[type, tuple[Callable[[Any], State], Callable[[Any, State, Any], None]]] = {
-    EWCPlugin: (_get_ewc, _set_ewc),
-    SynapticIntelligencePlugin: (_get_si, _set_si),
-    LwFPlugin: (_get_lwf, _set_lwf),
-    ReplayPlugin: (_get_replay, _set_replay),
-    AGEMPlugin: (_get_agem, _set_agem),
-    GEMPlugin: (_get_gem, _set_gem),
-    FromScratchTrainingPlugin: (_get_scratch, _set_scratch),
-    Clock: (_get_clock, _set_clock),
-    EvaluationPlugin: (_get_nothing, _set_nothing),
-    PeriodicEval: (_get_nothing, _set_nothing),
+_MORE = "of the run alone"
+_SOME = 1000  # examples that tell what each of many takes
+_BUFFERS: dict[str, type[ExemplarsBuffer]] = {
+    kind.__name__: kind
+    for kind in (
+        ClassBalancedBuffer,
+        ClassBalancedBufferWithLogits,
+        ExperienceBalancedBuffer,
+        ReservoirSamplingBuffer,
+    )
 }
 
 
-def _known(plugin: Any) -> tuple[Callable[[Any], State], Callable[[Any, State, Any], None]] | None:
-    return _KNOWN[EvaluationPlugin] if isinstance(plugin, EvaluationPlugin) else _KNOWN.get(type(plugin))
+def _pack_examples(dataset: Any) -> Any:
+    return pack_nested(default_collate([dataset[i] for i in range(len(dataset))])) if len(dataset) else []
 
 
-def is_resumable(plugin: Any) -> bool:
-    """Return whether a plugin's state can be saved at a task boundary."""
-    if isinstance(plugin, ReplayPlugin) and not isinstance(plugin.storage_policy, ExperienceBalancedBuffer):
-        return False
-    return _known(plugin) is not None or (hasattr(plugin, "state_dict") and hasattr(plugin, "load_state_dict"))
+def _unpack_examples(packed: Any) -> Any:
+    if not packed:
+        return concat_datasets([])
+    x, y, labels, *logits = unpack_nested(packed)
+    one = bool((labels == labels[0]).all())  # Avalanche can join constant sequences with each other, but not with lists
+    task_labels = ConstantSequence(int(labels[0]), len(labels)) if one else labels.tolist()
+    attributes = [DataAttribute(y.tolist(), "targets"), TaskLabels(task_labels)]
+    for rows in logits:
+        attributes.append(TensorDataAttribute(FlatData([list(rows)]), name="logits", use_in_getitem=True))
+    return InMemoryDataset([TensorDataset(x, y)], data_attributes=attributes)
 
 
-def fits_a_checkpoint(plugin: Any) -> bool:
-    """Return whether a plugin's state can be saved, and read again without running code of the file's."""
-    if not is_resumable(plugin):
+def bytes_of_examples(dataset: Any) -> int:
+    """Return the bytes that a data set's examples take, packed, as told by some of them."""
+    some = min(len(dataset), _SOME)
+    parts = pack_nested(default_collate([dataset[i] for i in range(some)])) if some else []
+    return sum(len(dataset) * packed_bytes(part.get("codes", part.get("values"))) // some for part in parts)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as tensors, plain values and dictionaries with a key ``is`` that names what they were.
+
+    Raises:
+        TypeError: something else.
+    """
+    if isinstance(value, ParamData):
+        return {"is": "parameter", "name": value.name, "tensor": value.data}
+    if isinstance(value, ExemplarsBuffer):
+        if type(value).__name__ not in _BUFFERS:
+            raise TypeError(f"a {type(value).__name__}")
+        return {"is": "buffer", "kind": type(value).__name__, "holds": _plain(vars(value))}
+    if isinstance(value, AvalancheDataset):
+        return {"is": "examples", "columns": _pack_examples(value)}
+    if isinstance(value, nn.Module):
+        return {"is": "network", "weights": value.state_dict()}
+    if isinstance(value, np.ndarray):
+        return {"is": "array", "tensor": torch.from_numpy(value)}
+    if isinstance(value, set):
+        return {"is": "set", "of": sorted(value)}
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        parts = [_plain(part) for part in value]
+        return parts if isinstance(value, list) else {"is": "tuple", "of": parts}
+    if value is None or isinstance(value, Tensor | bool | int | float | str):
+        return value
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def _made(plain: Any, strategy: Any) -> Any:
+    """Return what :func:`_plain` was given; networks are copies of the strategy's with other weights."""
+    if isinstance(plain, list):
+        return [_made(part, strategy) for part in plain]
+    if not isinstance(plain, dict):
+        return plain
+    match plain.get("is"):
+        case "parameter":
+            return ParamData(plain["name"], init_tensor=plain["tensor"], device=plain["tensor"].device)
+        case "buffer":
+            kind = _BUFFERS[plain["kind"]]
+            buffer = object.__new__(kind)
+            vars(buffer).update(_made(plain["holds"], strategy))
+            return buffer
+        case "examples":
+            return _unpack_examples(plain["columns"])
+        case "network":
+            network = copy.deepcopy(strategy.model)
+            network.load_state_dict(plain["weights"])
+            return network
+        case "array":
+            return plain["tensor"].numpy()
+        case "set":
+            return set(plain["of"])
+        case "tuple":
+            return tuple(_made(part, strategy) for part in plain["of"])
+    return {key: _made(part, strategy) for key, part in plain.items()}
+
+
+def _kept(part: Any) -> Kept | None:
+    return KEPT[EvaluationPlugin] if isinstance(part, EvaluationPlugin) else KEPT.get(type(part))
+
+
+def bytes_kept(part: Any) -> int | None:
+    """Return the bytes that a strategy or plugin keeps from task to task, None where they cannot be told."""
+    try:
+        return packed_bytes({name: kept for name, kept in get_state(part).items() if name != _MORE})
+    except (AttributeError, TypeError):
+        return None
+
+
+def fits_a_checkpoint(part: Any) -> bool:
+    """Return whether the state of a strategy or plugin can be saved, and read again without running code of the file's.
+
+    What is read again must also be all that decides how the run goes on.
+    """
+    kept = _kept(part)
+    if (kept is not None and not kept.is_all) or (kept is None and not hasattr(part, "load_state_dict")):
         return False
     buffer = io.BytesIO()
     try:
-        torch.save(get_state(plugin), buffer)
+        torch.save(get_state(part), buffer)
         buffer.seek(0)
         torch.load(buffer, weights_only=True)
     except Exception:
@@ -215,19 +176,53 @@ def fits_a_checkpoint(plugin: Any) -> bool:
     return True
 
 
-def get_state(plugin: Any) -> State:
-    """Return what a plugin keeps from task to task."""
-    known = _known(plugin)
-    if known is not None:
-        return known[0](plugin)
-    state: State = plugin.state_dict()
-    return state
+def get_state(part: Any) -> State:
+    """Return what a strategy or plugin keeps from task to task.
+
+    Raises:
+        AttributeError: one of another origin without a ``state_dict``.
+        TypeError: it keeps something that cannot be written as tensors and plain values.
+    """
+    kept = _kept(part)
+    if kept is None:
+        own: State = part.state_dict()
+        return own
+    state = {name: _plain(attrgetter(name)(part)) for name in kept.names}
+    state |= {name: pack_nested(_plain(attrgetter(name)(part))) for name in kept.inputs}
+    return state | {_MORE: kept.more(part)}
 
 
-def set_state(plugin: Any, state: State, strategy: Any) -> None:
-    """Give a freshly built plugin the state that :func:`get_state` returned."""
-    known = _known(plugin)
-    if known is not None:
-        known[1](plugin, state, strategy)
-    else:
-        plugin.load_state_dict(state)
+def set_state(part: Any, state: State, strategy: Any) -> None:
+    """Give a freshly built strategy or plugin the state that :func:`get_state` returned."""
+    kept = _kept(part)
+    if kept is None:
+        part.load_state_dict(state)
+        return
+    for name in (*kept.names, *kept.inputs):
+        path, _, last = name.rpartition(".")
+        owner = attrgetter(path)(part) if path else part
+        plain = state[name] if name in kept.names else unpack_nested(state[name])
+        old = getattr(owner, last, None)
+        if isinstance(old, nn.Module):
+            old.load_state_dict(plain["weights"])
+            continue
+        value = _made(plain, strategy)
+        if isinstance(old, dict) and isinstance(value, dict):  # others may hold it, and it may have a default
+            old.clear()
+            old.update(value)
+        else:
+            setattr(owner, last, value)
+    kept.restored(part, strategy, state[_MORE])
+
+
+def get_model_state(model: nn.Module) -> State:
+    """Return a network's weights, and what those of its modules keep beside that Avalanche's plugins fill."""
+    beside = {name: get_state(module) for name, module in model.named_modules() if type(module) in KEPT}
+    return {"weights": model.state_dict(), "beside": beside}
+
+
+def set_model_state(model: nn.Module, state: State) -> None:
+    """Give a network the state that :func:`get_model_state` returned."""
+    for name, kept in state["beside"].items():
+        set_state(model.get_submodule(name), kept, None)
+    model.load_state_dict(state["weights"])

@@ -10,14 +10,15 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from avalanche.models import MultiHeadClassifier, MultiTaskModule
+from avalanche.models import BaseModel, MultiHeadClassifier, MultiTaskModule
+from avalanche.training.templates import BaseSGDTemplate
 from torch import Tensor, nn
 
 from ong.errors import UnknownNameError, UserError
-from ong.experiments.options import check_options
+from ong.experiments.options import check_options, is_table
 from ong.experiments.schema import Buildable, ModelRecipe
 
-__all__ = ["MODELS", "build", "build_model", "build_optimizer", "resolve"]
+__all__ = ["MODELS", "build", "build_model", "build_optimizer", "parts_of", "resolve"]
 
 
 def resolve(use: str, kind: type, what: str) -> type:
@@ -45,6 +46,8 @@ def resolve(use: str, kind: type, what: str) -> type:
 def build(recipe: Buildable, kind: type, what: str, *args: Any, **given: Any) -> Any:
     """Build what a recipe names, its options checked by name against the constructor.
 
+    An option that is a table with ``use`` is built in the same way.
+
     Args:
         recipe: the class and its options.
         kind: what it must be a subclass of.
@@ -56,9 +59,13 @@ def build(recipe: Buildable, kind: type, what: str, *args: Any, **given: Any) ->
         UserError: an unknown option, a missing one, a value of another type, or one the constructor refuses.
     """
     found = resolve(recipe.use, kind, what)
-    check_options(found, recipe.options, f"{what} {found.__name__}")
-    parameters = inspect.signature(found).parameters
-    options = {name: value for name, value in given.items() if name in parameters} | recipe.options
+    named = [n for n, p in inspect.signature(found).parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    known = named if issubclass(found, BaseSGDTemplate) else None  # they pass what they do not know up, to nobody
+    check_options(found, recipe.options, f"{what} {found.__name__}", known)
+    options = {name: value for name, value in given.items() if name in named} | recipe.options
+    for name, value in options.items():
+        if is_table(value):
+            options[name] = build(Buildable(**value), object, f"{what} {found.__name__}: '{name}'", **given)
     try:
         return found(*args, **options)
     except UserError:
@@ -67,7 +74,16 @@ def build(recipe: Buildable, kind: type, what: str, *args: Any, **given: Any) ->
         raise UserError(f"{what} {found.__name__}: {error or 'its options contradict each other'}") from None
 
 
-def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int]) -> nn.Sequential:
+class Network(nn.Sequential, BaseModel):  # type: ignore[misc]
+    """Layers one after the other, the last of which is linear; the others make features."""
+
+    def get_features(self, x: Tensor) -> Tensor:
+        """Return what the last layer is given."""
+        features: Tensor = self[:-1](x)
+        return features
+
+
+def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int]) -> Network:
     """Return a ReLU network on flattened images, biases everywhere.
 
     Raises:
@@ -79,7 +95,7 @@ def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int]) -> nn.Sequ
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+    return Network(*layers, nn.Linear(widths[-1], classes))
 
 
 def cnn(
@@ -90,7 +106,7 @@ def cnn(
     kernel: int = 3,
     pool: int = 2,
     hidden: Sequence[int] = (),
-) -> nn.Sequential:
+) -> Network:
     """Return a ReLU network of convolutions, each with a max pooling after it, and linear layers; biases everywhere.
 
     Args:
@@ -118,25 +134,22 @@ def cnn(
         raise UserError(
             f"model cnn: {len(channels)} poolings by {pool} leave nothing of images of {shape[1]} × {shape[2]}"
         )
-    return nn.Sequential(*layers, mlp((depth, height, width), classes, hidden=hidden))
+    return Network(*layers, *mlp((depth, height, width), classes, hidden=hidden))
 
 
-MODELS: dict[str, Callable[..., nn.Sequential]] = {"cnn": cnn, "mlp": mlp}
+MODELS: dict[str, Callable[..., Network]] = {"cnn": cnn, "mlp": mlp}
 """Networks a benchmark recipe can name; each takes the images' shape and the number of classes."""
 
 
 class Heads(MultiTaskModule):  # type: ignore[misc]
     """A built-in network with a last layer a task, the task known."""
 
-    def __init__(self, network: nn.Sequential) -> None:
+    def __init__(self, network: Network) -> None:
         """Take a network's last layer off."""
         super().__init__()
-        layers = list(network)
-        if isinstance(layers[-1], nn.Sequential):  # a cnn's linear layers
-            layers = [*layers[:-1], *layers[-1]]
-        self.body = nn.Sequential(*layers[:-1])
+        self.body = nn.Sequential(*network[:-1])
         self.heads = MultiHeadClassifier(
-            layers[-1].in_features, initial_out_features=layers[-1].out_features, masking=False
+            network[-1].in_features, initial_out_features=network[-1].out_features, masking=False
         )
 
     def forward(self, x: Tensor, task_labels: Tensor) -> Tensor:
@@ -182,6 +195,27 @@ def build_model(recipe: ModelRecipe, shape: Sequence[int], classes: int, *, head
     except TypeError as error:
         raise UserError(f"model {recipe.name}: {error}") from None
     return Heads(network) if heads else network
+
+
+def parts_of(model: nn.Module) -> dict[str, Any]:
+    """Return a network and its parts, by the names that Avalanche's templates, plugins and modules give them.
+
+    A network without a last layer of its own (heads for known tasks, a class given by ``use``) has no parts.
+    """
+    whole = {"model": model, "wrappee": model}
+    if not isinstance(model, Network):
+        return whole
+    features, last = model[:-1], model[-1]
+    return whole | {
+        "feature_extractor": features,
+        "slda_model": features,
+        "classifier": last,
+        "train_classifier": last,
+        "projection": last,
+        "last_layer_name": str(len(model) - 1),
+        "input_size": last.in_features,
+        "num_classes": last.out_features,
+    }
 
 
 def build_optimizer(recipe: Buildable, model: nn.Module) -> torch.optim.Optimizer:

@@ -17,18 +17,20 @@ import torch
 from avalanche.benchmarks.utils.utils import concat_datasets
 from avalanche.core import BasePlugin
 from avalanche.training.supervised import Cumulative, JointTraining
-from avalanche.training.templates import SupervisedTemplate
+from avalanche.training.templates import BaseSGDTemplate
 
+from ong.errors import UserError
 from ong.experiments import avalanche_state
-from ong.experiments.build import build, build_model, build_optimizer, resolve
+from ong.experiments.build import build, build_model, build_optimizer, parts_of
 from ong.experiments.devices import resolve_device
 from ong.experiments.progress import Progress
-from ong.experiments.run_plugins import AccuracyRecorder, DivergenceGuard, NoMetrics, StepCounter
-from ong.experiments.schema import Buildable, ContinualBenchmark, ContinualStrategy
+from ong.experiments.run_plugins import AccuracyRecorder, DivergenceGuard, NoMetrics, OneStep, StepCounter
+from ong.experiments.schema import ContinualBenchmark, ContinualStrategy
 from ong.experiments.seeds import derived_seed
 from ong.experiments.store import RunFolder
+from ong.methods.packing import packed_bytes
 from ong.metrics import AccuracyMatrix, all_metrics
-from ong.plugins import Diagnostics, MethodPlugin
+from ong.plugins import Certificate, Diagnostics, MethodPlugin
 from ong.streams import InMemoryLoader, build_stream, load_dataset, output_count
 
 __all__ = ["ContinualRun"]
@@ -91,40 +93,61 @@ class ContinualRun:
         }
         self.device = resolve_device(benchmark.training.device)
         dataset = load_dataset(benchmark.dataset, data_root)
+        if benchmark.training.validation:
+            dataset = dataset.for_validation()
         self.stream = build_stream(benchmark.stream.name, dataset, seed, **benchmark.stream.options)
         with _seeded(derived_seed(seed, 0)):
             shape = self.stream.train_stream[0].dataset[0][0].shape
             tasks = len({label for e in self.stream.train_stream for label in getattr(e, "task_labels", (0,))})
-            model = build_model(benchmark.model, tuple(shape), output_count(self.stream), heads=tasks > 1)
+            outputs, heads = output_count(self.stream), tasks > 1 and strategy.wrapper is None
+            model = build_model(benchmark.model, tuple(shape), outputs, heads=heads)
+            if strategy.wrapper is not None:
+                model = build(strategy.wrapper, torch.nn.Module, "wrapper", **parts_of(model))
         model = model.to(self.device)
-        self.plugins: list[Any] = [
-            build(plugin, BasePlugin, "plugin", seed=derived_seed(seed, 1)) for plugin in strategy.plugins
-        ]
-        self.diagnostics = Diagnostics(seed=derived_seed(seed, 1))
-        self.recorder = AccuracyRecorder()
-        template = resolve(strategy.template, SupervisedTemplate, "template")
         training = benchmark.training
-        self.learner: Any = build(
-            Buildable(use=strategy.template),
-            SupervisedTemplate,
-            "template",
-            model=model,
-            optimizer=build_optimizer(strategy.optimizer, model),
-            criterion=torch.nn.CrossEntropyLoss(),
-            train_mb_size=training.batch_size,
-            train_epochs=training.epochs,
-            eval_mb_size=training.eval_batch_size,
-            device=self.device,
-            plugins=[
-                InMemoryLoader(seed=derived_seed(seed, 3)),
-                self.diagnostics,
-                *self.plugins,
-                DivergenceGuard(),
-                self.recorder,
-            ],
-            evaluator=NoMetrics(),
-        )
-        self.joint = issubclass(template, JointTraining)
+        for_plugins = {
+            "seed": derived_seed(seed, 1),
+            "model": model,
+            "input_size": tuple(shape),
+            "n_classes": outputs,
+            "p_size": outputs,
+            "batch_size_mem": training.batch_size,
+        }
+        self.plugins: list[Any] = [build(plugin, BasePlugin, "plugin", **for_plugins) for plugin in strategy.plugins]
+        self.diagnostics = Diagnostics(seed=derived_seed(seed, 1))
+        self.certificate = Certificate(seed=derived_seed(seed, 1), test_stream=self.stream.test_stream)
+        self.recorder = AccuracyRecorder()
+        optimizer = build_optimizer(strategy.optimizer, model)
+        if any(isinstance(plugin, MethodPlugin) for plugin in self.plugins):
+            watched = [self.certificate, *self.plugins]
+        else:  # Avalanche's plugins change weights at the end of a task
+            watched = [*self.plugins, self.certificate]
+        with _seeded(derived_seed(seed, 2)):  # a template may make networks of its own
+            self.learner: Any = build(
+                strategy.template,
+                BaseSGDTemplate,
+                "template",
+                **parts_of(model),
+                batch_size_mem=training.batch_size,
+                buffer_transform=None,
+                optimizer=optimizer,
+                criterion=torch.nn.CrossEntropyLoss(),
+                train_mb_size=training.batch_size,
+                train_epochs=training.epochs,
+                eval_mb_size=training.eval_batch_size,
+                device=self.device,
+                plugins=[
+                    InMemoryLoader(seed=derived_seed(seed, 3)),
+                    self.diagnostics,
+                    *watched,
+                    DivergenceGuard(),
+                    self.recorder,
+                ],
+                evaluator=NoMetrics(),
+            )
+        if self.learner.optimizer is None:  # streaming LDA
+            self.learner.optimizer = optimizer
+        self.joint = isinstance(self.learner, JointTraining)
         self.rows: list[list[float]] = []
         self.train_seconds: list[float] = []
         self.evaluate_seconds: list[float] = []
@@ -159,8 +182,8 @@ class ContinualRun:
         stuck = [plugin for plugin in self._stateful() if not avalanche_state.fits_a_checkpoint(plugin)]
         if stuck:
             warnings.warn(
-                f"{type(stuck[0]).__name__} has no state_dict and load_state_dict, of tensors and plain values: this "
-                "run cannot be resumed",
+                f"{type(stuck[0]).__name__} has no state_dict and load_state_dict, of tensors and plain values, that "
+                "tell all it keeps: this run cannot be resumed",
                 stacklevel=2,
             )
         self.learner.plugins.insert(0, StepCounter(progress.start_task, progress.step))
@@ -178,6 +201,31 @@ class ContinualRun:
         folder.finish(record, str(self.device))
         return record
 
+    def rehearse(self) -> int:
+        """Take one step in each task, and return the most bytes kept after any: as many as the whole run keeps.
+
+        Raises:
+            UserError: a plugin whose state cannot be told, a strategy that does not bear tasks of one step.
+        """
+        if self.joint:
+            return 0
+        for plugin in self._stateful():
+            if avalanche_state.bytes_kept(plugin) is None:
+                raise UserError(f"{type(plugin).__name__} has no state_dict, so what it keeps cannot be measured")
+        watching = (self.diagnostics, self.certificate)
+        self.learner.plugins = [*(p for p in self.learner.plugins if p not in watching), OneStep()]
+        for task in range(self.tasks):
+            try:
+                self._train(task)
+            except UserError:
+                raise
+            except (AssertionError, RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"strategy '{self.recipe.name}' does not bear tasks of one step, by which memory is measured "
+                    f"({error}); size it by hand"
+                ) from None
+        return max(self.memory_bytes)
+
     def _train(self, task: int) -> None:
         with _seeded(derived_seed(self.seed, 4, task)), _without_deprecations():
             start = time.perf_counter()
@@ -185,14 +233,21 @@ class ContinualRun:
             self.learner.train(experiences, eval_streams=[])
             self.train_seconds.append(time.perf_counter() - start)
         self.memory_bytes.append(self._kept())
+        allowed = self.recipe.memory
+        if allowed is not None and allowed.budget is not None and self.memory_bytes[-1] > allowed.budget:
+            raise UserError(
+                f"{self.memory_bytes[-1]} bytes are kept after task {task}, more than memory.budget = "
+                f"{allowed.budget}; lower {allowed.knob}"
+            )
         ours = [plugin.statistics() for plugin in self.plugins if isinstance(plugin, MethodPlugin)]
         self.statistics.append(ours[0] if ours else {})
 
     def _kept(self) -> int:
         """Return what a strategy keeps from task to task, in bytes: its plugins' states, or all data it has seen."""
-        past = self.learner.dataset if isinstance(self.learner, Cumulative) else []
-        data = len(past) * _tensor_bytes(past[0][0]) if past else 0
-        return data + sum(_bytes(p) for p in self._stateful() if p is not self.diagnostics)
+        data = avalanche_state.bytes_of_examples(self.learner.dataset) if isinstance(self.learner, Cumulative) else 0
+        in_network = packed_bytes(avalanche_state.get_model_state(self.learner.model)["beside"])
+        watching = (self.diagnostics, self.certificate)
+        return data + in_network + sum(_bytes(part) for part in self._stateful() if part not in watching)
 
     def _evaluate(self) -> None:
         start = time.perf_counter()
@@ -202,9 +257,9 @@ class ContinualRun:
         self.rows.append(list(self.recorder.accuracies))
 
     def _stateful(self) -> list[Any]:
-        """Return the plugins that keep something from task to task, those that a template added too."""
-        passing = (InMemoryLoader, DivergenceGuard, AccuracyRecorder, StepCounter)
-        return [plugin for plugin in self.learner.plugins if not isinstance(plugin, passing)]
+        """Return what keeps something from task to task: plugins, those that a template added too, and the template."""
+        passing = (InMemoryLoader, DivergenceGuard, AccuracyRecorder, StepCounter, OneStep)
+        return [*(plugin for plugin in self.learner.plugins if not isinstance(plugin, passing)), self.learner]
 
     def _state(self) -> dict[str, Any]:
         learner = self.learner
@@ -214,7 +269,7 @@ class ContinualRun:
             "evaluate_seconds": self.evaluate_seconds,
             "memory_bytes": self.memory_bytes,
             "statistics": self.statistics,
-            "model": learner.model.state_dict(),
+            "model": avalanche_state.get_model_state(learner.model),
             "optimizer": learner.optimizer.state_dict(),
             "plugins": [avalanche_state.get_state(plugin) for plugin in self._stateful()],
         }
@@ -229,7 +284,7 @@ class ContinualRun:
             for experience in stream:  # growing heads reach the size they had
                 learner.experience = experience
                 learner.model = learner.model_adaptation()
-        learner.model.load_state_dict(saved["model"])
+        avalanche_state.set_model_state(learner.model, saved["model"])
         learner.make_optimizer(reset_optimizer_state=True)  # Avalanche would reset it at the next task otherwise
         learner.optimizer.load_state_dict(saved["optimizer"])
         for plugin, state in zip(self._stateful(), saved["plugins"], strict=True):
@@ -242,7 +297,7 @@ class ContinualRun:
 
     def _record(self) -> dict[str, Any]:
         rows: list[list[float]] = self.rows
-        by_task: dict[str, list[Any]] = self.diagnostics.measures | {
+        by_task: dict[str, list[Any]] = self.diagnostics.measures | self.certificate.measures | {
             "memory_bytes": self.memory_bytes,
             "train_seconds": self.train_seconds,
         }
@@ -269,14 +324,4 @@ def _bytes(plugin: Any) -> int:
     """Return what a plugin keeps from task to task, in bytes: its own account, or the tensors of its state."""
     if isinstance(plugin, MethodPlugin):
         return plugin.memory_bytes
-    return _tensor_bytes(avalanche_state.get_state(plugin)) if avalanche_state.is_resumable(plugin) else 0
-
-
-def _tensor_bytes(state: Any) -> int:
-    if isinstance(state, torch.Tensor):
-        return state.numel() * state.element_size()
-    if isinstance(state, dict):
-        return sum(_tensor_bytes(part) for part in state.values())
-    if isinstance(state, list | tuple):
-        return sum(_tensor_bytes(part) for part in state)
-    return 0
+    return avalanche_state.bytes_kept(plugin) or 0

@@ -6,8 +6,8 @@ A new kind is an entry here, a ``schema`` module and a run class; its report is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,7 +17,13 @@ from ong.experiments.autoencoder import schema as autoencoder
 from ong.experiments.deep_linear import schema as deep_linear
 from ong.experiments.fisher.schema import FisherBenchmark, FisherStrategy
 from ong.experiments.progress import Progress
-from ong.experiments.schema import BenchmarkRecipe, ContinualBenchmark, ContinualStrategy, StrategyRecipe
+from ong.experiments.schema import (
+    BenchmarkRecipe,
+    ContinualBenchmark,
+    ContinualStrategy,
+    StrategyRecipe,
+    why_not,
+)
 from ong.experiments.store import RunFolder
 
 __all__ = ["KINDS", "Kind", "Merit", "Run", "kind_of"]
@@ -53,10 +59,19 @@ def _suits(benchmark: Any, strategy: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Merit:
-    """What ``ong tune`` looks for: a metric of the record, and whether more or less of it is better."""
+    """What ``ong tune`` looks for.
+
+    Attributes:
+        metric: of the record.
+        better: whether more or less of it is.
+        means: what it is taken on, in words.
+        changes: what a search changes in the benchmark, so that nothing is chosen by test data.
+    """
 
     metric: str
     better: Literal["higher", "lower"]
+    means: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,7 +121,13 @@ KINDS = {
             ContinualStrategy,
             "ong.experiments.continual:ContinualRun",
             defaults=("naive", "ewc", "ogd", "ong", "ong-prior", "joint"),
-            merit=Merit("ACC", "higher"),
+            why_not=why_not,
+            merit=Merit(
+                "ACC",
+                "higher",
+                "on a sixth of each task's training data, which the trial did not train on; no test image was used",
+                {"training.validation": True},
+            ),
         ),
         Kind(
             "deep-linear",
@@ -121,7 +142,7 @@ KINDS = {
             autoencoder.AutoencoderStrategy,
             "ong.experiments.autoencoder.run:AutoencoderRun",
             why_not=autoencoder.why_not,
-            merit=Merit("train_loss", "lower"),
+            merit=Merit("train_loss", "lower", "on the training images, which no test image enters"),
         ),
         Kind("fisher", FisherBenchmark, FisherStrategy, "ong.experiments.fisher.run:FisherRun"),
     )

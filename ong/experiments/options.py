@@ -13,7 +13,12 @@ from pydantic.errors import PydanticUserError
 
 from ong.errors import UnknownNameError, UserError
 
-__all__ = ["check_options"]
+__all__ = ["check_options", "is_table"]
+
+
+def is_table(value: Any) -> bool:
+    """Return whether an option is itself a class to be built, ``{ use = "module:Name", … }``."""
+    return isinstance(value, dict) and "use" in value
 
 
 def check_options(
@@ -40,7 +45,7 @@ def check_options(
                 continue
             raise UnknownNameError(f"option of {what}", name, names)
         kind = _kind(_annotation(function, name))
-        if kind is not None:
+        if kind is not None and not is_table(value):
             _check(kind, value, f"{what}: '{name}'")
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ong.errors import UnknownNameError, UserError
 from ong.experiments.kinds import kind_of
+from ong.experiments.memory import DoesNotFitError, Rehearsals, at_budgets, knobs
 from ong.experiments.recipes import list_recipes, load_benchmark, load_strategy, override
+from ong.experiments.schema import ContinualBenchmark
 from ong.experiments.sweep import Job
 from ong.streams import DATASETS
 
@@ -30,6 +33,7 @@ def plan(
     *,
     force: bool = False,
     device: str | None = None,
+    memory: Sequence[int] = (),
     tell: Callable[[str], None] = _say_nothing,
 ) -> list[Job]:
     """Return a job for each strategy and seed, recipes read and overrides applied.
@@ -45,7 +49,8 @@ def plan(
         out: folder of all runs.
         force: repeat what is finished.
         device: replaces the benchmark's device.
-        tell: called with a line on each default strategy that is left out.
+        memory: budgets in bytes, to each of which strategies are sized (:func:`ong.experiments.memory.at_budgets`).
+        tell: called with a line on each default strategy that is left out, and on each that is sized.
 
     Raises:
         UserError: anything that is wrong with these.
@@ -81,23 +86,49 @@ def plan(
                 raise UserError(f"unknown recipe key '{key}'; did you mean '{whole}'?")
             known = [*kind.benchmark.model_fields, *kind.strategy.model_fields]
             raise UnknownNameError("recipe key", key.split(".")[0], known)
+    if memory and not isinstance(learned, ContinualBenchmark):
+        raise UserError(f"--memory: strategies of kind {kind.name} keep nothing from task to task")
     jobs = []
     for strategy in recipes:
-        names = learned.name, original.name, learned.tuned_as or ""
-        found = next((strategy.on[name] for name in names if name in strategy.on), {})
-        tuned = override(override(strategy, found), changes)
+        recipe_at = partial(_tuned, strategy, (learned.name, original.name, learned.tuned_as or ""), changes)
+        tuned = recipe_at("")
         reason = kind.why_not(learned, tuned)
         if reason is not None:
             if strategies:
                 raise UserError(f"strategy '{tuned.name}' cannot run on '{learned.name}': {reason}")
             tell(f"{tuned.name} is left out: {reason}")
             continue
-        jobs += [Job(learned, tuned, seed, Path(out), data_root, force) for seed in seeds]
+        chosen = [tuned]
+        if memory and isinstance(learned, ContinualBenchmark):
+            rehearsals = Rehearsals(learned, data_root, Path(out) / ".rehearsals")
+            if both := [knob for knob in knobs(tuned)[:1] if knob in changes]:
+                raise UserError(f"--set {both[0]}: --memory sets this itself; leave one of them out")
+            try:
+                chosen = at_budgets(recipe_at, memory, rehearsals, tell)
+            except DoesNotFitError as error:
+                if strategies:
+                    raise
+                tell(f"{strategy.name} is left out: {error}")
+                continue
+        jobs += [Job(learned, each, seed, Path(out), data_root, force) for each in chosen for seed in seeds]
     runs = [(job.strategy.name, job.seed) for job in jobs]
     if len(set(runs)) < len(runs):
         twice = next(run for run in runs if runs.count(run) > 1)[0]
         raise UserError(f"strategy '{twice}' is asked for twice; give each recipe a name of its own")
     return jobs
+
+
+def _tuned(strategy: Any, benchmarks: Sequence[str], changes: Mapping[str, Any], budget: str) -> Any:
+    """Return a strategy with the values that suit a benchmark, those that suit a budget too, and the changes.
+
+    Knobs that the last two set are not turned to meet the budget.
+    """
+    blocks: list[dict[str, Any]] = [
+        next((strategy.on[name + at] for name in benchmarks if name + at in strategy.on), {}) for at in (budget, "")
+    ]
+    chosen = blocks[0] | dict(changes)
+    free = [knob for knob in knobs(strategy) if knob not in chosen]
+    return override(strategy, blocks[1] | chosen | ({"memory.knob": free} if budget else {}))
 
 
 def _keys(values: Any, start: str = "") -> Iterator[str]:

@@ -17,10 +17,12 @@ from ong.experiments.kinds import KINDS, kind_of
 from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
 
 __all__ = [
+    "checked",
     "list_recipes",
     "load_benchmark",
     "load_strategy",
     "override",
+    "read_toml",
     "recipe_path",
 ]
 
@@ -51,8 +53,9 @@ def load_strategy(name_or_path: str, kind: str = "continual") -> StrategyRecipe:
         UserError: no such name or file, not TOML, or keys that a strategy does not have.
     """
     of = kind_of(kind)
-    values = _read(recipe_path(name_or_path, of.folder), name_or_path, "strategy")
-    return _checked(of.strategy, values, f"strategy recipe '{name_or_path}'")
+    path = recipe_path(name_or_path, of.folder)
+    values = {"name": path.stem} | read_toml(path, "strategy recipe")
+    return checked(of.strategy, values, f"strategy recipe '{name_or_path}'")
 
 
 def load_benchmark(name_or_path: str) -> BenchmarkRecipe:
@@ -61,11 +64,12 @@ def load_benchmark(name_or_path: str) -> BenchmarkRecipe:
     Raises:
         UserError: no such name or file, not TOML, an unknown kind, or keys that a benchmark of its kind does not have.
     """
-    values = _read(recipe_path(name_or_path, "benchmarks"), name_or_path, "benchmark")
+    path = recipe_path(name_or_path, "benchmarks")
+    values = {"name": path.stem} | read_toml(path, "benchmark recipe")
     if "kind" not in values:
         raise UserError(f"benchmark recipe '{name_or_path}': 'kind' is missing; known: {', '.join(KINDS)}")
     kind = kind_of(str(values["kind"]))
-    return _checked(kind.benchmark, values, f"benchmark recipe '{name_or_path}'")
+    return checked(kind.benchmark, values, f"benchmark recipe '{name_or_path}'")
 
 
 def recipe_path(name_or_path: str, folder: str) -> Path:
@@ -84,17 +88,31 @@ def recipe_path(name_or_path: str, folder: str) -> Path:
     return Path(str(_folder(folder) / f"{name_or_path}.toml"))
 
 
-def _read(path: Path, name_or_path: str, what: str) -> dict[str, Any]:
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UserError: it cannot be read, or is not TOML.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the {what} recipe '{path}': {error}") from None
+        raise UserError(f"cannot read the {what} '{path}': {error}") from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"the {what} recipe '{name_or_path}' is not TOML: {error}") from None
-    return {"name": path.stem} | values
+        raise UserError(f"the {what} '{path}' is not TOML: {error}") from None
 
 
-def _checked(recipe: type[R], values: Mapping[str, Any], what: str) -> R:
+def checked(recipe: type[R], values: Mapping[str, Any], what: str) -> R:
+    """Return what a table holds, checked.
+
+    Args:
+        recipe: the model it must fit.
+        values: the table.
+        what: how errors name it.
+
+    Raises:
+        UserError: a key that the model does not have, one that is missing, or a value of another type.
+    """
     try:
         return recipe.model_validate_json(json.dumps(values), strict=True)  # arrays are any sequence there
     except TypeError as error:
@@ -140,7 +158,7 @@ def override(recipe: R, changes: Mapping[str, Any]) -> R:
         if not isinstance(place, dict):
             raise UserError(f"'{key}' leads into a plain value")
         place[last] = value
-    return _checked(type(recipe), values, whose)
+    return checked(type(recipe), values, whose)
 
 
 def _step(place: Any, part: str, key: str, whose: str) -> Any:

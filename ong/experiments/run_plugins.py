@@ -12,7 +12,7 @@ from avalanche.training.plugins import EvaluationPlugin
 
 from ong.experiments.stopped import StoppedError
 
-__all__ = ["AccuracyRecorder", "DivergenceError", "DivergenceGuard", "NoMetrics", "StepCounter"]
+__all__ = ["AccuracyRecorder", "DivergenceError", "DivergenceGuard", "NoMetrics", "OneStep", "StepCounter"]
 
 
 class DivergenceError(StoppedError):
@@ -96,6 +96,14 @@ class AccuracyRecorder(SupervisedPlugin):  # type: ignore[misc]
     def after_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Close an experience."""
         self.accuracies.append(self._right / self._seen)
+
+
+class OneStep(SupervisedPlugin):  # type: ignore[misc]
+    """Ends each task's training after its first step."""
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Stop."""
+        strategy.stop_training()
 
 
 class StepCounter(SupervisedPlugin):  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,16 +11,22 @@ __all__ = [
     "Buildable",
     "ContinualBenchmark",
     "ContinualStrategy",
+    "MemoryRecipe",
     "ModelRecipe",
     "StrategyRecipe",
     "StreamRecipe",
     "Strict",
     "TrainingRecipe",
+    "why_not",
 ]
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
-"""Names of recipes name folders and files: letters, digits and ``._+-``."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+@-]*$")]
+"""Names of recipes name folders and files: letters, digits and ``._+-``, and ``@`` before a budget of memory."""
+
+
+Scenario = Literal["domain", "class", "task"]
+"""The same labels in all tasks, the task unknown; new classes in each; the same labels, and the task is known."""
 
 
 class Strict(BaseModel):
@@ -75,12 +81,46 @@ class Buildable(BaseModel):
         return dict(self.model_extra or {})
 
 
-class ContinualStrategy(StrategyRecipe):
-    """How a learner learns task after task."""
+class MemoryRecipe(Strict):
+    """How much of the past a strategy keeps.
 
-    template: str = "avalanche.training.supervised:Naive"
+    Attributes:
+        knob: dotted keys of whole numbers that rule it, such as examples stored; of several the first that suffices.
+        least: the smallest value of a knob.
+        budget: most bytes that may be kept between tasks; a run that keeps more stops.
+        value: the knob's in a run that was sized to the budget.
+    """
+
+    knob: str | list[str]
+    least: int = Field(default=1, ge=1)
+    budget: int | None = Field(default=None, ge=1)
+    value: int | None = None
+
+
+class ContinualStrategy(StrategyRecipe):
+    """How a learner learns task after task.
+
+    Attributes:
+        template: Avalanche's training loop.
+        wrapper: a module that is built around the benchmark's network, where the method needs one.
+        scenarios: what kinds of stream it learns; a stream that does not say its scenario is domain-incremental.
+        memory: what sizes it to a budget; a record has it where there was one.
+    """
+
+    template: Buildable = Buildable(use="avalanche.training.supervised:Naive")
+    wrapper: Buildable | None = None
     plugins: list[Buildable] = []
     optimizer: Buildable
+    scenarios: list[Scenario] = ["domain", "class", "task"]
+    memory: MemoryRecipe | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a record keeps: all that decides a run."""
+        kept = super().settings()
+        del kept["scenarios"]
+        if self.memory is None or self.memory.budget is None:
+            del kept["memory"]
+        return kept
 
 
 class StreamRecipe(BaseModel):
@@ -109,12 +149,22 @@ class ModelRecipe(BaseModel):
 
 
 class TrainingRecipe(Strict):
-    """Passes over each task and examples a step, the same for every strategy; ``device`` is where, not what."""
+    """How every strategy is trained and judged.
+
+    Attributes:
+        epochs: passes over each task.
+        batch_size: examples a step.
+        eval_batch_size: examples at once where accuracy is taken.
+        device: where, not what.
+        validation: train on five sixths of the training data and take accuracy on the other sixth; test images are
+            not used at all.
+    """
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     eval_batch_size: int = Field(default=500, ge=1)
     device: str = "auto"
+    validation: bool = False
 
 
 class ContinualBenchmark(BenchmarkRecipe):
@@ -129,3 +179,11 @@ class ContinualBenchmark(BenchmarkRecipe):
     def settings(self) -> dict[str, Any]:
         """Return what a record keeps: all that decides a run, which the device does not."""
         return self.model_dump(exclude={"strategies": True, "tuned_as": True, "training": {"device"}})
+
+
+def why_not(benchmark: ContinualBenchmark, strategy: ContinualStrategy) -> str | None:
+    """Return why a strategy cannot learn a benchmark's stream, or None."""
+    scenario = benchmark.stream.options.get("scenario", "domain")
+    if scenario not in get_args(Scenario) or scenario in strategy.scenarios:
+        return None
+    return f"it learns only {' and '.join(strategy.scenarios)}-incremental streams, this one is {scenario}-incremental"

@@ -28,9 +28,9 @@ from ong.experiments.kinds import Run, kind_of
 from ong.experiments.progress import Bars, Progress, Relay, Silent
 from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
 from ong.experiments.stopped import StoppedError
-from ong.experiments.store import RunFolder, deciding
+from ong.experiments.store import RunFolder, deciding, fingerprint
 
-__all__ = ["Job", "Outcome", "perform", "perform_in_worker", "sweep"]
+__all__ = ["Job", "Outcome", "finished", "perform", "perform_in_worker", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,16 @@ class Job:
     def folder(self) -> RunFolder:
         """Where the run lies."""
         return RunFolder(self.out, self.benchmark.name, self.strategy.name, self.seed)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the run, as its record keeps it."""
+        return {"benchmark": self.benchmark.settings(), "strategy": self.strategy.settings(), "seed": self.seed}
+
+    @property
+    def recipes(self) -> str:
+        """A digest of all that decides the run but the seed."""
+        return fingerprint(self.settings | {"seed": None})
 
     @property
     def label(self) -> str:
@@ -91,7 +101,7 @@ class Outcome:
     wrong: bool = False
 
 
-def _finished(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
+def finished(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Return the record of a finished run of the same settings.
 
     Raises:
@@ -145,7 +155,7 @@ def check(job: Job, known: Checked | None = None) -> tuple[dict[str, Any] | None
         gc.collect()  # its stream lies in cycles
     settings = known.settings | {"seed": job.seed}
     job.folder.prepare()
-    record = _finished(job, settings)
+    record = finished(job, settings)
     if record is None and not job.force:
         job.folder.checkpoint(settings)
     return record, known
@@ -186,7 +196,7 @@ def _end_with(parent: int) -> None:
 
 
 def _perform(job: Job, run: Run, progress: Progress) -> Outcome:
-    record = _finished(job, run.settings)
+    record = finished(job, run.settings)
     if record is not None:
         return Outcome(job, record, skipped=True)
     if job.force:
@@ -219,7 +229,9 @@ def sweep(jobs: Sequence[Job], workers: int = 1, *, show: bool = True) -> list[O
     outcomes: dict[int, Outcome] = {}
     checked: dict[str, Checked] = {}
     for number, job in enumerate(jobs):
-        record, checked[job.strategy.name] = check(job, checked.get(job.strategy.name))
+        record = finished(job, job.settings)
+        if record is None:
+            record, checked[job.recipes] = check(job, checked.get(job.recipes))
         if record is not None:
             outcomes[number] = Outcome(job, record, skipped=True)
     waiting = [(number, job) for number, job in enumerate(jobs) if number not in outcomes]
@@ -232,7 +244,7 @@ def sweep(jobs: Sequence[Job], workers: int = 1, *, show: bool = True) -> list[O
                 if bars is not None:
                     bars.close()
     elif waiting:
-        total = sum(checked[job.strategy.name].units for _, job in waiting)
+        total = sum(checked[job.recipes].units for _, job in waiting)
         done = _in_parallel([job for _, job in waiting], workers, total, show=show)
         outcomes |= {number: replace(outcome, job=job) for (number, job), outcome in zip(waiting, done, strict=True)}
     return [outcomes[number] for number in range(len(jobs))]

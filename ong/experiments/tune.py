@@ -13,17 +13,17 @@ from typing import Any
 import joblib
 import optuna
 import tomlkit
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 
 from ong.errors import UserError, WorkStoppedError
 from ong.experiments.kinds import KINDS, kind_of
+from ong.experiments.memory import DoesNotFitError, knobs
 from ong.experiments.plan import plan
+from ong.experiments.ranges import end_of, holds, present, read_range, rounded, widened, words
 from ong.experiments.recipes import load_benchmark, load_strategy
-from ong.experiments.schema import StrategyRecipe
-from ong.experiments.store import fingerprint
 from ong.experiments.sweep import Job, check, perform_in_worker, watched
 
-__all__ = ["TUNING_SEEDS", "Trial", "tune", "write_block"]
+__all__ = ["TUNING_SEEDS", "Search", "Trial", "tune", "write_block"]
 
 TUNING_SEEDS = range(1000, 10_000)
 """Seeds a search may use; reports use smaller ones."""
@@ -45,20 +45,41 @@ class Trial:
     score: float
     failure: str | None = None
 
+    def line(self, metric: str) -> str:
+        """Return the point and its score in a line."""
+        values = "  ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.values.items())
+        return (f"{metric} {self.score:.4f}" if self.failure is None else "stopped") + f"  {values}"
 
-def _distribution(key: str, space: Mapping[str, Any]) -> BaseDistribution:
-    """Read ``{ low, high, log }`` (whole numbers stay whole) or ``{ choices }``."""
-    try:
-        if set(space) == {"choices"}:
-            return CategoricalDistribution(list(space["choices"]))
-        low, high = space["low"], space["high"]
-        if set(space) - {"low", "high", "log"}:
-            raise ValueError(f"unknown key {sorted(set(space) - {'low', 'high', 'log'})[0]}")
-        kind = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
-        return kind(low, high, log=bool(space.get("log", False)))
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
-        raise UserError(f"[search] '{key}': give low and high (log if wanted), or choices, a list; {what}") from None
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found.
+
+    Attributes:
+        trials: the trials, best first.
+        space: where it looked in the end.
+        given: where the recipe told it to.
+    """
+
+    trials: list[Trial]
+    space: dict[str, BaseDistribution]
+    given: dict[str, BaseDistribution]
+
+    def notes(self) -> list[str]:
+        """Say which ranges were widened, and which bests lie at an end of theirs all the same."""
+        lines = [
+            f"{key}: searched in {words(among)}, widened from {words(self.given[key])}"
+            for key, among in self.space.items()
+            if among != self.given[key]
+        ]
+        for key, among in self.space.items():
+            end = end_of(among, self.trials[0].values[key])
+            if end is not None:
+                lines.append(
+                    f"{key}: the best lies at the {end} end of {words(among)}; widen that range in [search], where "
+                    "values beyond make sense, and tune again"
+                )
+        return lines
 
 
 def tune(
@@ -71,15 +92,20 @@ def tune(
     dataset: str | None = None,
     data_root: Path | None = None,
     out: str | Path = "tuning",
+    memory: int | None = None,
     force: bool = False,
     workers: int = 1,
     listener: Callable[[Trial], None] = lambda trial: None,
-) -> list[Trial]:
-    """Try hyper-parameters from the recipe's ``[search]`` table and return the trials, best first.
+) -> Search:
+    """Try hyper-parameters from the recipe's ``[search]`` table.
 
-    The first trial is the recipe as it stands, then a third are random, and the rest are drawn where a Gaussian process
-    expects the most improvement (optuna's ``GPSampler``, seeded with 0). The figure of merit is the kind's (ACC, or the
-    last training loss), mean over the seeds.
+    The first trial is the recipe without what its ``[on.…]`` tables say of the searched keys, then a third are random,
+    and the rest are drawn where a Gaussian process expects the most improvement (optuna's ``GPSampler``, seeded with
+    0). The figure of merit is the kind's, mean over the seeds: ACC on a sixth of each task's training data, which is
+    held out, or the last training loss.
+
+    From half of the trials on, a logarithmic range is widened by a third of its length wherever the best so far lies at
+    an end of it. The number of trials stays as it is, so that it is the same for all strategies that are compared.
 
     Its runs are kept in folders named by a digest of all that decides them: the same search with as many workers asks
     for the same points, finds those it has finished and goes on with the others.
@@ -89,10 +115,12 @@ def tune(
         strategy: name or path of a strategy with a ``[search]`` table.
         trials: number of points, the same for every strategy that is to be compared.
         seeds: tuning seeds, 1000 to 9999.
-        changes: overrides, as for a run.
+        changes: overrides, as for a run; not of what the search itself changes.
         dataset: replaces the benchmark's data set.
         data_root: where data sets lie.
         out: folder of the trials' runs.
+        memory: a budget in bytes that each trial is sized to; the knob is not searched then, and a point whose other
+            values leave it no room counts as stopped.
         force: repeat what is finished.
         workers: processes.
         listener: called with each finished trial.
@@ -110,24 +138,29 @@ def tune(
     if kind.merit is None:
         known = ", ".join(name for name, other in KINDS.items() if other.merit is not None)
         raise UserError(f"benchmark '{benchmark}' is of kind {kind.name}; ong tune searches for kinds {known}")
-    metric, higher = kind.merit.metric, kind.merit.better == "higher"
-    space = {key: _distribution(key, part) for key, part in load_strategy(strategy, kind.name).search.items()}
-    if not space:
+    merit, higher = kind.merit, kind.merit.better == "higher"
+    recipe = load_strategy(strategy, kind.name)
+    budgets, turned = ([memory], knobs(recipe)[:1]) if memory else ([], [])
+    if budgets and not turned:
+        raise UserError(f"strategy '{strategy}' has no knob of memory; tune it without --memory")
+    given = {key: read_range(key, part) for key, part in recipe.search.items() if key not in turned}
+    if own := sorted(set(changes or {}) & {*merit.changes, *given}):
+        raise UserError(f"--set {own[0]}: the search sets this itself; leave it out")
+    if not given:
         raise UserError(f"strategy '{strategy}' has no [search] table: nothing to tune")
 
     def jobs(values: Mapping[str, Any]) -> list[Job]:
-        both = dict(changes or {}) | dict(values)
-        planned = plan(benchmark, [strategy], seeds, both, dataset, data_root, Path(out).absolute(), force=force)
-        decides = {"benchmark": planned[0].benchmark.settings(), "strategy": planned[0].strategy.settings()}
-        folder = planned[0].out / fingerprint(decides)[:_DIGITS]
+        both = dict(changes or {}) | dict(merit.changes) | dict(values)
+        whole = Path(out).absolute()
+        planned = plan(benchmark, [strategy], seeds, both, dataset, data_root, whole, force=force, memory=budgets)
+        folder = planned[0].out / planned[0].recipes[:_DIGITS]
         return [replace(job, out=folder) for job in planned]
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize" if higher else "minimize", sampler=_sampler(trials))
-    done: list[Trial] = []
-    first = jobs({})
-    study.enqueue_trial({key: _present(first[0].strategy, key, among) for key, among in space.items()})
-    for job in first:
+    space, done = given, list[Trial]()
+    study = _study(trials, space, done, higher=higher)
+    study.enqueue_trial({key: present(recipe, key, among) for key, among in given.items()})
+    for job in jobs({}):
         check(job)
     at_once = max(1, workers // len(seeds))
     with joblib.Parallel(n_jobs=workers) as parallel:
@@ -135,28 +168,61 @@ def tune(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # infinite scores count as the worst finite one
                 asked = [study.ask(space) for _ in range(min(at_once, trials - len(done)))]
-            points = [{key: _rounded(value) for key, value in t.params.items()} for t in asked]
+            points = [{key: rounded(value) for key, value in t.params.items()} for t in asked]
             with watched():
-                planned = [jobs(values) for values in points]
-                distinct = {job.folder.path: job for part in planned for job in part}
+                planned = [_jobs_or_why_not(jobs, values) for values in points]
+                distinct = {job.folder.path: job for part in planned if not isinstance(part, str) for job in part}
                 done_now = parallel(joblib.delayed(perform_in_worker)(job, os.getpid()) for job in distinct.values())
                 outcomes = dict(zip(distinct, done_now, strict=True))
             for place, trial in enumerate(asked):
-                own = [outcomes[job.folder.path] for job in planned[place]]
-                scores = [math.nan if o.record is None else o.record["metrics"][metric] for o in own]
-                score = sum(scores) / len(scores)
-                stopped = -math.inf if higher else math.inf  # as bad as the worst trial
-                study.tell(trial, stopped if math.isnan(score) else score)
-                done.append(Trial(points[place], score, next((o.failure for o in own if o.failure), None)))
+                part = planned[place]
+                if isinstance(part, str):
+                    done.append(Trial(points[place], math.nan, part))
+                else:
+                    runs = [outcomes[job.folder.path] for job in part]
+                    scores = [math.nan if o.record is None else o.record["metrics"][merit.metric] for o in runs]
+                    score = sum(scores) / len(scores)
+                    done.append(Trial(points[place], score, next((o.failure for o in runs if o.failure), None)))
+                study.tell(trial, _told(done[-1], higher=higher))
                 listener(done[-1])
+            best = _best_first(done, higher=higher)[0]
+            if trials > len(done) >= trials / 2 and not math.isnan(best.score):
+                wider = widened(space, best.values)
+                if wider != space:
+                    space, study = wider, _study(trials, wider, done, higher=higher)
     if all(math.isnan(trial.score) for trial in done):
         raise WorkStoppedError(f"every trial stopped, the last one so: {done[-1].failure}")
-    return sorted(done, key=lambda t: math.inf if math.isnan(t.score) else -t.score if higher else t.score)
+    return Search(_best_first(done, higher=higher), space, given)
 
 
-def _rounded(value: Any) -> Any:
-    """Return a number with three digits, which are printed, tried and written."""
-    return float(f"{value:.3g}") if isinstance(value, float) else value
+def _jobs_or_why_not(jobs: Callable[[Mapping[str, Any]], list[Job]], values: Mapping[str, Any]) -> list[Job] | str:
+    """Return a point's jobs, or why it does not fit its budget of memory."""
+    try:
+        return jobs(values)
+    except DoesNotFitError as error:
+        return str(error)
+
+
+def _best_first(done: Sequence[Trial], *, higher: bool) -> list[Trial]:
+    return sorted(done, key=lambda trial: -_told(trial, higher=True) if higher else _told(trial, higher=False))
+
+
+def _told(trial: Trial, *, higher: bool) -> float:
+    """Return a trial's score; one that stopped is as bad as can be."""
+    return trial.score if not math.isnan(trial.score) else -math.inf if higher else math.inf
+
+
+def _study(trials: int, space: Mapping[str, BaseDistribution], done: Sequence[Trial], *, higher: bool) -> optuna.Study:
+    """Return a study that knows what was done; optuna uses only trials of the very same ranges."""
+    study = optuna.create_study(direction="maximize" if higher else "minimize", sampler=_sampler(trials))
+    for trial in done:
+        if all(holds(among, trial.values[key]) for key, among in space.items()):
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=trial.values, distributions=dict(space), value=_told(trial, higher=higher)
+                )
+            )
+    return study
 
 
 def _sampler(trials: int) -> optuna.samplers.BaseSampler:
@@ -165,24 +231,19 @@ def _sampler(trials: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.GPSampler(seed=0, n_startup_trials=1 + trials // 3, deterministic_objective=True)
 
 
-def _present(recipe: StrategyRecipe, key: str, among: BaseDistribution) -> Any:
-    """Return what a recipe has now, which the search begins with."""
-    place: Any = recipe.model_dump()
-    try:
-        for part in key.split("."):
-            place = place[int(part)] if isinstance(place, list) else place[part]
-    except (KeyError, IndexError, ValueError):
-        raise UserError(f"[search] '{key}' is not a key of strategy '{recipe.name}'") from None
-    if isinstance(among, CategoricalDistribution) and place not in among.choices:
-        raise UserError(f"[search] '{key}': the recipe's own value {place!r} must be one of the choices")
-    return place
+def write_block(path: Path, benchmark: str, values: Mapping[str, Any], told: str) -> None:
+    """Put values into the ``[on.BENCHMARK]`` table of a recipe file, everything else left as it is.
 
-
-def write_block(path: Path, benchmark: str, values: Mapping[str, Any]) -> None:
-    """Put values into the ``[on.BENCHMARK]`` table of a recipe file, everything else left as it is."""
+    Args:
+        path: the file.
+        benchmark: the benchmark's name.
+        values: dotted keys and their values.
+        told: how they were found, which becomes a comment.
+    """
     document = tomlkit.parse(path.read_text(encoding="utf-8"))
     tables = document.setdefault("on", tomlkit.table(is_super_table=True))
     block = tables.setdefault(benchmark, tomlkit.table())
+    block.comment(told)
     for key, value in values.items():
         block[key] = value
     path.write_text(tomlkit.dumps(document), encoding="utf-8")

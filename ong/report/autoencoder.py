@@ -14,6 +14,7 @@ from ong.report.autoencoder_figures import (
     natural,
     reconstruction_rows,
 )
+from ong.report.autoencoder_pairs import claims, pair_table
 from ong.report.autoencoder_races import cpu_clock, races
 from ong.report.columns import MISSING, number
 from ong.report.document import Document, Drawing, TextTable, interval, rows_frame, value
@@ -75,7 +76,9 @@ def document(runs: HistoryRuns) -> Document:
                 lambda theme: damping_curves(runs, theme),
             )
         )
-    parts += [_race_table(runs, owner) for owner in OWNERS if owner in runs.strategies and len(runs.strategies) > 1]
+    owners = [owner for owner in OWNERS if owner in runs.strategies and len(runs.strategies) > 1]
+    parts += [pair_table(runs, _ordered(runs), owner) for owner in owners]
+    parts += [_race_table(runs, owner) for owner in owners]
     parts.append(_settings(runs))
     return Document(runs, _tiles(runs), _summary(runs), parts, FORMULAS, rows_frame(runs), tuple(_findings(runs)))
 
@@ -184,9 +187,9 @@ def _settings(runs: HistoryRuns) -> TextTable:
                 or "its defaults",
             }
         )
-    lead = "Other values of a recipe's [search] grid run with --set optimizer.lr=…; ong tune compares them."
+    lead = "Other values run with --set optimizer.lr=…; ong tune searches the ranges of a recipe's [search] table."
     if "sgd" in runs.strategies:
-        lead += f" The grid of sgd is the paper's: α/20 with α of {PAPER_GRID}."
+        lead += f" The paper's sgd is the best of α/20 with α of {PAPER_GRID}."
     return TextTable("Settings", lead, pd.DataFrame(rows), ("Strategy", "Optimizer", "Options"))
 
 
@@ -220,7 +223,7 @@ def _quickest(runs: HistoryRuns, owner: str) -> list[tuple[str, str, str]]:
 
 
 def _findings(runs: HistoryRuns) -> list[str]:
-    found = []
+    found = claims(runs, natural(runs), OWNERS[0]) if OWNERS[0] in runs.strategies else []
     slowest = max((_sharing(record) for record in runs.records), default=1.0)
     if slowest >= SHARED:
         found.append(

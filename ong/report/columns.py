@@ -35,6 +35,7 @@ class Column:
     write: Callable[[float], str] = number
     better: Literal["higher", "lower"] | None = None
     interval: bool = True
+    on_request: bool = False
 
     def text(self, estimate: Estimate) -> str:
         """Write an estimate: ``0.935 ± 0.004``; without an interval if there is none or it says nothing."""
@@ -73,12 +74,32 @@ def _scientific(value: float) -> str:
     return MISSING if math.isnan(value) else "0" if value == 0 else f"{value:.1e}".replace("-", "−")
 
 
+_CERTIFICATES = tuple(
+    Column(f"certificate_{name}", title, f"{hint}, mean over tasks", _scientific, interval=False, on_request=True)
+    for name, title, hint in (
+        ("promised", "Promised", "ΔᵀFΔ/t in the method's metric: squared change of old logits"),
+        ("exact", "Exact", "‖J(θ_s)Δ‖² of old examples"),
+        ("first_order", "First order", "‖J(θ_{t−1})Δ‖² of old examples"),
+        ("nonlinear", "Nonlinear", "‖Δh − J(θ_s)Δ‖² of old examples"),
+        ("measured", "Measured", "‖Δh‖² of old training examples in a task"),
+        ("measured_test", "Measured, test", "‖Δh‖² of old test examples in a task"),
+        ("divergence", "Promised KL", "ΔᵀFΔ/t in the method's metric: 2 KL of old outputs"),
+        ("divergence_measured", "Measured KL", "2 KL of old outputs in a task"),
+        ("distance", "Distance bound", "dist²(∇h_y, span G)‖Δ‖²_M of old test examples"),
+        ("distance_measured", "True logit, test", "squared change of old test examples' true logits in a task"),
+        ("stored", "Stored bound", "(½ max|q″|)² of stored examples' true logits"),
+        ("stored_measured", "True logit, stored", "squared change of stored examples' true logits since their task"),
+    )
+)
+
 COLUMNS = (
     Column("ACC", "ACC", "average accuracy at the end", better="higher"),
     Column("learning_accuracy", "Learning acc.", "accuracy on each task just learned", better="higher"),
     Column("BWT", "BWT", "backward transfer", better="higher"),
     Column("forgetting", "Forgetting", "loss from each task's best", better="lower"),
-    Column("forgetting_first", "Forgetting (first)", "loss since each task was learned", better="lower"),
+    Column(
+        "forgetting_first", "Forgetting (first)", "loss since each task was learned", better="lower", on_request=True
+    ),
     Column("FWT", "FWT", "forward transfer", better="higher"),
     Column("intransigence", "Intransigence", "below a net trained on the task alone", better="lower"),
     Column("recovered", "Recovered", "of what forgetting costs, the part won back", better="higher"),
@@ -88,6 +109,7 @@ COLUMNS = (
     Column("descent_cosine", "Descent cos", "gᵀv/(‖g‖‖v‖), mean over tasks", interval=False),
     Column("rank", "Rank", "independent directions projected off, last task", _whole, interval=False),
     Column("space_left", "Space left", "1 − rank/parameters, last task", interval=False),
+    *_CERTIFICATES,
 )
 """Every quantity of a run, in the order of every table; the metrics first."""
 

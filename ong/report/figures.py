@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +25,21 @@ from ong.report.columns import MISSING
 from ong.report.intervals import Estimate, t_interval
 from ong.report.runs import Runs
 
-__all__ = ["DARK", "LIGHT", "Theme", "accuracy_curves", "band", "heat_map", "new_axes", "plain_ticks", "render", "tidy"]
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "MARKERS",
+    "Theme",
+    "accuracy_curves",
+    "band",
+    "heat_map",
+    "legend",
+    "new_axes",
+    "plain_ticks",
+    "references",
+    "render",
+    "tidy",
+]
 
 MOST_TASKS_WITH_VALUES = 12
 
@@ -93,13 +108,15 @@ def heat_map(runs: Runs, strategy: str, theme: Theme = LIGHT) -> Figure:
 def accuracy_curves(runs: Runs, theme: Theme = LIGHT) -> Figure:
     """Draw mean_{j≤t} R[t, j] over t for every strategy, with the 95% t-interval over seeds as a band.
 
+    Of a strategy sized to several budgets of memory it is the largest one's.
+
     Joint training, which has no intermediate rows, is a horizontal line at its ``ACC``; training from scratch
     has no sequence and is left out.
     """
     figure, axes = new_axes((8.6, 4.6), theme)
     tasks = np.arange(1, runs.tasks + 1)
     lowest, highest = 1.0, 0.0
-    drawn = [name for name in runs.strategies if name not in runs.references]
+    drawn = [name for name in runs.pictured if name not in runs.references]
     for i, strategy in enumerate(drawn):
         curve = _curve(runs, strategy)
         mean = np.array([estimate.mean for estimate in curve])
@@ -114,14 +131,8 @@ def accuracy_curves(runs: Runs, theme: Theme = LIGHT) -> Figure:
             axes.fill_between(tasks, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0, zorder=2)
         lowest = min(lowest, float(np.nanmin(mean, initial=1.0)))
         highest = max(highest, float(np.nanmax(mean, initial=0.0)))
-    for place, joint in enumerate(name for name in runs.references if name != "scratch"):
-        acc = t_interval(average_accuracy(record.matrix) for record in runs.of(joint))
-        dashes = (0, (6 / (place + 1), 3))
-        axes.axhline(acc.mean, color=theme.ink, linestyle=dashes, linewidth=1.3, label=joint)
-        if not np.isnan(acc.half_width):
-            low, high = acc.mean - acc.half_width, acc.mean + acc.half_width
-            axes.axhspan(low, high, color=theme.ink, alpha=0.08, linewidth=0)
-        lowest, highest = min(lowest, acc.mean), max(highest, acc.mean)
+    for acc in references(axes, runs, theme):
+        lowest, highest = min(lowest, acc), max(highest, acc)
     bottom, top = np.floor((lowest - 0.02) * 20) / 20, np.ceil((highest + 0.01) * 20) / 20
     axes.set_ylim(max(0.0, bottom), min(1.0, top))
     axes.set_xlim(0.8, runs.tasks + 0.2)
@@ -129,8 +140,22 @@ def accuracy_curves(runs: Runs, theme: Theme = LIGHT) -> Figure:
     axes.set_xlabel("tasks seen", color=theme.ink)
     axes.set_ylabel("average accuracy over tasks seen", color=theme.ink)
     tidy(axes, theme)
-    _legend(axes, runs, theme)
+    legend(axes, runs.strategies, theme)
     return figure
+
+
+def references(axes: Axes, runs: Runs, theme: Theme) -> list[float]:
+    """Draw a horizontal line at the ``ACC`` of each strategy that has all tasks at once, and return these."""
+    found = []
+    for place, joint in enumerate(name for name in runs.references if name != "scratch"):
+        acc = t_interval(average_accuracy(record.matrix) for record in runs.of(joint))
+        dashes = (0, (6 / (place + 1), 3))
+        axes.axhline(acc.mean, color=theme.ink, linestyle=dashes, linewidth=1.3, label=joint)
+        if not np.isnan(acc.half_width):
+            low, high = acc.mean - acc.half_width, acc.mean + acc.half_width
+            axes.axhspan(low, high, color=theme.ink, alpha=0.08, linewidth=0)
+        found.append(acc.mean)
+    return found
 
 
 def render(figure: Figure, form: Literal["png", "svg"], *, outlines: bool = True) -> bytes:
@@ -202,16 +227,16 @@ def band(
         axes.fill_between(x, positive.min(axis=0), positive.max(axis=0), color=colour, alpha=0.18, linewidth=0)
 
 
-def _legend(axes: Axes, runs: Runs, theme: Theme) -> None:
-    """Put the legend beside the axes, in the order in which the curves end."""
+def legend(axes: Axes, names: Sequence[str], theme: Theme) -> None:
+    """Put the legend beside the axes, in the order of the names."""
     handles, labels = axes.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda i: runs.strategies.index(labels[i]))
-    legend = axes.legend(
+    order = sorted(range(len(labels)), key=lambda i: names.index(labels[i]))
+    drawn = axes.legend(
         [handles[i] for i in order], [labels[i] for i in order],
         loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=theme.ink, fontsize=9.5,
         handlelength=3.6,  # long enough to show dashes on both sides of a marker
     )  # fmt: skip
-    legend.set_in_layout(True)
+    drawn.set_in_layout(True)
 
 
 def _curve(runs: Runs, strategy: str) -> list[Estimate]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from ong.metrics import FORMULAS
+from ong.report.certificates import PROMISED, certificate_text, certified
+from ong.report.costs import ABOUT, costs
 from ong.report.document import Document, TextTable
 from ong.report.published import published
 from ong.report.records import Failure
@@ -85,10 +87,15 @@ def _section(runs: Runs, figure_path: FigurePath | None) -> list[str]:
     parts += [f"> {_escape(note)}" for note in runs.notes()]
     if figure_path:
         parts += [f"![Average accuracy over tasks seen]({figure_path(runs, None)})"]
+        for cost in costs(runs):
+            parts += [f"### {ABOUT[cost][0]}", ABOUT[cost][1], f"![{ABOUT[cost][0]}]({figure_path(runs, cost)})"]
+    if certified(runs):
+        parts += ["### Promised and measured", _table(certificate_text(runs))]
+        parts += [f"![Promised and measured]({figure_path(runs, PROMISED)})"] if figure_path else []
     parts += ["### Every seed", _table(seeds_text(runs))]
     if figure_path:
         parts += ["### Accuracy matrices"]
-        parts += [f"![R of {name}]({figure_path(runs, name)})" for name in runs.strategies]
+        parts += [f"![R of {name}]({figure_path(runs, name)})" for name in runs.pictured]
     parts += _failures(runs.failures)
     tables = published(runs.benchmark)
     if tables:

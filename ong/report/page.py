@@ -14,7 +14,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ong.metrics import FORMULAS
-from ong.report.columns import COSTS, column
+from ong.report.certificates import certificate_text, certified, promised_and_measured
+from ong.report.columns import COLUMNS, COSTS, column
+from ong.report.costs import ABOUT, Cost, accuracy_against, costs
 from ong.report.document import Document, TextTable, recipe_pairs
 from ong.report.figures import DARK, LIGHT, Theme, accuracy_curves, heat_map, render
 from ong.report.published import published
@@ -76,7 +78,11 @@ def _benchmark(runs: Runs) -> dict[str, Any]:
         "notes": runs.notes(),
         "failures": runs.failures,
         "curves": _picture(lambda theme: accuracy_curves(runs, theme), "Average accuracy over tasks seen"),
-        "matrices": [_matrix(runs, name) for name in runs.strategies],
+        "costs": [
+            {"title": ABOUT[cost][0], "lead": ABOUT[cost][1], "picture": _cost(runs, cost)} for cost in costs(runs)
+        ],
+        "matrices": [_matrix(runs, name) for name in runs.pictured],
+        "promised": _promised(runs) if certified(runs) else None,
         "every_seed": _table(seeds_text(runs)),
         "strategies": [_strategy(runs, name) for name in runs.strategies],
         "environment": _environment(runs),
@@ -167,7 +173,7 @@ def _summary(runs: Runs) -> Table:
 
 def _table(frame: pd.DataFrame, winners: dict[str, set[str]] | None = None) -> Table:
     """Prepare a frame of strings; ``winners`` names, for a column, the rows (by first cell) that are best."""
-    hints = {c.title: c.hint for c in map(column, [*FORMULAS, *COSTS])}
+    hints = {c.title: c.hint for c in (*COLUMNS, *map(column, [*FORMULAS, *COSTS]))}
     bold = winners or {}
     return Table(
         [(str(name), hints.get(str(name), ""), name in TEXT_COLUMNS) for name in frame.columns],
@@ -180,6 +186,15 @@ def _table(frame: pd.DataFrame, winners: dict[str, set[str]] | None = None) -> T
 
 def _matrix(runs: Runs, strategy: str) -> Picture:
     return _picture(lambda theme: heat_map(runs, strategy, theme), f"Accuracy matrix of {strategy}")
+
+
+def _cost(runs: Runs, cost: Cost) -> Picture:
+    return _picture(lambda theme: accuracy_against(runs, cost, theme), ABOUT[cost][0])
+
+
+def _promised(runs: Runs) -> dict[str, Any]:
+    picture = _picture(lambda theme: promised_and_measured(runs, theme), "Promised and measured change of old outputs")
+    return {"picture": picture, "table": _table(certificate_text(runs))}
 
 
 def _picture(draw: Callable[[Theme], Figure], alt: str) -> Picture:
@@ -215,6 +230,8 @@ def _task_text(runs: Runs, strategy: str) -> pd.DataFrame:
     frame = task_frame(runs, strategy)
     text = pd.DataFrame({"Task": frame["task"].astype(str)})
     for name in frame.columns.drop("task"):
+        if str(name).startswith("certificate_"):  # which have a section of their own
+            continue
         known = column(str(name))
         title = known.title if known.title != known.key else known.key.replace("_", " ").capitalize()
         text[title] = [known.write(float(value)) for value in frame[name]]

@@ -106,6 +106,12 @@ class BaseRecord(BaseModel):
         needs = self.strategy.get("needs") or []
         return (needs,) if isinstance(needs, str) else tuple(str(need) for need in needs)
 
+    @property
+    def budget(self) -> int | None:
+        """The bytes that the strategy was sized to; None where it was not."""
+        memory = self.strategy.get("memory")
+        return memory.get("budget") if isinstance(memory, dict) else None
+
 
 class HistoryRecord(BaseRecord):
     """A run that is not a sequence of tasks: ``history`` holds lists over epochs, by name."""

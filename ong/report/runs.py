@@ -6,6 +6,7 @@ A single record cannot know two of its metrics: ``intransigence`` compares with 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ong.errors import UserError
 from ong.metrics import AccuracyMatrix, all_metrics, average_accuracy
 from ong.report.records import Failure, HistoryRecord, Record, read_failure, read_record
 
-__all__ = ["HistoryRuns", "Runs", "flatten", "group", "read_runs", "with_sibling_metrics"]
+__all__ = ["HistoryRuns", "Runs", "flatten", "group", "read_runs", "unsized", "with_sibling_metrics"]
 
 TUNING_SEEDS_FROM = 1000
 """Hyper-parameters are tuned on seeds from here on, which are never reported."""
@@ -46,6 +47,16 @@ class Runs:
         """The strategies' names, by mean ``ACC`` from the best down."""
         names = sorted({record.strategy_name for record in self.records})
         return sorted(names, key=self._mean_accuracy, reverse=True)
+
+    @property
+    def pictured(self) -> list[str]:
+        """The strategies that have a picture each: of one sized to several budgets of memory the largest."""
+        budgets = {name: self.of(name)[0].budget for name in self.strategies}
+        most: dict[str, int] = {}
+        for name, budget in budgets.items():
+            if budget is not None:
+                most[unsized(name)] = max(budget, most.get(unsized(name), 0))
+        return [name for name, budget in budgets.items() if budget is None or budget == most[unsized(name)]]
 
     @property
     def seeds(self) -> list[int]:
@@ -79,6 +90,8 @@ class Runs:
         tuning = [str(seed) for seed in self.seeds if seed >= TUNING_SEEDS_FROM]
         if tuning:
             notes.append(f"Tuning seeds (≥ {TUNING_SEEDS_FROM}) are not for reporting: {', '.join(tuning)}.")
+        if any(record.benchmark.get("training", {}).get("validation") for record in self.records):
+            notes.append("Runs with training.validation are judged by held-out training data, not by test data.")
         for differs in _differences([record.benchmark for record in self.records]):
             notes.append(f"The benchmark's recipe differs between records: {differs}.")
         for name in self.strategies:
@@ -246,6 +259,11 @@ def flatten(recipe: object, prefix: str = "") -> dict[str, Any]:
     for key, value in items:
         flat |= flatten(value, f"{prefix}.{key}" if prefix else key)
     return flat
+
+
+def unsized(strategy: str) -> str:
+    """Return a strategy's name without the budget of memory it was sized to: ``ogd`` of ``ogd@4MB``."""
+    return re.sub(r"@[\d.]+[kMG]B", "", strategy)
 
 
 def _lost(benchmark: str, failures: Sequence[Failure]) -> str:

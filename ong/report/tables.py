@@ -32,7 +32,8 @@ def seeds_frame(runs: Runs) -> pd.DataFrame:
     Columns: ``benchmark, strategy, seed``; the metrics in the order of :data:`ong.metrics.FORMULAS`, then any
     others the records have; ``train_seconds`` (sum over tasks), ``evaluate_seconds`` (sum),
     ``total_seconds``, ``memory_bytes`` (largest over tasks), ``leak`` and ``descent_cosine`` (means over
-    tasks); ``rank`` and ``space_left`` (of the last task); ``needs``.
+    tasks); ``rank`` and ``space_left`` (of the last task); certificates where records have them (means over tasks);
+    ``needs``.
     """
     return pd.DataFrame([row for rows in _rows(runs).values() for row in rows])
 
@@ -65,9 +66,9 @@ def estimates(runs: Runs) -> dict[str, dict[str, Estimate]]:
 def shown(runs: Runs, keys: Sequence[str] | None = None) -> list[Column]:
     """Return the columns worth showing: those asked for (default all) on which some strategy has a value.
 
-    ``forgetting_first`` is left out by default, for it is −BWT.
+    Columns that are on request are left out by default: ``forgetting_first``, which is −BWT, and the certificates.
     """
-    wanted = [c.key for c in COLUMNS if c.key != "forgetting_first"] if keys is None else keys
+    wanted = [c.key for c in COLUMNS if not c.on_request] if keys is None else keys
     table = estimates(runs).values()
     return [column(key) for key in wanted if any(key in row and row[key].count for row in table)]
 
@@ -135,10 +136,13 @@ _NOT_QUANTITIES = ("benchmark", "strategy", "seed", "needs")
 def _rows(runs: Runs) -> dict[str, list[dict[str, str | int | float]]]:
     """Return each strategy's rows of :func:`seeds_frame`; all have the same keys."""
     metrics = list(dict.fromkeys([*FORMULAS, *(name for record in runs.records for name in record.metrics)]))
-    return {strategy: [_row(record, metrics) for record in runs.of(strategy)] for strategy in runs.strategies}
+    certificates = [c.key for c in COLUMNS if any(c.key in r.by_task for r in runs.records) and c.on_request]
+    return {
+        strategy: [_row(record, metrics, certificates) for record in runs.of(strategy)] for strategy in runs.strategies
+    }
 
 
-def _row(record: Record, metrics: Sequence[str]) -> dict[str, str | int | float]:
+def _row(record: Record, metrics: Sequence[str], certificates: Sequence[str]) -> dict[str, str | int | float]:
     row: dict[str, str | int | float] = {
         "benchmark": record.benchmark_name,
         "strategy": record.strategy_name,
@@ -155,6 +159,7 @@ def _row(record: Record, metrics: Sequence[str]) -> dict[str, str | int | float]
         "descent_cosine": _mean(record.by_task.get("descent_cosine", [])),
         "rank": _last(record.by_task.get("rank", [])),
         "space_left": _last(record.by_task.get("space_left", [])),
+        **{name: _mean(record.by_task.get(name, [])) for name in certificates},
         "needs": "; ".join(record.needs),
     }
 

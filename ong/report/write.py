@@ -10,6 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ong.errors import UnknownNameError, UserError
+from ong.report.certificates import PROMISED, certified, promised_and_measured
+from ong.report.costs import ABOUT, accuracy_against, costs
 from ong.report.document import Document
 from ong.report.documents import document
 from ong.report.figures import LIGHT, accuracy_curves, heat_map, render
@@ -51,7 +53,11 @@ def write_report(directory: Path | str, formats: Iterable[str] = FORMATS) -> lis
         folder = f"figures/{_file_name(runs.benchmark)}" if len(groups) > 1 else "figures"
         if isinstance(runs, Document):
             return f"{folder}/{_file_name(str(strategy))}.png"
-        return f"{folder}/accuracy.png" if strategy is None else f"{folder}/matrix-{_file_name(strategy)}.png"
+        if strategy in (None, PROMISED):
+            return f"{folder}/{'accuracy' if strategy is None else 'promised'}.png"
+        if strategy in ABOUT:
+            return f"{folder}/accuracy-{str(strategy).replace('_', '-')}.png"
+        return f"{folder}/matrix-{_file_name(str(strategy))}.png"
 
     writers: dict[str, Callable[[], str]] = {
         "md": lambda: markdown(groups, figure_path if "png" in wanted else None),
@@ -98,7 +104,10 @@ def _figures(runs: Runs | Document) -> Iterator[tuple[str | None, Figure]]:
         yield from ((drawing.name, drawing.draw(LIGHT)) for drawing in runs.drawings)
     else:
         yield None, accuracy_curves(runs)
-        yield from ((strategy, heat_map(runs, strategy)) for strategy in runs.strategies)
+        if certified(runs):
+            yield PROMISED, promised_and_measured(runs)
+        yield from ((cost, accuracy_against(runs, cost)) for cost in costs(runs))
+        yield from ((strategy, heat_map(runs, strategy)) for strategy in runs.pictured)
 
 
 def _file_name(name: str) -> str:

@@ -114,7 +114,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "recipe key": (("run", "permuted-digits", "naive", "--set", "trainig.epochs=1"), "did you mean 'training'?"),
     "recipe key without its section": (("run", "permuted-digits", "naive", "--set", "epochs=1"), "did you mean 'training.epochs'?"),
     "option without its section": (("run", "permuted-digits", "ogd", "--set", "lr=1"), "did you mean 'optimizer.lr'?"),
-    "recipe key like no other": (("run", "permuted-digits", "naive", "--set", "zzz=1"), "known: dataset, kind, model, name, needs, on,"),
+    "recipe key like no other": (("run", "permuted-digits", "naive", "--set", "zzz=1"), "known: dataset, kind, memory, model, name, needs, on,"),
     "inner key": (("run", "permuted-digits", "naive", "--set", "training.epoch=1"), "did you mean 'training.epochs'?"),
     "plugin option": (("run", "permuted-digits", "ogd", "--set", "plugins.0.direction=gtl"), "did you mean 'directions'?"),
     "plugin value": (("run", "permuted-digits", "ogd", "--set", "plugins.0.directions=glt"), "plugin OGD: 'directions': Input should be 'gtl', 'ave', 'all' or 'loss', got 'glt'"),
@@ -291,9 +291,16 @@ def test_tuning_prints_the_block_for_the_recipe_and_writes_it(ong: Command, tmp_
     code, out, _ = ong("tune", "permuted-digits", "mine.toml", "--trials", "2", "--write", *QUICK)
     assert code == 0
     assert "[on.permuted-digits]" in out
+    told = next(
+        line for line in (tmp_path / "mine.toml").read_text().splitlines() if line.startswith("[on.permuted-digits]")
+    )
+    assert "# best of 2 trials: ACC 0." in told
+    assert told.endswith("on held-out training data, seeds 1000")
     written = tomllib.loads((tmp_path / "mine.toml").read_text())["on"]["permuted-digits"]["optimizer.lr"]
     best = next(line.split()[1] for line in out.splitlines() if f"optimizer.lr={written:g}" in line)
-    assert ong("run", "permuted-digits", "mine.toml", "--seeds", "1000,", *QUICK)[0] == 0
+    assert "ACC is on a sixth of each task's training data, which the trial did not train on" in out
+    held_out = "--set", "training.validation=true"
+    assert ong("run", "permuted-digits", "mine.toml", "--seeds", "1000,", *held_out, *QUICK)[0] == 0
     record = json.loads((tmp_path / "runs/permuted-digits/mine/seed-1000/record.json").read_text())
     assert f"{record['metrics']['ACC']:.4f}" == best  # what is written is what was tried
 

@@ -33,7 +33,7 @@ def job(strategy: str, out: Path, **changes: Any) -> Job:
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 def test_a_record_holds_what_the_net_s_last_state_does_to_the_data(likelihood: str, tmp_path: Path) -> None:
-    found = job("ngd", tmp_path, likelihood=likelihood, batch_size=100)
+    found = job("ngd", tmp_path, likelihood=likelihood, batch_size=250)
     run = found.run()
     assert isinstance(run, AutoencoderRun)
     found.folder.prepare()

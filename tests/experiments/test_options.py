@@ -7,14 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import torch
-from avalanche.core import BasePlugin
 from torch import Tensor
 
 from ong.errors import UserError
-from ong.experiments.build import build
 from ong.experiments.options import check_options
-from ong.experiments.recipes import list_recipes, load_strategy
-from ong.experiments.schema import ContinualStrategy
 
 if TYPE_CHECKING:
     from nowhere import Unknown
@@ -85,11 +81,3 @@ def test_a_class_is_read_where_it_is_defined() -> None:
     check_options(Own, {"lr": 0.1, "nesterov": True}, "it")
     with pytest.raises(UserError, match="'momentum': Input should be a valid number"):
         check_options(Own, {"momentum": "much"}, "it")
-
-
-@pytest.mark.parametrize("name", list_recipes("strategies"))
-def test_every_recipe_passes(name: str) -> None:
-    recipe = load_strategy(name)
-    assert isinstance(recipe, ContinualStrategy)
-    for plugin in recipe.plugins:
-        build(plugin, BasePlugin, "plugin", seed=0)

@@ -58,7 +58,7 @@ def record(
             "name": strategy,
             "summary": f"What {strategy} does, in a line",
             "source": "a paper, 2020",
-            "template": "avalanche.training.supervised:Naive",
+            "template": {"use": "avalanche.training.supervised:Naive"},
             "plugins": [{"use": f"ong.plugins:{strategy.upper()}", "damping": 0.1, "directions_per_task": 100}]
             if stored
             else [],

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from scipy import stats
 
 from ong.report.autoencoder import document
 from ong.report.autoencoder_figures import (
@@ -15,6 +16,7 @@ from ong.report.autoencoder_figures import (
     loss_over_seconds,
     reconstruction_rows,
 )
+from ong.report.autoencoder_pairs import pair_of
 from ong.report.autoencoder_races import cpu_clock, race_of
 from ong.report.crossings import at, crossing
 from ong.report.document import Document, TextTable
@@ -87,6 +89,35 @@ def test_a_race_counts_epochs_and_seconds_against_those_of_the_owner() -> None:
     assert (race.epochs, race.seconds) == (1.5, 6.0)
     assert (race.share_of_epochs, race.share_of_seconds) == (0.5, 2.0)
     assert race_of(sgd, ngd) is None
+
+
+def test_a_pair_compares_last_losses_and_those_after_equal_processor_time() -> None:
+    sgd, ngd = (THREE.of(name)[0] for name in ("sgd", "ngd"))
+    pair = pair_of(ngd, sgd)  # after sgd's three seconds ngd is three quarters of the way from 80 to 25
+    assert (pair.train, pair.test, pair.in_time) == (-15.0, -15.0, 80 - 0.75 * 55 - 20)
+    other = pair_of(sgd, ngd)
+    assert (other.train, other.test, other.in_time) == (15.0, 15.0, -pair.in_time)
+
+
+def test_the_claim_is_tested_by_scipys_paired_interval() -> None:
+    last = {"sgd": [20.0, 30.0, 26.0], "ngd": [10.0, 12.0, 11.0], "adam": [21.0, 28.0, 27.0]}
+    found = document(
+        runs(*(record(name, [80.0, 40.0, x], 1.0, seed) for name, xs in last.items() for seed, x in enumerate(xs)))
+    )
+    rows = table(found, "Against sgd")
+    for name in ("ngd", "adam"):
+        difference = np.subtract(last[name], last["sgd"])
+        bounds = stats.ttest_rel(last[name], last["sgd"]).confidence_interval(0.95)
+        expected = f"{difference.mean():.1f} ± {(bounds.high - bounds.low) / 2:.1f}".replace("-", "−")
+        assert rows[name] == {
+            "Strategy": name, "Seeds": "3", "Train loss": expected, "Test loss": expected,
+            "Train loss in equal time": expected,
+        }  # fmt: skip
+    (said,) = found.findings
+    assert said.startswith("ngd against sgd, training loss, paired over 3 seeds: lower (−14.3 ± ")
+    close = runs(*(record("sgd", [80.0, x], 1.0, i) for i, x in enumerate((20.0, 30.0))),
+                 *(record("ngd", [80.0, x], 1.0, i) for i, x in enumerate((19.0, 32.0))))  # fmt: skip
+    assert "not to be told apart (0.5 ± 19.1) after the last epoch" in document(close).findings[0]
 
 
 def test_the_tables_say_who_got_where_and_when() -> None:

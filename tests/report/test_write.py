@@ -48,7 +48,7 @@ class _Page(HTMLParser):
 def test_a_report_is_written_beside_its_records_and_returned(tmp_path: Path) -> None:
     written = write_report(write_runs(tmp_path, ["naive", "ogd"], seeds=2, tasks=3))
     names = [str(path.relative_to(tmp_path)) for path in written]
-    figures = ("accuracy", "matrix-ogd", "matrix-naive")
+    figures = ("accuracy", "accuracy-train-seconds", "matrix-ogd", "matrix-naive")
     assert names == [
         *("report.md", "report.csv", "report.tex", "report.html"),
         *(f"figures/{name}.{form}" for name in figures for form in ("png", "svg")),
@@ -122,7 +122,7 @@ def test_markdown_links_figures_that_exist_and_only_if_they_are_written(tmp_path
     assert "![" not in (tmp_path / "report.md").read_text()
     write_report(tmp_path, ["md", "png"])
     links = re.findall(r"!\[.*?\]\((.*?)\)", (tmp_path / "report.md").read_text())
-    assert len(links) == 3
+    assert len(links) == 4
     assert all((tmp_path / link).exists() for link in links)
 
 

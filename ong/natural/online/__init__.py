@@ -18,6 +18,7 @@ from ong.natural.online.moments import Moments, batch_moments
 from ong.natural.online.objective import Closure, Objective
 from ong.natural.online.optimizer import NaturalGradient
 from ong.natural.online.settings import DEFAULT_DAMPING, NonFiniteStepError, Settings, StepReport
+from ong.natural.online.trust import TrustRegion
 
 __all__ = [
     "DEFAULT_DAMPING",
@@ -36,6 +37,7 @@ __all__ = [
     "OnlineCurvature",
     "Settings",
     "StepReport",
+    "TrustRegion",
     "balance_of",
     "batch_moments",
     "damped_inverse",

@@ -14,7 +14,7 @@ from ong.curvature.factors import Factors
 from ong.errors import UserError
 from ong.natural.online.inverses import EigenInverse, KroneckerInverse
 from ong.natural.online.moments import Moments, batch_moments
-from ong.natural.online.settings import Settings
+from ong.natural.online.settings import NonFiniteStepError, Settings
 
 __all__ = ["OnlineCurvature"]
 
@@ -47,8 +47,15 @@ class OnlineCurvature:
         """Take in a batch's factors and refresh the inverses where due.
 
         Raises:
-            torch.linalg.LinAlgError: moments that are not finite, or singular in spite of the damping.
+            NonFiniteStepError: moments that are not finite, or singular in spite of the damping.
         """
+        try:
+            self._observe(factors, step, damping)
+        except LinAlgError as error:
+            remedy = "lower lr, or raise the damping or its floor"
+            raise NonFiniteStepError(f"the curvature cannot be inverted ({error})", step, remedy) from error
+
+    def _observe(self, factors: Mapping[str, Factors], step: int, damping: float) -> None:
         measured = {name: batch_moments(part) for name, part in factors.items()}
         for name, batch in measured.items():  # before anything is moved
             if not all(moment.isfinite().all() for moment in batch):

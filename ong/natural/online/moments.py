@@ -37,9 +37,9 @@ class Moments:
         return cls(like.new_zeros(columns, columns, dtype=dtype), like.new_zeros(rows, rows, dtype=dtype))
 
     def add(self, inputs: Tensor, outputs: Tensor, decay: float) -> None:
-        """Take in Λ and Λ̃ of one batch with weight 1 − ``decay``, in place."""
-        self.inputs_sum.mul_(decay).add_(inputs, alpha=1 - decay)
-        self.outputs_sum.mul_(decay).add_(outputs, alpha=1 - decay)
+        """Take in Λ and Λ̃ of one batch with weight 1 − ``decay``; the tensors before are left as they were."""
+        self.inputs_sum = torch.lerp(self.inputs_sum, inputs.to(self.inputs_sum), 1 - decay)
+        self.outputs_sum = torch.lerp(self.outputs_sum, outputs.to(self.outputs_sum), 1 - decay)
         self.weight = decay * self.weight + (1 - decay)
 
     @property

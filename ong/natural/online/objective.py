@@ -61,8 +61,25 @@ class Objective:
             outputs = self.flattened(outputs)
             return Pass(tape, self._loss(outputs, targets), outputs, random)
 
-    def measured(self, closure: Closure, before: Pass) -> float:
-        """Return the loss at the present weights, with what the pass before drew from torch's generators (dropout)."""
+    def recorded(self, tape: Tape | None, loss: Tensor, outputs: Tensor | None) -> Pass:
+        """Return a forward pass that the caller ran and recorded.
+
+        Raises:
+            UserError: it was not recorded, or its outputs are not given.
+        """
+        if tape is None or outputs is None:
+            raise UserError(
+                "step(loss, outputs) needs the outputs, and their forward pass recorded: "
+                "with optimizer.recording(): outputs = model(x)"
+            )
+        with torch.enable_grad():
+            return Pass(tape, loss, self.flattened(outputs))
+
+    def change(self, closure: Closure, before: Pass) -> float:
+        """Return the loss at the present weights less that of a pass before, with the same draws of torch's generators.
+
+        These are the draws that the pass took, as for dropout's masks.
+        """
         cuda = [device for device in before.random if device.type == "cuda"]
         with torch.no_grad(), torch.random.fork_rng(cuda):
             for device, state in before.random.items():
@@ -71,7 +88,7 @@ class Objective:
                 else:
                     torch.set_rng_state(state)
             outputs, targets = closure()
-            return float(self._loss(self.flattened(outputs), targets))
+            return float(self._loss(self.flattened(outputs), targets)) - float(before.loss.detach())
 
     def flattened(self, outputs: Tensor) -> Tensor:
         """Return outputs as ``[N, C]``.

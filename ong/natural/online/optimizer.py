@@ -6,16 +6,15 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # torch does not list it
 from torch.optim import Optimizer
 
-from ong.curvature.blocks import Block, Vector, find_blocks, inner
+from ong.curvature.blocks import Vector, inner
 from ong.curvature.factors import Tape, record
-from ong.curvature.layers import UnsupportedLayerError
 from ong.errors import UserError
 from ong.natural.deep_linear.damping import LevenbergMarquardt, rounding_of
 from ong.natural.online.curvature import OnlineCurvature
@@ -28,7 +27,8 @@ from ong.natural.online.settings import (
     StepReport,
     check_rates,
 )
-from ong.natural.online.updates import gradient_of, move, with_momentum
+from ong.natural.online.trust import TrustRegion
+from ong.natural.online.updates import check_known, gradient_of, layers_of, move, restore, with_momentum
 
 __all__ = ["NaturalGradient"]
 
@@ -52,7 +52,7 @@ class NaturalGradient(Optimizer):
     its loss, λ × 3/2 if ρ < ¼, × 2/3 if ρ > ¾, never below a floor. The change is measured with the same draws
     of torch's generators (dropout's masks), and λ stays where the loss is too coarse to show what was predicted.
     The prediction is (1 − ᾱ/2) ∇·u for the update u, with ᾱ = α/(1 − momentum): F u = −ᾱ∇ where the division
-    by L is exact. The defaults are the paper's setting, for batches of about 1000.
+    by L is exact. The defaults are the paper's setting, for batches of about 1000, in a trust region.
 
     The group's ``lr`` (α), ``momentum`` and ``damping`` (λ) may be changed in ``param_groups``; learning-rate
     schedulers work. Outputs of more than two dimensions count as [examples, everything else].
@@ -73,8 +73,9 @@ class NaturalGradient(Optimizer):
         refresh_every: steps between inversions (or eigenbases); a multiple of ``factors_every``.
         adapt_every: steps between adaptations of λ, one forward pass each.
         warmup: the first so many steps measure, invert and adapt every time, as curvature moves fastest then.
-        max_rise: a step that raised its own batch's loss by more than this share is undone, momentum is
-            cleared and λ grows; looked at whenever λ is adapted. ``math.inf`` never undoes.
+        trust: bound steps and take those back that raised their own batch's loss, as
+            :class:`~ong.natural.online.trust.TrustRegion` tells; looked at when λ is adapted, so nothing is bounded
+            where the damping stays. Losses must be ≥ 0. False is the published update.
         seed: of the cotangents' generator.
 
     Attributes:
@@ -103,20 +104,11 @@ class NaturalGradient(Optimizer):
         refresh_every: int = 1,
         adapt_every: int = 1,
         warmup: int = 10,
-        max_rise: float = 0.1,
+        trust: bool = True,
         seed: int = 0,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise UserError(f"NaturalGradient takes the model itself, not its parameters, got {type(model).__name__}")
-        self._blocks: dict[str, Block] = find_blocks(model)
-        others = [name for name, block in self._blocks.items() if block.module is None]
-        if others:
-            raise UnsupportedLayerError(
-                f"NaturalGradient has factors of layers only, and these parameters are none of a supported layer's: "
-                f"{', '.join(others[:5])}; freeze them (requires_grad_(False))"
-            )
+        self._blocks = layers_of(model)
         self._objective = Objective(self._blocks, likelihood_of(likelihood))
-        self._schedule = damping if isinstance(damping, LevenbergMarquardt) else None
         layers = len(self._blocks)
         self._settings = Settings(
             layers=layers,
@@ -128,10 +120,11 @@ class NaturalGradient(Optimizer):
             refresh_every=refresh_every,
             adapt_every=adapt_every,
             warmup=warmup,
-            max_rise=max_rise,
         )
         level = check_rates(lr, momentum, damping)
-        self._settings.warn_of_overshoot(lr, momentum)
+        self._region = TrustRegion(damping, bounded=trust) if isinstance(damping, LevenbergMarquardt) else None
+        if self._region is None or not trust:
+            self._settings.warn_of_overshoot(lr, momentum)
         parameters = [p for block in self._blocks.values() for p in block.parameters]
         self._generator = torch.Generator(parameters[0].device).manual_seed(seed)
         self._curvature = OnlineCurvature(self._blocks, self._settings)
@@ -162,33 +155,40 @@ class NaturalGradient(Optimizer):
             UserError: targets outside the likelihood's support, or a loss without its recorded forward.
             NonFiniteStepError: NaN, infinity or a singular factor; the weights are unchanged.
         """
-        if isinstance(closure, Tensor):  # noqa: SIM108
-            run = self._recorded(closure, outputs)
-        else:
-            run = self._objective.forward(closure)
+        run = self._recorded(closure, outputs) if isinstance(closure, Tensor) else self._objective.forward(closure)
         group, number = self.param_groups[0], self._steps
-        before = float(run.loss.detach())
-        self._require(math.isfinite(before), f"the loss is {before}")
+        loss = float(run.loss.detach())
+        self._require(math.isfinite(loss), f"the loss is {loss}")
+        region = self._region
+        looking = region is not None and self._settings.due(self._settings.adapt_every, number)
+        known = self._curvature.state_dict() if looking else {}  # by reference: nothing of it is changed in place
         if self._curvature.wants(number) or run.tape.uses.keys() - self._curvature.inverses.keys():
-            self._observe(run)
+            self._curvature.observe(self._objective.factors(run, self._generator), number, group["damping"])
         gradient = gradient_of(run.loss, self._blocks)
-        self._check_known(gradient)
+        check_known(gradient, self._curvature.inverses)
         direction = {
             name: self._curvature.solve(name, matrix, group["damping"]).div_(-self._settings.depth)
             for name, matrix in gradient.items()
         }
-        size = float(inner(direction, direction)) if direction else 0.0
-        self._require(math.isfinite(size), "the gradient or its preconditioned form is not finite")
-        adapting = self._schedule is not None and self._settings.due(self._settings.adapt_every, number)
-        kept = [p.clone() for p in group["params"]] if adapting else []
+        slope = group["lr"] * float(inner(gradient, direction)) if direction else 0.0
+        self._require(math.isfinite(slope), "the gradient or its preconditioned form is not finite")
+        rate, share = self._settings.rate(group["lr"], group["momentum"]), 1.0
+        if region is not None:
+            share = region.share(-slope * rate / (1 - group["momentum"]) / 2, loss, rate)
+            direction = {name: matrix.mul_(share) for name, matrix in direction.items()}
+        kept = [p.clone() for p in group["params"]] if looking else []
         update = with_momentum(direction, self._blocks, self.state, group["momentum"])
         move(self._blocks, update, group["lr"])
-        self.report = StepReport(number, before, None, None, group["damping"], True)
-        if adapting and not isinstance(closure, Tensor):
-            slope = group["lr"] * float(inner(gradient, update)) if update else 0.0
-            self._adapt(self.report, slope, self._objective.measured(closure, run), kept)
+        self.report = StepReport(number, loss, None, None, group["damping"], True)
+        if region is not None and looking and update and not isinstance(closure, Tensor):
+            predicted = (1 - share * rate / 2) * group["lr"] * float(inner(gradient, update))
+            change = partial(self._objective.change, closure, run)
+            again = partial(self._again, direction, kept, known)
+            self.report, group["damping"] = region.settle(
+                replace(self.report, predicted=predicted), rounding_of(loss, kept[0].dtype), change, again
+            )
         self._steps += 1
-        return before
+        return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take the model's own group, and no other.
@@ -206,6 +206,7 @@ class NaturalGradient(Optimizer):
         """Return torch's part, and as ``"online"`` the curvature, the generator and the number of steps."""
         online = {
             "steps": self._steps,
+            "radius": self._region.radius if self._region is not None else None,
             "generator": self._generator.get_state(),
             "curvature": self._curvature.state_dict(),
         }
@@ -216,70 +217,31 @@ class NaturalGradient(Optimizer):
         online = state_dict["online"]
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "online"})
         self._steps = int(online["steps"])
+        if self._region is not None:
+            self._region.radius = float(online["radius"])
         self._generator.set_state(online["generator"].cpu())
         self._curvature.load_state_dict(online["curvature"])
 
     def _recorded(self, loss: Tensor, outputs: Tensor | None) -> Pass:
         tape, self._tape = self._tape, None
-        if tape is None or outputs is None:
-            raise UserError(
-                "step(loss, outputs) needs the outputs, and their forward pass recorded: "
-                "with optimizer.recording(): outputs = model(x)"
-            )
-        if self._schedule is not None:
+        if self._region is not None:
             raise UserError(
                 "Levenberg-Marquardt damping measures the loss again after a step: pass step a closure that "
                 "returns (outputs, targets), or set damping to a number"
             )
-        with torch.enable_grad():
-            return Pass(tape, loss, self._objective.flattened(outputs))
+        return self._objective.recorded(tape, loss, outputs)
 
-    def _observe(self, run: Pass) -> None:
-        """Measure the factors and refresh the inverses where due."""
-        factors = self._objective.factors(run, self._generator)
-        try:
-            self._curvature.observe(factors, self._steps, self.param_groups[0]["damping"])
-        except LinAlgError as error:
-            remedy = "lower lr, or raise the damping or its floor"
-            what = f"the curvature cannot be inverted ({error})"
-            raise NonFiniteStepError(what, self._steps, remedy) from error
-
-    def _adapt(self, report: StepReport, slope: float, after: float, kept: list[Tensor]) -> None:
-        """Set λ for the next step; undo this one if it raised the loss too much.
-
-        Args:
-            report: of the step so far.
-            slope: lr · ∇·u.
-            after: the batch's loss now.
-            kept: the weights before the step.
-        """
-        assert self._schedule is not None
+    def _again(self, direction: Vector, kept: list[Tensor], known: dict[str, Any], share: float) -> None:
+        """Take a step anew at a share of its length and without momentum; 0 leaves it out, averages included."""
         group = self.param_groups[0]
-        rate = self._settings.rate(group["lr"], group["momentum"])
-        predicted, actual = (1 - rate / 2) * slope, after - report.loss
-        most = self._settings.max_rise
-        accepted = actual <= (most if math.isinf(most) else most * abs(report.loss))  # False for NaN too
-        self.report = replace(report, predicted=predicted, actual=actual, accepted=accepted)
-        if not accepted:
-            for parameter, before in zip(group["params"], kept, strict=True):
-                parameter.copy_(before)
-            for state in self.state.values():
-                state.pop("momentum_buffer", None)
-            self._curvature.expire()
-            group["damping"] = self._schedule.updated(group["damping"], 1.0, -1.0)
-        elif predicted < 0:  # otherwise momentum carried the weights uphill, and the ratio says nothing
-            resolution = rounding_of(report.loss, kept[0].dtype)
-            group["damping"] = self._schedule.updated(group["damping"], actual, predicted, resolution)
-
-    def _check_known(self, gradient: Vector) -> None:
-        for name in [name for name in gradient if name not in self._curvature.inverses]:
-            if gradient.pop(name).any():
-                raise UserError(
-                    f"layer '{name}' has a gradient although its module was not called: other code reads its weights, "
-                    "so its curvature is not known; call the module, or freeze it"
-                )
+        restore(group["params"], kept, self.state)
+        if share:
+            shorter = {name: share * matrix for name, matrix in direction.items()}
+            move(self._blocks, with_momentum(shorter, self._blocks, self.state, group["momentum"]), group["lr"])
+        else:
+            self._curvature.load_state_dict(known)
+        self._curvature.expire()
 
     def _require(self, holds: bool, what: str) -> None:
         if not holds:
-            remedy = "check the inputs for NaN, lower lr, or raise the damping"
-            raise NonFiniteStepError(what, self._steps, remedy)
+            raise NonFiniteStepError(what, self._steps, "check the inputs for NaN, lower lr, or raise the damping")

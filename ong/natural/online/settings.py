@@ -28,7 +28,6 @@ class Settings:
     refresh_every: int
     adapt_every: int
     warmup: int
-    max_rise: float
 
     def __post_init__(self) -> None:
         if not 0 <= self.average < 1:
@@ -44,8 +43,6 @@ class Settings:
             )
         if self.warmup < 0:
             raise UserError(f"warmup must be a number of steps ≥ 0; got {self.warmup}")
-        if not self.max_rise >= 0:
-            raise UserError(f"max_rise must be a share ≥ 0 of the loss; got {self.max_rise}")
 
     def rate(self, lr: float, momentum: float) -> float:
         """Return ᾱ = (lr / (1 − momentum)) (L / depth), the share of the way to the optimum that a step goes.
@@ -97,7 +94,7 @@ class StepReport:
             step.
         actual: change measured; None likewise.
         damping: λ that the step used.
-        accepted: False when the step was undone because it raised the loss.
+        accepted: False when the step was taken back because it raised the loss.
     """
 
     step: int

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Container, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ong.curvature.blocks import Block, Vector
+from ong.curvature.blocks import Block, Vector, find_blocks
+from ong.curvature.layers import UnsupportedLayerError
 from ong.errors import UserError
 
-__all__ = ["gradient_of", "move", "with_momentum"]
+__all__ = ["check_known", "gradient_of", "layers_of", "move", "restore", "with_momentum"]
+
+
+def layers_of(model: nn.Module) -> dict[str, Block]:
+    """Return the blocks of a model, all of them layers.
+
+    Raises:
+        UserError: no model, or one without trainable parameters.
+        UnsupportedLayerError: trainable parameters that are no supported layer's.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"NaturalGradient takes the model itself, not its parameters, got {type(model).__name__}")
+    blocks = find_blocks(model)
+    others = [name for name, block in blocks.items() if block.module is None]
+    if others:
+        raise UnsupportedLayerError(
+            f"NaturalGradient has factors of layers only, and these parameters are none of a supported layer's: "
+            f"{', '.join(others[:5])}; freeze them (requires_grad_(False))"
+        )
+    return blocks
 
 
 def gradient_of(loss: Tensor, blocks: Mapping[str, Block]) -> Vector:
@@ -33,6 +53,20 @@ def gradient_of(loss: Tensor, blocks: Mapping[str, Block]) -> Vector:
             pairs = zip(own, block.parameters, strict=True)
             gradient[name] = block.matrix([torch.zeros_like(p) if g is None else g for g, p in pairs])
     return gradient
+
+
+def check_known(gradient: Vector, curvature: Container[str]) -> None:
+    """Take blocks out of a gradient that are 0 and have no curvature, as they took no part.
+
+    Raises:
+        UserError: one of them is not 0.
+    """
+    for name in [name for name in gradient if name not in curvature]:
+        if gradient.pop(name).any():
+            raise UserError(
+                f"layer '{name}' has a gradient although its module was not called: other code reads its weights, "
+                "so its curvature is not known; call the module, or freeze it"
+            )
 
 
 def with_momentum(
@@ -61,3 +95,11 @@ def move(blocks: Mapping[str, Block], update: Vector, rate: float) -> None:
             part = matrix[:, start : start + width].reshape(parameter.shape)
             parameter.add_(part.to(parameter.dtype), alpha=rate)
             start += width
+
+
+def restore(parameters: Iterable[Tensor], kept: Iterable[Tensor], state: Mapping[Tensor, dict[str, Any]]) -> None:
+    """Put weights back in place, and let momentum start anew."""
+    for parameter, before in zip(parameters, kept, strict=True):
+        parameter.copy_(before)
+    for own in state.values():
+        own.pop("momentum_buffer", None)

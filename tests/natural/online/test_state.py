@@ -12,7 +12,8 @@ from ong.natural.online import NaturalGradient
 Problem = Callable[..., tuple[nn.Sequential, Tensor, Tensor]]
 
 CASES: dict[str, dict[str, object]] = {
-    "paper": {},
+    "paper": {"trust": False},
+    "bounded": {"lr": 3.0},
     "fast": {"lr": 0.25, "momentum": 0.5, "average": 0.9, "balanced": True} | {"factors_every": 2, "refresh_every": 4},
     "ekfac": {"lr": 0.3, "ekfac": True, "average": 0.9, "refresh_every": 3, "momentum": 0.3},
     "fixed": {"damping": 0.3},

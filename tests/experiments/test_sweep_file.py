@@ -1,0 +1,120 @@
+"""Sweep files: which runs they mean, what of them is done, and how they are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ong.errors import UserError
+from ong.experiments.sweep import sweep
+from ong.experiments.sweep_file import summary_of, sweep_jobs
+
+QUICK = '"training.epochs" = 1, "stream.tasks" = 2'
+MINE = 'summary = "s"\nsource = "s"\n[optimizer]\nuse = "torch.optim:SGD"\nlr = 0.1\n'
+
+
+def written(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sweep.toml").write_text(text)
+    return folder / "sweep.toml"
+
+
+def test_a_file_means_every_combination_and_its_paths_are_seen_from_where_it_lies(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "results" / "mine",
+        f"""
+        out = ".."
+        data_root = "../data"
+        [[runs]]
+        benchmarks = ["permuted-digits", "split-mnist"]
+        strategies = ["naive", "./mine.toml"]
+        seeds = 2
+        dataset = "digits"
+        set = {{ {QUICK} }}
+        [[runs]]
+        benchmarks = ["permuted-digits"]
+        strategies = ["replay"]
+        seeds = [3, 5]
+        overrides = [
+            {{ suffix = "-50", "plugins.0.mem_size" = 50 }},
+            {{ suffix = "-100", "plugins.0.mem_size" = 100, "optimizer.lr" = 0.2 }},
+        ]
+        """,
+    )
+    (path.parent / "mine.toml").write_text(MINE)
+    jobs = sweep_jobs(path)
+    assert [(job.benchmark.name, job.strategy.name, job.seed) for job in jobs] == [
+        *[("permuted-digits", name, seed) for name in ("naive", "mine") for seed in (0, 1)],
+        *[("split-mnist-digits", name, seed) for name in ("naive", "mine") for seed in (0, 1)],
+        *[("permuted-digits", name, seed) for name in ("replay-50", "replay-100") for seed in (3, 5)],
+    ]
+    assert {job.out for job in jobs} == {tmp_path / "results"}
+    assert {job.data_root for job in jobs} == {tmp_path / "results" / "data"}
+    assert jobs[0].benchmark.settings()["training"]["epochs"] == 1
+    replays = [job.strategy.settings() for job in jobs[-4:]]
+    assert [replay["plugins"][0]["mem_size"] for replay in replays] == [50, 50, 100, 100]
+    assert replays[-1]["optimizer"]["lr"] == 0.2 != replays[0]["optimizer"]["lr"]
+    elsewhere = sweep_jobs(path, tmp_path / "there", tmp_path / "data")
+    assert {(job.out, job.data_root) for job in elsewhere} == {(tmp_path / "there", tmp_path / "data")}
+
+
+def test_what_is_done_is_told_without_a_run_and_not_repeated(tmp_path: Path) -> None:
+    runs = f'[[runs]]\nbenchmarks = ["permuted-digits"]\nstrategies = ["naive"]\nseeds = 2\nset = {{ {QUICK} }}\n'
+    path = written(tmp_path, runs)
+    assert [*summary_of(sweep_jobs(path))] == [
+        "permuted-digits  naive  seeds 0, 1: 2 to do",
+        "2 runs, 0 done",
+    ]
+    assert not (tmp_path / "runs").exists()
+    first = sweep(sweep_jobs(path)[:1], show=False)
+    assert next(summary_of(sweep_jobs(path))).endswith("seeds 0, 1: 1 done, 1 to do")
+    outcomes = sweep(sweep_jobs(path), show=False)
+    assert [outcome.skipped for outcome in outcomes] == [True, False]
+    assert outcomes[0].record["timing"] == first[0].record["timing"]
+    written(tmp_path, runs.replace('tasks" = 2', 'tasks" = 3'))
+    assert [*summary_of(sweep_jobs(path))] == [
+        "permuted-digits  naive  seeds 0, 1: 2 done with another recipe",
+        "2 runs, 0 done",
+    ]
+
+
+def test_strategies_of_one_name_with_other_settings_are_each_built_as_they_are(tmp_path: Path) -> None:
+    text = "".join(
+        f'[[runs]]\nbenchmarks = ["{name}"]\nstrategies = ["naive"]\nset = {{ {QUICK} }}\ndataset = "digits"\n'
+        for name in ("permuted-digits", "rotated-mnist", "split-mnist-class")
+    )
+    outcomes = sweep(sweep_jobs(written(tmp_path, text)), show=False)
+    shapes = [len(outcome.record["accuracy_matrix"][0]) for outcome in outcomes if outcome.record]
+    assert shapes == [2, 2, 2]
+    names = [outcome.record["benchmark"]["stream"]["name"] for outcome in outcomes if outcome.record]
+    assert names == ["permuted", "rotated", "split"]
+
+
+ONE = 'benchmarks = ["permuted-digits"]\nstrategies = ["naive"]\n'
+WRONG = {
+    "nothing": ("", "'runs' is missing"),
+    "no runs": ("runs = []", "'runs': List should have at least 1 item"),
+    "a key that is none": (f"[[runs]]\n{ONE}seed = 3\n", "unknown key of sweep file"),
+    "twice": (f"[[runs]]\n{ONE}[[runs]]\n{ONE}", "permuted-digits / naive / seed 0 stands in it twice"),
+    "no suffix": (f'[[runs]]\n{ONE}overrides = [{{ "optimizer.lr" = 1.0 }}]\n', "suffix' is missing"),
+    "no seeds": (f"[[runs]]\n{ONE}seeds = 0\n", "seeds"),
+    "a suffix that names no folder": (
+        f'[[runs]]\n{ONE}overrides = [{{ suffix = "/x", "optimizer.lr" = 1.0 }}]\n',
+        "strategy 'naive': 'name'",
+    ),
+    "not TOML": ("[[runs", "is not TOML"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_with_a_file_is_told(case: str, tmp_path: Path) -> None:
+    text, message = WRONG[case]
+    with pytest.raises(UserError) as caught:
+        sweep_jobs(written(tmp_path, text))
+    assert message in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read the sweep file"):
+        sweep_jobs(tmp_path / "gone.toml")
