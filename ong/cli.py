@@ -325,7 +325,7 @@ def tune_command(
     best = found.trials[0]
     console.print(f"\n{merit} is {means}.", highlight=False, soft_wrap=True)
     for note in found.notes():
-        console.print(note, highlight=False, soft_wrap=True)
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     heading = block if budget is None else json.dumps(block)
     held_out = " on held-out training data" if kind.merit and kind.merit.changes else ""
     told = f"best of {trials} trials: {merit} {best.score:.4f}{held_out}, seeds {named}"
