@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ong.curvature import Block, Metric, Vector, double
+from ong.projection.derived import StackedRows, rows_from_state
 from ong.projection.images import chunks, gram_of, image_of
-from ong.projection.rows import DenseRows, FactoredRows, Rows, StackedRows, rows_from_state, smaller_in_factors
+from ong.projection.rows import DenseRows, FactoredRows, Rows, smaller_in_factors
 
 __all__ = ["DirectionMemory"]
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ong.curvature import DiagonalBlock, EigenBlock, Factors
 from ong.projection import CombinedRows, DenseRows, FactoredRows, ImageRows, Rows
-from ong.projection.rows import StackedRows, rows_from_factors, rows_from_state
+from ong.projection.derived import StackedRows, rows_from_state
+from ong.projection.rows import rows_from_factors
 
 HEIGHT, WIDTH, M = 4, 6, 5
 DAMPING = 0.3
