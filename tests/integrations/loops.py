@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ong.methods import EWC, OGD, Method, ONGPrior
+from ong.methods import EWC, OGD, Method, ONGPrior, ONGReplay
 
 EXAMPLES, BATCH, EPOCHS, LENGTH, WORDS, CLASSES = 12, 4, 2, 4, 7, 3
 
 METHODS: dict[str, Callable[[], Method]] = {
     "OGD": lambda: OGD(directions_per_task=5, seed=3),
     "ONGPrior": lambda: ONGPrior(directions_per_task=5, examples_per_task=10, damping=0.1, pull=0.1, seed=3),
+    "ONGReplay": lambda: ONGReplay(examples=8, replay_batch=4, alpha=0.1, seed=3),
     "EWC": lambda: EWC(strength=50.0, examples_per_task=10, fisher="mc", seed=3),
 }
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
