@@ -297,10 +297,14 @@ class ContinualRun:
 
     def _record(self) -> dict[str, Any]:
         rows: list[list[float]] = self.rows
-        by_task: dict[str, list[Any]] = self.diagnostics.measures | self.certificate.measures | {
-            "memory_bytes": self.memory_bytes,
-            "train_seconds": self.train_seconds,
-        }
+        by_task: dict[str, list[Any]] = (
+            self.diagnostics.measures
+            | self.certificate.measures
+            | {
+                "memory_bytes": self.memory_bytes,
+                "train_seconds": self.train_seconds,
+            }
+        )
         for name in ("directions", "directions_dropped", "directions_captured"):
             if any(name in found for found in self.statistics):
                 by_task[name] = [found.get(name) for found in self.statistics]
