@@ -6,7 +6,7 @@ READY := .venv/.ready
 .PHONY: run test lint perf clean
 
 run: $(READY)
-	$(BIN)/ong run permuted-mnist naive ewc ogd ong ong-prior ong-replay joint
+	$(BIN)/ong run permuted-mnist naive ewc ogd ncl ong-prior ong-replay joint
 	$(BIN)/ong report runs/permuted-mnist
 
 test: $(READY)
