@@ -10,7 +10,6 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from ong.curvature import eigenblock
-from ong.projection import gram
 from ong.threads import one_blas_thread
 
 
@@ -43,13 +42,7 @@ def test_blas_has_one_thread_while_torch_has_several_and_its_own_number_after(to
     assert blas_threads() == {2}
 
 
-def gram_matrix(size: int) -> torch.Tensor:
-    rows = torch.randn(size, 2 * size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return rows @ rows.T
-
-
 CALLS: dict[str, tuple[Any, str, Callable[[], Any]]] = {
-    "a solve": (gram, "dsymv", lambda: gram.GramSolver(gram_matrix(8)).solve(torch.ones(8))),
     "moments": (eigenblock, "get_blas_funcs", lambda: eigenblock._upper_moment(torch.ones(4, 3))),
 }
 

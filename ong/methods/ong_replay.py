@@ -16,7 +16,7 @@ from ong.curvature import (
     negative_log_likelihood,
     targets_of,
 )
-from ong.errors import UserError
+from ong.errors import NotFiniteError, UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
 from ong.methods.fishers import FisherOptions, check_damping, check_positive
@@ -154,7 +154,13 @@ class ONGReplay(Method):
     def _end(self, examples: Examples) -> None:
         drawn = examples.draw(self.store.share(self.tasks + 1), self._choice)
         with evaluating(self.model), torch.no_grad():
-            self.store.add([(batch, self.forward(batch)) for batch in drawn], self.tasks)
+            found = [(batch, self.forward(batch)) for batch in drawn]
+        if not all(outputs.isfinite().all() for _, outputs in found):
+            raise NotFiniteError(
+                f"outputs of examples to be stored are not finite, from layer '{next(iter(self.blocks))}' on: the "
+                "weights or the inputs have diverged"
+            )
+        self.store.add(found, self.tasks)
         self._ekfac = self._options.empty()
 
     @property

@@ -15,7 +15,7 @@ import pytest
 from ong.cli import main
 
 Console = Callable[..., str]
-RECORD = Path(__file__).parents[2] / "results" / "permuted-mnist" / "ong" / "seed-0"
+RECORD = Path(__file__).parents[2] / "results" / "permuted-mnist" / "ncl" / "seed-0"
 
 
 @pytest.fixture
