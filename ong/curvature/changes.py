@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -54,7 +55,8 @@ def first_order_change(
     Raises:
         NotImplementedError: the model has an operation without a forward-mode derivative.
     """
-    with evaluating(model), torch.no_grad(), forward_ad.dual_level():
+    with evaluating(model), torch.no_grad(), forward_ad.dual_level(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # torch's own use of it
         duals = {
             name: forward_ad.make_dual(tensor, displacement[name].to(tensor))  # type: ignore[no-untyped-call]
             if name in displacement
