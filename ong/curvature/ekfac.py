@@ -234,6 +234,11 @@ class EKFAC:
             result[name] = known.operator(lambda eigenvalues: (eigenvalues + damping).pow(power))(matrix)
         return result
 
+    def scaled(self, factor: float) -> EKFAC:
+        """Return ``factor`` · F."""
+        blocks = {name: block.scaled(factor) for name, block in self.blocks.items()}
+        return EKFAC(self.rank, blocks, self.samples_used)
+
     def trace(self) -> float:
         """Return the trace of F, exact for the data that was added (no Kronecker error in it)."""
         return sum(block.trace() for block in self.blocks.values())

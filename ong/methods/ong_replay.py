@@ -31,10 +31,10 @@ class ONGReplay(Method):
 
     J is the loss of the task in training and that of each finished task s on its stored examples: on their labels, and
     on the outputs z they had when their task ended. With α = 0 and β = 1 it is the sum of all tasks' losses so far, as
-    the store tells them. v is its steepest descent in the metric of what has been learned: F is the sum
-    over finished tasks of the Fishers of their stored examples, taken anew at the weights each task begins with, so it
-    costs no memory between tasks. The stored loss holds what is stored, the metric what is not. Each step estimates the
-    second part of ∇J from ``replay_batch`` stored examples.
+    the store tells them. v is its steepest descent in the metric of what has been learned: F is the sum over finished
+    tasks of the Fishers of their stored examples, taken anew at the weights each task begins with, so it costs no
+    memory between tasks. The stored loss holds what is stored, the metric what is not. Each step estimates the second
+    part of ∇J from ``replay_batch`` stored examples.
 
     As λ → ∞ it becomes DER++ with the outputs of finished tasks, and weights that grow with the number of tasks.
 
@@ -98,6 +98,8 @@ class ONGReplay(Method):
         self.likelihood(examples, self._options.fisher)  # that it can be told shows before training
         if self.beta:
             self.likelihood(examples)
+            if targets_of(self._probe(examples)) is None:
+                raise UserError("beta > 0 takes the labels of stored examples, and the batches have none; use beta=0")
         if self.store.share(self.tasks + 1) < 1:
             raise UserError(f"examples={self.store.size} leaves not one for each of {self.tasks + 1} tasks; raise it")
         self.metric = None
@@ -105,9 +107,9 @@ class ONGReplay(Method):
             return
         if not self._resumes:
             everything = [batch for batch, _ in self.store.take(torch.arange(len(self.store)))]
-            self._ekfac = self._options.of_batches(self, examples, everything)
-        # F is the sum over tasks of means over their examples, the EKFAC the mean over all of them.
-        self.metric = Metric(self._ekfac, self.blocks, self.damping / self.tasks)
+            mean = self._options.of_batches(self, examples, everything)
+            self._ekfac = mean.scaled(self.tasks)  # every task has as many: the sum over tasks of their means
+        self.metric = Metric(self._ekfac, self.blocks, self.damping)
 
     def _before_step(self) -> None:
         count = len(self.store)

@@ -32,7 +32,8 @@ def pack(tensor: Tensor, *, half: bool = False) -> dict[str, Tensor]:
 
     Args:
         tensor: anything, on any device.
-        half: keep floats wider than 2 bytes as float16 where levels do not apply; this one rounds (logits).
+        half: keep floats wider than 2 bytes as float16 where levels do not apply and none is too large for it; this one
+            rounds (logits).
 
     Returns:
         Tensors alone, on the tensor's device: ``{"codes": uint8 like tensor, "levels": [K]}`` with K ≤ 256, its levels
@@ -44,7 +45,9 @@ def pack(tensor: Tensor, *, half: bool = False) -> dict[str, Tensor]:
     if packed is not None and packed_bytes(packed) < packed_bytes(tensor):
         return packed
     if half and tensor.is_floating_point() and tensor.element_size() > 2:
-        return {"half": tensor.half(), "like": tensor.new_empty(0)}
+        rounded = tensor.half()
+        if rounded.isfinite().equal(tensor.isfinite()):
+            return {"half": rounded, "like": tensor.new_empty(0)}
     return {"values": tensor}
 
 

@@ -219,3 +219,11 @@ def test_wrong_options(options: dict[str, Any], match: str) -> None:
 def test_a_store_too_small_for_its_tasks_is_an_error() -> None:
     with pytest.raises(UserError, match="leaves not one for each of 3 tasks"):
         Learner(ONGReplay(examples=2)).learn(*tasks(3))
+
+
+def test_labels_that_are_missing_are_an_error_before_training() -> None:
+    method = ONGReplay(examples=6)
+    model = mlp(6, 8, 3)
+    method.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), criterion=nn.CrossEntropyLoss())
+    with pytest.raises(UserError, match="the batches have none; use beta=0"):
+        method.begin_task([{"input": task()[0]}])

@@ -69,6 +69,11 @@ def test_what_codes_would_not_make_smaller_is_kept_as_it_is(tensor: Tensor) -> N
     assert torch.equal(unpack(pack(tensor)), tensor)
 
 
+def test_outputs_too_large_for_half_precision_keep_theirs() -> None:
+    outputs = torch.linspace(0.0, 1e6, 1000)
+    assert same_bits(unpack(pack(outputs, half=True)), outputs)
+
+
 def test_logits_in_half_precision_are_rounded_to_float16() -> None:
     logits = 5 * torch.randn(1000, 10, generator=torch.Generator().manual_seed(0))
     state = pack(logits, half=True)
