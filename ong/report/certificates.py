@@ -57,7 +57,7 @@ def promised_and_measured(runs: Runs, theme: Theme = LIGHT) -> Figure:
         axes.set_facecolor(theme.paper)
         for i, name in enumerate(names):
             colour, marker = theme.lines[i % len(theme.lines)], MARKERS[i % len(MARKERS)]
-            promised = _by_task(runs, name, promise)
+            promised = _promise(runs, name, promise)
             if promised is not None:
                 axes.plot(tasks, promised, "--", color=colour, linewidth=1.6)
             beyond = _by_task(runs, name, _BEYOND) if promise == "promised" and promised is not None else None
@@ -85,6 +85,13 @@ def promised_and_measured(runs: Runs, theme: Theme = LIGHT) -> Figure:
     ]
     figure.legend(handles=lines, loc="outside right center", frameon=False, labelcolor=theme.ink, fontsize=9)
     return figure
+
+
+def _promise(runs: Runs, strategy: str, key: str) -> NDArray[np.float64] | None:
+    """Return what a strategy promises by task; of stored outputs only those that store gradients promise anything."""
+    if key == "stored" and "directions" not in task_frame(runs, strategy):
+        return None
+    return _by_task(runs, strategy, key)
 
 
 def _by_task(runs: Runs, strategy: str, key: str) -> NDArray[np.float64] | None:

@@ -20,6 +20,7 @@ TASKS = 4
 HAS = {
     "ong-prior": ("promised", "exact", "nonlinear", "measured", "distance", "distance_measured", "stored", "stored_measured"),
     "ogd": ("measured", "distance", "distance_measured", "stored", "stored_measured"),
+    "gpm": ("promised", "exact", "nonlinear", "measured", "stored", "stored_measured"),
     "naive": ("measured", "stored", "stored_measured"),
 }  # fmt: skip
 
@@ -35,6 +36,8 @@ def certified_record(strategy: str, seed: int) -> dict[str, Any]:
     content = record(strategy, seed, TASKS)
     keys = HAS["ong-prior"]
     content["diagnostics"] |= {f"certificate_{key}": values(strategy, seed, key) for key in keys}
+    if strategy in ("ong-prior", "ogd"):
+        content["diagnostics"]["directions"] = [10] * TASKS
     return content
 
 
@@ -55,7 +58,7 @@ def runs(folder: Path) -> Runs:
 
 def test_those_with_a_promise_are_shown(runs: Runs) -> None:
     assert certified(runs) == [name for name in runs.strategies if name != "naive"]
-    assert set(certificate_text(runs)["Strategy"]) == {"ong-prior", "ogd"}
+    assert set(certificate_text(runs)["Strategy"]) == {"ong-prior", "ogd", "gpm"}
 
 
 def test_lines_are_means_over_seeds_by_task_promised_dashed_and_measured_solid(runs: Runs) -> None:
@@ -64,13 +67,16 @@ def test_lines_are_means_over_seeds_by_task_promised_dashed_and_measured_solid(r
     styles = {"-": 0, "--": 0, ":": 0}
     for line in everything.lines:
         styles[str(line.get_linestyle())] += 1
-    assert styles == {"-": 2, "--": 1, ":": 1}  # OGD has no promise of all logits
+    assert styles == {"-": 3, "--": 2, ":": 2}  # OGD has no promise of all logits
     for axes, promise, measure in ((unseen, "distance", "distance_measured"), (stored, "stored", "stored_measured")):
         drawn = {}
         for line in axes.lines:
             drawn.setdefault(str(line.get_linestyle()), []).append(np.asarray(line.get_ydata(), dtype=float))
         for style, key in (("--", promise), ("-", measure)):
-            for name, line in zip(certified(runs), drawn[style], strict=True):
+            has = [name for name in certified(runs) if key in HAS[name]]
+            if key == "stored":  # it stores no gradients, so it promises nothing of these
+                has.remove("gpm")
+            for name, line in zip(has, drawn[style], strict=True):
                 seeds = [values(name, seed, key) for seed in range(2)]
                 expected = [math.nan if None in of_task else np.mean(of_task) for of_task in zip(*seeds, strict=True)]
                 np.testing.assert_allclose(line, expected)
