@@ -129,7 +129,9 @@ def test_every_accuracy_in_a_table_stands_in_a_published_report(path: Path) -> N
 def test_a_number_that_nobody_published_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = next(csv.DictReader((RESULTS / "permuted-mnist/report.csv").read_text(encoding="utf-8").splitlines()))
     right = f"{float(ours['ACC']):.3f}".removeprefix("0")
-    wrong = f"{float(ours['ACC']) - 0.3:.3f}".removeprefix("0")
+    told = [v for values in of_reports()["permuted-mnist"].values() for v in values]
+    far = next(k / 1000 for k in range(999, 0, -1) if all(abs(k / 1000 - v) > 0.001 for v in told))
+    wrong = f"{far:.3f}".removeprefix("0")
     text = (
         f"No table: .123\n\n| | Permuted MNIST | of the paper |\n|---|--:|---|\n| **{ours['strategy']}** (x) | {right} | .111 |\n"
         f"| {ours['strategy']} | **{wrong} ± {wrong}** | – |\n\n```\npermuted-mnist, 10 tasks\n"
