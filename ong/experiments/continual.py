@@ -35,6 +35,8 @@ from ong.streams import InMemoryLoader, build_stream, load_dataset, output_count
 
 __all__ = ["ContinualRun"]
 
+_MEASURED, _APART = 20, 25  # about so many steps of a task are measured, at least so far apart
+
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
@@ -114,7 +116,9 @@ class ContinualRun:
             "batch_size_mem": training.batch_size,
         }
         self.plugins: list[Any] = [build(plugin, BasePlugin, "plugin", **for_plugins) for plugin in strategy.plugins]
-        self.diagnostics = Diagnostics(seed=derived_seed(seed, 1))
+        longest = max(len(experience.dataset) for experience in self.stream.train_stream)
+        steps = math.ceil(longest / training.batch_size) * training.epochs
+        self.diagnostics = Diagnostics(every=max(_APART, steps // _MEASURED), seed=derived_seed(seed, 1))
         self.certificate = Certificate(seed=derived_seed(seed, 1), test_stream=self.stream.test_stream)
         self.recorder = AccuracyRecorder()
         optimizer = build_optimizer(strategy.optimizer, model)
