@@ -25,6 +25,7 @@ class UnknownNameError(UserError):
 
     def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
         known = sorted(set(choices))
+        name = name if len(name) <= 200 else f"{name[:100]}…"
         close = nearest(name, known)
         hint = f"did you mean '{close}'?" if close else f"known: {', '.join(known)}"
         super().__init__(f"unknown {kind} '{name}'; {hint}")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ong.curvature import (
     Block,
@@ -76,6 +77,18 @@ def fisher(jac: Tensor, logits: Tensor, inner: Tensor | None = None) -> Tensor:
     p = torch.softmax(logits.detach(), 1)
     inner = torch.diag_embed(p) - p[:, :, None] * p[:, None, :] if inner is None else inner
     return torch.einsum("nci,ncd,ndj->ij", jac, inner, jac) / len(jac)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the size of the largest tensor that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.numbers = max(self.numbers, made.numel())
+        return made
 
 
 Run = Callable[[Any], Tensor]

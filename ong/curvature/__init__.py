@@ -15,10 +15,11 @@ from ong.curvature.cover import PROBED, cover
 from ong.curvature.diagonal import DiagonalBlock, diagonal_fisher
 from ong.curvature.eigenblock import EigenBlock
 from ong.curvature.ekfac import EKFAC
-from ong.curvature.factors import Factors, example_gradients, record
+from ong.curvature.examples import example_gradients
+from ong.curvature.factors import Factors, Lookups
 from ong.curvature.fisher import FISHER_TYPES, FisherType, check_fisher, cotangents, needs_likelihood, residual
 from ong.curvature.inputs import affine_blocks, affine_layers, input_covariances
-from ong.curvature.layers import LayerFactors, UnsupportedLayerError, layer_factors
+from ong.curvature.layers import Call, LayerFactors, Layout, UnsupportedLayerError, layer_factors, layer_layouts
 from ong.curvature.likelihoods import (
     LIKELIHOODS,
     Likelihood,
@@ -30,15 +31,20 @@ from ong.curvature.likelihoods import (
 from ong.curvature.metric import Metric
 from ong.curvature.operators import DiagonalOperator, Operator, ThinOperator
 from ong.curvature.penalties import DiagonalPenalty, EKFACPenalty
+from ong.curvature.positions import MOST_FACTORS, factor_numbers, positions_of
 from ong.curvature.precision import double, without_autocast
+from ong.curvature.sketch import is_wide, sketch_width
+from ong.curvature.tape import record
 
 __all__ = [
     "EKFAC",
     "FISHER_TYPES",
     "LIKELIHOODS",
+    "MOST_FACTORS",
     "PROBED",
     "Batch",
     "Block",
+    "Call",
     "DiagonalBlock",
     "DiagonalOperator",
     "DiagonalPenalty",
@@ -48,7 +54,9 @@ __all__ = [
     "FisherType",
     "Forward",
     "LayerFactors",
+    "Layout",
     "Likelihood",
+    "Lookups",
     "Metric",
     "Operator",
     "Run",
@@ -69,12 +77,15 @@ __all__ = [
     "double",
     "evaluating",
     "example_gradients",
+    "factor_numbers",
     "find_blocks",
     "first_order_change",
     "gradients_at",
     "inner",
     "input_covariances",
+    "is_wide",
     "layer_factors",
+    "layer_layouts",
     "likelihood_of",
     "likelihood_of_targets",
     "logits_of",
@@ -84,10 +95,12 @@ __all__ = [
     "negative_log_likelihood",
     "norm",
     "outputs_at",
+    "positions_of",
     "record",
     "remainder_bound",
     "residual",
     "select",
+    "sketch_width",
     "targets_of",
     "without_autocast",
 ]

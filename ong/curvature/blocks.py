@@ -6,52 +6,67 @@ matrix ``[rows, columns]``, written :data:`Vector` throughout.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.stateless import _reparametrize_module
 
-from ong.curvature.layers import UnsupportedLayerError, layer_factors
+from ong.curvature.layers import Layout, UnsupportedLayerError, layouts_of, register_loaded
 
-__all__ = ["Block", "Vector", "dense_gradient", "evaluating", "find_blocks", "inner", "norm"]
+__all__ = [
+    "Block",
+    "Vector",
+    "dense_gradient",
+    "evaluating",
+    "find_blocks",
+    "in_place_of",
+    "inner",
+    "named_layouts",
+    "norm",
+]
 
 Vector = dict[str, Tensor]
-_UNREGISTERED = layer_factors.dispatch(object)
+_OF_ITS_OWN = Layout(bias=None, diagonal=True)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Trainable parameters as one matrix: those of a layer of the registry, or a single other parameter.
+    """Trainable parameters as one matrix: one of a layer of the registry, or a single other parameter.
 
     The matrix of a layer has the weight's columns, then the bias's. A parameter that is not a layer's is one row.
 
     Attributes:
-        name: the layer's path in the model, or the parameter's.
+        name: the layer's path in the model; the weight's path, where a layer has several matrices; the parameter's.
         module: the layer; None for a parameter of its own, whose per-example gradients autograd takes.
         weight: the layer's weight, or None when it is frozen or absent; the parameter.
         bias: the layer's bias, or None when it is frozen or absent.
+        layout: how they make a matrix.
+        holders: of a parameter of its own, the modules that hold it and its name there.
+        broadcast: whether it is one for all examples along a leading axis of 1 (class tokens, tables of places), where
+            the model may as well read a copy an example; :func:`ong.curvature.cover` finds that out.
     """
 
     name: str
     module: nn.Module | None
     weight: nn.Parameter | None
     bias: nn.Parameter | None = None
+    layout: Layout = _OF_ITS_OWN
+    holders: tuple[tuple[nn.Module, str], ...] = ()
+    broadcast: bool = False
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, in the order of the matrix's columns."""
         return [p for p in (self.weight, self.bias) if p is not None]
 
-    @cached_property
+    @property
     def rows(self) -> int:
         """Rows of the matrix: output units; 1 for normalisation layers and for parameters of their own."""
-        weight = getattr(self.module, "weight", None)
-        if not isinstance(weight, Tensor) or weight.ndim == 1 or isinstance(self.module, nn.LayerNorm):
-            return 1
-        return len(weight)
+        return self.layout.rows
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -61,11 +76,11 @@ class Block:
     @property
     def is_diagonal(self) -> bool:
         """Whether its Fisher is kept as a diagonal: parameters of their own, and embeddings (V × V otherwise)."""
-        return self.module is None or isinstance(self.module, nn.Embedding)
+        return self.layout.diagonal
 
     def matrix(self, tensors: list[Tensor]) -> Tensor:
         """Lay tensors of the parameters' shapes out as one ``[rows, columns]`` matrix (a copy, at least float32)."""
-        joined = torch.cat([t.detach().reshape(self.rows, -1) for t in tensors], dim=1)
+        joined = torch.cat([self._turned(t.detach()).reshape(self.rows, -1) for t in tensors], dim=1)
         return joined.float() if joined.dtype in (torch.float16, torch.bfloat16) else joined
 
     def split(self, matrix: Tensor) -> list[Tensor]:
@@ -73,9 +88,15 @@ class Block:
         parts, start = [], 0
         for parameter, width in zip(self.parameters, self._widths, strict=True):
             part = torch.empty_like(parameter)
-            parts.append(part.copy_(matrix.narrow(1, start, width).reshape(parameter.shape)))
+            turned = self._turned(part)
+            turned.copy_(matrix.narrow(1, start, width).reshape(turned.shape))
+            parts.append(part)
             start += width
         return parts
+
+    def _turned(self, tensor: Tensor) -> Tensor:
+        """Return a parameter's tensor, or a view of it, with the matrix's rows first."""
+        return tensor.mT if self.layout.transposed and tensor.ndim > 1 else tensor
 
     @cached_property
     def _widths(self) -> list[int]:
@@ -102,54 +123,84 @@ def dense_gradient(gradient: Tensor | None, parameter: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient
 
 
+def named_layouts(model: nn.Module) -> Iterator[tuple[str, nn.Module, dict[str, Layout]]]:
+    """Yield a model's modules with their paths, and with the matrices of those that are layers by their names."""
+    register_loaded()
+    for name, module in model.named_modules():
+        layouts = layouts_of(module)
+        paths = [name] if len(layouts) == 1 else [_joined(name, layout.weight) for layout in layouts]
+        yield name, module, dict(zip(paths, layouts, strict=True))
+
+
+def _joined(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
 def find_blocks(
     model: nn.Module, *, among: Collection[nn.Parameter] | None = None, apart: Collection[str] = ()
 ) -> dict[str, Block]:
     """Return the blocks of a model's trainable parameters, every one in exactly one block.
 
-    Layers of the registry (:func:`ong.curvature.layer_factors`) are blocks; all other parameters, and those that two
-    modules share, are blocks of their own.
+    The matrices of layers of the registry (:func:`ong.curvature.layer_factors`) are blocks; all other parameters, and
+    those that two modules share, are blocks of their own.
 
     Args:
         model: any module.
         among: the parameters that count, an optimizer's; all by default.
-        apart: layers whose parameters are to be blocks of their own, whatever their type.
+        apart: blocks whose parameters are to be blocks of their own, whatever the layer's type.
 
     Raises:
         UnsupportedLayerError: a model without a trainable parameter.
     """
     counts = None if among is None else {id(p) for p in among}
-    owners: dict[int, int] = {}
+    holders: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+        for key, held in module._parameters.items():
+            if held is not None:
+                holders.setdefault(id(held), []).append((module, key))
     blocks: dict[str, Block] = {}
     taken: set[int] = set()
-    for name, module in model.named_modules():
+    for name, module, layouts in named_layouts(model):
+        further = {key for layout in layouts.values() for key in layout.names if "." in key}
         own = {
             key: p
-            for key, p in module.named_parameters(recurse=False)
-            if p.requires_grad and id(p) not in taken and (counts is None or id(p) in counts)
+            for key, p in module.named_parameters(recurse=bool(further))
+            if ("." not in key or key in further)
+            and p.requires_grad
+            and id(p) not in taken
+            and (counts is None or id(p) in counts)
         }
-        if not own:
-            continue
         taken |= {id(p) for p in own.values()}
-        everything = dict(module.named_parameters(recurse=False))
-        layer = (
-            layer_factors.dispatch(type(module)) is not _UNREGISTERED
-            and set(everything) <= {"weight", "bias"}
-            and name not in apart
-            and all(owners[id(p)] == 1 for p in own.values())
-        )
-        if layer:
-            blocks[name] = Block(name, module, own.get("weight"), own.get("bias"))
-            continue
+        alone = all(len(holders[id(p)]) == 1 for p in own.values())
+        for path, layout in layouts.items():
+            if alone and path not in apart and any(key in own for key in layout.names):
+                weight, bias = own.pop(layout.weight, None), own.pop(layout.bias or "", None)
+                blocks[path] = Block(path, module, weight, bias, layout)
         for key, parameter in own.items():
-            path = f"{name}.{key}" if name else key
-            blocks[path] = Block(path, None, parameter)
+            path = _joined(name, key)
+            blocks[path] = Block(path, None, parameter, holders=tuple(holders[id(parameter)]))
     if not blocks:
         raise UnsupportedLayerError(f"the model ({type(model).__name__}) has no parameter to train")
     return blocks
+
+
+@contextmanager
+def in_place_of(blocks: Iterable[Block], tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Let modules read other tensors in place of parameters of their own, as ``torch.func.functional_call`` does."""
+    with ExitStack() as stack:
+        for block, tensor in zip(blocks, tensors, strict=True):
+            for module, key in block.holders:
+                _forget(module)
+                stack.callback(_forget, module)
+                stack.enter_context(_reparametrize_module(module, {key: tensor}))
+        yield
+
+
+def _forget(module: nn.Module) -> None:
+    """Let a module drop what it made of its parameters for eval mode, as timm's LeViT keeps its attention's biases."""
+    if not module.training:
+        module.train()
+        module.eval()
 
 
 @contextmanager
@@ -162,6 +213,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         with torch.enable_grad(), torch.autocast(device, enabled=False):
             yield
     finally:
+        model.train(modes[0][1])  # of which modules hear that keep something in eval mode, such as merged weights
         for module, training in modes:
             module.training = training
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ong.curvature.batches import Batch, Forward, batch_size, checked_logits, select
 from ong.curvature.blocks import Block, dense_gradient, evaluating, find_blocks
-from ong.curvature.factors import Tape, record
-from ong.curvature.layers import UnsupportedLayerError
+from ong.curvature.factors import Factors, as_rows
+from ong.curvature.layers import UnsupportedLayerError, layouts_of
+from ong.curvature.tape import Tape, record
 from ong.errors import NotFiniteError, UserError
 
 __all__ = ["PROBED", "cover"]
@@ -25,7 +27,8 @@ def cover(
     """Return blocks that cover every trainable parameter.
 
     On a few examples Σ_n G_n of each layer, out of its inputs and back-propagated outputs, is compared with autograd,
-    with cotangents for half of the examples only, so that a layer which spreads an example over others shows too. A
+    with cotangents for half of the examples only, so that a layer which spreads an example over others shows too. The
+    same is seen to for what is one for all examples (class tokens, tables of places), read as a copy an example. A
     layer that fails has a ``forward`` of its own, weights that other code reads, or inputs without examples first: its
     parameters become blocks of their own.
 
@@ -45,10 +48,10 @@ def cover(
             raise NotFiniteError(f"the weights '{name}' are not finite: training has diverged")
     batch = select(batch, slice(0, PROBED))
     with evaluating(model):
-        blocks = find_blocks(model, among=among)
-        layers = {name: block for name, block in blocks.items() if block.module is not None}
-        with record(layers) as tape:
-            outputs = checked_logits(run(batch), batch)
+        blocks, refused = find_blocks(model, among=among), set[str]()
+        while (found := _recorded(blocks, run, batch, refused)) is None:
+            pass
+        tape, outputs = found
         if not outputs.requires_grad:
             raise UserError(
                 "the outputs do not depend on the parameters that are trained; check logits=, which takes a batch and "
@@ -61,13 +64,51 @@ def cover(
             with torch.no_grad():
                 apart = checked_logits(run(fewer), fewer)
             _check_apart(model, outputs[: len(apart)].detach(), apart)
-        others = _of_another_kind(layers, tape, outputs)
-    return find_blocks(model, among=among, apart=others) if others else blocks
+        others = _of_another_kind(tape, outputs)
+    repeated = set(tape.broadcast).difference(others)
+    found_blocks = find_blocks(model, among=among, apart=others) if others else blocks
+    return {n: replace(block, broadcast=True) if n in repeated else block for n, block in found_blocks.items()}
+
+
+def _recorded(blocks: Mapping[str, Block], run: Forward, batch: Batch, refused: set[str]) -> tuple[Tape, Tensor] | None:
+    """Return a recorded forward in which what may be is repeated for every example, but for the blocks refused.
+
+    None, with further names refused, where that changes the outputs.
+    """
+    together = {
+        name: replace(block, broadcast=name not in refused)
+        for name, block in blocks.items()
+        if block.module is not None or (name not in refused and _has_an_axis_of_one(block))
+    }
+    with record(together, batch_size(batch)) as tape:
+        try:
+            outputs = checked_logits(run(batch), batch)
+        except Exception:
+            if not tape.broadcast:
+                raise
+            outputs = None
+    if tape.broadcast:
+        with torch.no_grad():
+            plain = checked_logits(run(batch), batch)
+        if outputs is None or _differ(outputs.detach(), plain):
+            refused |= set(tape.broadcast)
+            return None
+    assert outputs is not None
+    return tape, outputs
+
+
+def _has_an_axis_of_one(block: Block) -> bool:
+    shape = block.parameters[0].shape
+    return len(shape) > 1 and shape[0] == 1 and not any(layouts_of(module) for module, _ in block.holders)
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    rounding = torch.finfo(one.dtype).eps ** 0.5
+    return bool((one - other).abs().max() > 10 * rounding * one.abs().max().clamp_min(1e-30))
 
 
 def _check_apart(model: nn.Module, together: Tensor, apart: Tensor) -> None:
-    rounding = torch.finfo(together.dtype).eps ** 0.5
-    if float((together - apart).abs().max()) > 10 * rounding * float(together.abs().max().clamp_min(1e-30)):
+    if _differ(together, apart):
         raise UnsupportedLayerError(
             f"{type(model).__name__} gives an example other outputs when other examples share its batch, in eval mode: "
             "no example has a gradient of its own; give normalisation layers running statistics, and let nothing "
@@ -75,35 +116,41 @@ def _check_apart(model: nn.Module, together: Tensor, apart: Tensor) -> None:
         )
 
 
-def _of_another_kind(layers: Mapping[str, Block], tape: Tape, outputs: Tensor) -> list[str]:
+def _of_another_kind(tape: Tape, outputs: Tensor) -> list[str]:
     examples = len(outputs)
-    half = max(1, examples // 2)
+    without = torch.ones(examples, dtype=torch.bool)  # the first and the last, of which code may read one for all
+    without[1 : 1 + examples // 2] = False
+    without &= examples > 1
     cotangents = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
-    cotangents[half:] = 0
-    parameters = [parameter for block in layers.values() for parameter in block.parameters]
+    cotangents[without] = 0
+    parameters = [parameter for block in tape.blocks.values() for parameter in block.parameters]
     if not parameters:
         return []
-    taken = torch.autograd.grad(outputs, parameters, cotangents, retain_graph=True, allow_unused=True)
-    gradients = dict(zip(map(id, parameters), taken, strict=True))
+    pulled, taken = tape.pulled(outputs, cotangents, [*tape.copies.values(), *parameters])
+    gradients = dict(zip(map(id, parameters), taken[len(tape.copies) :], strict=True))
+    of_module: dict[nn.Module | None, list[Block]] = {}
+    for block in tape.blocks.values():
+        of_module.setdefault(block.module, []).append(block)
+    copied = {name: as_rows(g) for name, g in zip(tape.copies, taken, strict=False) if g is not None}
     others = []
-    for name, block in layers.items():
-        parts = [dense_gradient(gradients[id(p)], p) for p in block.parameters]
-        alone = Tape({name: block}, {name: tape.uses[name]} if name in tape.uses else {})
-        if not _agrees(alone, name, block.matrix(parts), outputs, cotangents, half):
-            others.append(name)
+    for module, blocks in of_module.items():
+        try:
+            found = copied if module is None else tape.of_layer(module, pulled.get(module, []), examples)
+        except (ValueError, RuntimeError, IndexError, UnsupportedLayerError):  # fed in another way than its type is
+            others += [block.name for block in blocks]
+            continue
+        for block in blocks:
+            expected = block.matrix([dense_gradient(gradients[id(p)], p) for p in block.parameters])
+            if not _agrees(found.get(block.name), expected, without):
+                others.append(block.name)
     return others
 
 
-def _agrees(tape: Tape, name: str, expected: Tensor, outputs: Tensor, cotangents: Tensor, half: int) -> bool:
-    """Return whether a layer's factors sum up to its gradient, and are zero for examples without a cotangent."""
-    try:
-        factors = tape.factors(outputs, cotangents).get(name)
-    except (ValueError, RuntimeError, IndexError, UnsupportedLayerError):  # a layer fed in another way than its type is
-        return False
+def _agrees(factors: Factors | None, expected: Tensor, without: Tensor) -> bool:
+    """Return whether a block's factors sum up to its gradient, and are zero for examples without a cotangent."""
     if factors is None:
         return not bool(expected.any())
-    found = torch.einsum("ntr,ntc->rc", factors.outputs, factors.inputs)
-    size = torch.linalg.vector_norm(torch.einsum("ntr,ntc->rc", factors.outputs.abs(), factors.inputs.abs()))
+    size = torch.linalg.vector_norm(factors.absolute().summed())
     tolerance = factors.rounding**0.5 * size
-    spread = torch.einsum("ntr,ntc->nrc", factors.outputs[half:], factors.inputs[half:])
-    return bool(torch.linalg.vector_norm(found - expected) <= tolerance and (spread.abs().sum() <= tolerance))
+    difference = torch.linalg.vector_norm(factors.summed() - expected)
+    return bool(difference <= tolerance and factors.lengths()[without].sum() <= tolerance)

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from ong.curvature.batches import Batch, Forward, batch_size, logits_of, select, targets_of
 from ong.curvature.blocks import Block, Vector, evaluating
 from ong.curvature.cover import PROBED, cover
-from ong.curvature.eigenblock import gradient_squares
-from ong.curvature.factors import example_gradients
+from ong.curvature.examples import example_gradients
 from ong.curvature.fisher import FisherType, check_fisher, cotangents
 from ong.curvature.likelihoods import Likelihood
 from ong.curvature.operators import DiagonalOperator
+from ong.curvature.positions import factor_numbers, in_pieces, positions_of
 from ong.curvature.precision import double
+from ong.curvature.squares import gradient_squares
 from ong.errors import NotFiniteError
 
 __all__ = ["DiagonalBlock", "diagonal_fisher"]
@@ -123,7 +124,8 @@ def diagonal_fisher(
 
     total: Vector = {}
     with evaluating(model):
-        for batch in batches:
+        numbers = factor_numbers(blocks, positions_of(blocks, run, batches[0]))
+        for batch in in_pieces(batches, numbers):
             for parts in example_gradients(blocks, run, batch, sets):
                 for name, factors in parts.items():
                     squares = gradient_squares(factors) / examples

@@ -2,89 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from scipy.linalg import get_blas_funcs
 from torch import Tensor
 
+from ong.curvature.covariances import Covariances
 from ong.curvature.eigenpairs import eigenpairs
-from ong.curvature.factors import Factors
 from ong.curvature.operators import ThinOperator
 from ong.curvature.precision import double
-from ong.errors import NotFiniteError
-from ong.threads import one_blas_thread
+from ong.curvature.sketch import Sketch
 
-__all__ = ["Covariances", "EigenBlock", "covariances", "gradient_squares", "rotated_squares"]
+__all__ = ["EigenBlock"]
 
 _NEARLY = 1.25  # times the rank: so few columns more cost less with eigenvalues of their own
-_CHUNK = 2**25  # numbers of one [examples, rows, columns] intermediate
-
-
-@dataclass(frozen=True)
-class Covariances:
-    """Second moments of one block's factors over a data set.
-
-    Attributes:
-        inputs: A, ``[columns, columns]``, mean over examples, positions and cotangent sets.
-        outputs: S, ``[rows, rows]``, mean over examples and positions, summed over cotangent sets.
-        positions: T, so that the Kronecker-factored Fisher is T · S ⊗ A.
-        rounding: relative, of the factors.
-    """
-
-    inputs: Tensor
-    outputs: Tensor
-    positions: float
-    rounding: float
-
-
-def covariances(factors: Iterable[dict[str, Factors]], examples: int) -> dict[str, Covariances]:
-    """Return A and S of every block in float64.
-
-    Args:
-        factors: the factors of all batches and cotangent sets.
-        examples: N, the number of examples that took part.
-
-    Raises:
-        NotFiniteError: a factor that is not finite.
-    """
-    sums: dict[str, tuple[Tensor, Tensor, int, int]] = {}
-    rounding: dict[str, float] = {}
-    for parts in factors:
-        for name, part in parts.items():
-            a, d = part.inputs.flatten(0, 1), part.outputs.flatten(0, 1)
-            inputs, outputs = double(_upper_moment(a)), double(_upper_moment(d))
-            rows, seen = len(a), len(part.inputs)
-            if name in sums:
-                old = sums[name]
-                inputs, outputs, rows, seen = old[0] + inputs, old[1] + outputs, old[2] + rows, old[3] + seen
-            sums[name] = (inputs, outputs, rows, seen)
-            rounding[name] = torch.finfo(a.dtype).eps
-    result = {}
-    for name, (inputs, outputs, rows, seen) in sums.items():
-        if not (inputs.isfinite().all() and outputs.isfinite().all()):
-            raise NotFiniteError(
-                f"the factors of layer '{name}' are not finite: the weights or the inputs have diverged"
-            )
-        positions = rows / seen  # seen counts every example once a cotangent set
-        inputs = (inputs + inputs.triu(1).T) / rows
-        outputs = (outputs + outputs.triu(1).T) / (examples * positions)
-        result[name] = Covariances(inputs, outputs, positions, rounding[name])
-    return result
-
-
-def _upper_moment(rows: Tensor) -> Tensor:
-    """Return XᵀX on and above its diagonal, multiplied in X's dtype; by the BLAS routine for it on a CPU."""
-    if rows.device.type != "cpu" or len(rows) < 2:
-        return (rows.T @ rows).triu()
-    transposed = rows.detach().contiguous().numpy().T
-    with one_blas_thread():
-        (syrk,) = get_blas_funcs(("syrk",), (transposed,))
-        upper: Tensor = torch.from_numpy(syrk(1.0, transposed, lower=True).T)  # Fortran's lower half, zero elsewhere
-    return upper
 
 
 @dataclass(frozen=True)
@@ -222,16 +156,11 @@ class EigenBlock:
             decay: factor on what was there.
         """
         old = self.doubled()
-        inputs_cov, outputs_cov = added.inputs, added.outputs
+        outputs_cov = added.outputs
         if decay and old.inputs_basis.shape[1]:
-            inputs_cov, outputs_cov = inputs_cov + decay * old.inputs_cov, outputs_cov + decay * old.outputs_cov
-        columns = len(inputs_cov)
-        kept = columns if rank is None or columns <= _NEARLY * rank else rank
-        all_values, vectors = eigenpairs(inputs_cov, added.rounding)
-        values, inputs_basis = all_values[columns - kept :].flip(0).clamp_min(0), vectors[:, columns - kept :].flip(1)
+            outputs_cov = outputs_cov + decay * old.outputs_cov
+        values, inputs_basis, rest = old._inputs_with(added, rank, decay)
         outputs_values, outputs_basis = eigenpairs(outputs_cov, added.rounding)
-        others = columns - kept
-        rest = ((inputs_cov.trace() - values.sum()) / others).clamp_min(0) if others else values.new_zeros(())
         overlap_in = (inputs_basis.T @ old.inputs_basis).square()
         overlap_out = (outputs_basis.T @ old.outputs_basis).square()
         above = old.eigenvalues - old.rest[:, None]
@@ -247,6 +176,29 @@ class EigenBlock:
             values.new_zeros(len(outputs_basis)),
             added.positions,
         ).plus(eigenvalues, totals)
+
+    def _inputs_with(self, added: Covariances, rank: int | None, decay: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return D, U and ρ of ``decay · A + added``."""
+        known = bool(decay and self.inputs_basis.shape[1])
+        if isinstance(added.inputs, Sketch):
+            assert rank is not None
+            sketch = added.inputs + self._sketched(added.inputs.vectors).scaled(decay) if known else added.inputs
+            values, basis = sketch.leading(rank, added.rounding)
+            return values, basis, ((sketch.trace - values.sum()) / (len(basis) - rank)).clamp_min(0)
+        inputs_cov = added.inputs + decay * self.inputs_cov if known else added.inputs
+        columns = len(inputs_cov)
+        kept = columns if rank is None or columns <= _NEARLY * rank else rank
+        all_values, vectors = eigenpairs(inputs_cov, added.rounding)
+        values, basis = all_values[columns - kept :].flip(0).clamp_min(0), vectors[:, columns - kept :].flip(1)
+        others = columns - kept
+        rest = ((inputs_cov.trace() - values.sum()) / others).clamp_min(0) if others else values.new_zeros(())
+        return values, basis, rest
+
+    def _sketched(self, vectors: Tensor) -> Sketch:
+        """Return AΩ and the trace of A."""
+        above = self.inputs_values - self.inputs_rest
+        image = self.inputs_basis @ (above[:, None] * (self.inputs_basis.T @ vectors)) + self.inputs_rest * vectors
+        return Sketch(vectors, image, self.inputs_values.sum() + self.others * self.inputs_rest)
 
     def plus(self, eigenvalues: Tensor, totals: Tensor) -> EigenBlock:
         """Return the block with further eigenvalues ``[rows, r]``, and with rows' sums over all columns ``[rows]``."""
@@ -281,36 +233,3 @@ class EigenBlock:
     def state_dict(self) -> dict[str, Any]:
         """Return the tensors by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
-
-
-def rotated_squares(factors: Factors, inputs_basis: Tensor, outputs_basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Σ_n (U_SᵀG_nU)^{∘2}, ``[rows, r]``, and its rows' sums over all columns, Σ_n ‖(U_SᵀG_n)_i‖²; float64.
-
-    Positions are summed *before* squaring.
-    """
-    d = factors.outputs @ outputs_basis
-    a = factors.inputs
-    if a.shape[1] == 1:
-        along, squares = a[:, 0] @ inputs_basis, d[:, 0].square()
-        return double(squares.T @ along.square()), double(squares.T @ a[:, 0].square().sum(1))
-    step = max(1, _CHUNK // (d.shape[2] * a.shape[2]))
-    total = double(d.new_zeros(d.shape[2], inputs_basis.shape[1]))
-    sums = total.new_zeros(d.shape[2])
-    for start in range(0, len(a), step):
-        gradients = torch.einsum("nto,nti->noi", d[start : start + step], a[start : start + step])
-        sums += double(gradients.square().sum((0, 2)))
-        total += double((gradients @ inputs_basis).square().sum(0))
-    return total, sums
-
-
-def gradient_squares(factors: Factors) -> Tensor:
-    """Return Σ_n G_n^{∘2}, ``[rows, columns]`` float64: positions are summed *before* squaring."""
-    a, d = factors.inputs, factors.outputs
-    if a.shape[1] == 1:
-        return double(d[:, 0].square().T @ a[:, 0].square())
-    step = max(1, _CHUNK // (d.shape[2] * a.shape[2]))
-    total = double(a.new_zeros(d.shape[2], a.shape[2]))
-    for start in range(0, len(a), step):
-        gradients = torch.einsum("nto,nti->noi", d[start : start + step], a[start : start + step])
-        total += double(gradients.square().sum(0))
-    return total

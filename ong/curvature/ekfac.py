@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,13 @@ from ong.curvature.batches import Batch, Forward, batch_size, logits_of, select,
 from ong.curvature.blocks import Block, Vector, evaluating
 from ong.curvature.cover import PROBED, cover
 from ong.curvature.diagonal import DiagonalBlock
-from ong.curvature.eigenblock import EigenBlock, covariances, gradient_squares, rotated_squares
-from ong.curvature.factors import Factors, example_gradients
+from ong.curvature.eigenblock import EigenBlock
+from ong.curvature.examples import example_gradients
+from ong.curvature.factors import Factors
 from ong.curvature.fisher import FisherType, check_fisher, cotangents
 from ong.curvature.likelihoods import Likelihood
+from ong.curvature.merging import Merging, among, first_of, seed_of, smallest
+from ong.curvature.positions import factor_numbers, in_pieces, positions_of
 from ong.curvature.variance.planning import draws_for_relative_error
 from ong.errors import NotFiniteError, UserError
 
@@ -25,7 +28,8 @@ __all__ = ["EKFAC", "MOST_SAMPLES"]
 MOST_SAMPLES = 10_000
 """The most draws an example that a wanted relative error may take."""
 _PLANNING_EXAMPLES = 64
-_KEPT = 2**26  # numbers in factors that are kept rather than computed twice
+_KEPT = 2**26  # numbers in factors that are kept
+_BASES = 256  # examples that a layer's bases are from, where its factors of all are too many to keep
 
 
 @dataclass
@@ -38,8 +42,9 @@ class EKFAC:
 
     the Frobenius-optimal diagonal in that basis. Each call of :meth:`add` adds the mean over its examples, as a sum
     of Fishers over tasks wants it. With a ``rank`` only the leading columns of U_A keep eigenvalues of their own, see
-    :class:`EigenBlock`. Parameters of their own and embeddings have the diagonal of F in its place. Eigenvectors are
-    found in float64 and everything is kept in the parameters' dtype, at least float32.
+    :class:`EigenBlock`; of wide layers these come from a sketch of A, which is never formed
+    (:class:`ong.curvature.sketch.Sketch`). Parameters of their own and embeddings have the diagonal of F in its place.
+    Eigenvectors are found in float64 and everything is kept in the parameters' dtype, at least float32.
 
     Attributes:
         rank: the most columns of U_A that are kept; None keeps all.
@@ -103,8 +108,8 @@ class EKFAC:
 
         Args:
             model: the network.
-            batches: the data; where the factors of all of it are too many to keep, it is gone through twice (bases,
-                then eigenvalues) with the same random cotangents.
+            batches: the data. A layer's bases are from all of it where its factors can be kept meanwhile, else from the
+                first 256 examples, which then go through the network twice, with the same random cotangents.
             fisher: see :func:`ong.curvature.cotangents`.
             likelihood: of the targets given the outputs.
             samples: draws an example of the random Fisher types.
@@ -137,8 +142,7 @@ class EKFAC:
             blocks = cover(model, run, select(batches[0], slice(0, PROBED)))
         if generator is None:
             generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
-        state = generator.get_state()
-        kept: list[dict[str, Factors]] | None = []
+        state, seed = generator.get_state(), seed_of(generator)
 
         def sets(logits: Tensor, batch: Batch) -> Iterator[Tensor]:
             targets = targets_of(batch)
@@ -146,43 +150,34 @@ class EKFAC:
                 logits, fisher, likelihood=likelihood, targets=targets, samples=samples, generator=generator
             )
 
-        def factors() -> Iterator[dict[str, Factors]]:
+        def factors(pieces: Iterable[Batch]) -> Iterator[dict[str, Factors]]:
             generator.set_state(state)
-            for batch in batches:
-                yield from example_gradients(blocks, run, batch, sets)
-
-        def keeping() -> Iterator[dict[str, Factors]]:
-            nonlocal kept
-            room = _KEPT
-            for parts in factors():
-                room -= sum(part.inputs.numel() + part.outputs.numel() for part in parts.values())
-                if kept is not None:
-                    kept = [*kept, parts] if room >= 0 else None
-                yield {name: part for name, part in parts.items() if not blocks[name].is_diagonal}
+            for piece in pieces:
+                yield from example_gradients(blocks, run, piece, sets)
 
         with evaluating(model):
-            moved: dict[str, EigenBlock | DiagonalBlock] = {}
-            for name, added in covariances(keeping(), examples).items():
-                old = self.block_like(name, blocks[name])
-                assert isinstance(old, EigenBlock)
-                moved[name] = old.moved(added, rank=self.rank, decay=decay)
-            bases: dict[str, tuple[Tensor, Tensor]] = {}  # in the factors' dtype
-            for parts in factors() if kept is None else kept:
-                for name, part in parts.items():
-                    known = moved.get(name)
-                    if known is None:
-                        known = self.block_like(name, blocks[name]).scaled(decay)
-                    if isinstance(known, DiagonalBlock):
-                        moved[name] = known.plus(gradient_squares(part) / examples)
-                        continue
-                    if name not in bases:
-                        bases[name] = (known.inputs_basis.to(part.inputs), known.outputs_basis.to(part.inputs))
-                    squares, totals = rotated_squares(part, *bases[name])
-                    moved[name] = known.plus(squares / examples, totals / examples)
-        for name, block in moved.items():
+            one = select(batches[0], slice(0, 1))
+            numbers = factor_numbers(blocks, positions_of(blocks, run, one))
+            with torch.no_grad():
+                drawn = sum(1 for _ in sets(run(one), one))
+            pieces = in_pieces(batches, numbers)
+            merging = Merging(lambda name: self.block_like(name, blocks[name]), self.rank, decay, examples, seed)
+            eigen = {name: drawn * examples * each for name, each in numbers.items() if not blocks[name].is_diagonal}
+            few = smallest(eigen, _KEPT)
+            if many := eigen.keys() - few:
+                first = first_of(pieces, _BASES)
+                merging.turn((among(parts, many) for parts in factors(first)), sum(map(batch_size, first)))
+            kept: list[dict[str, Factors]] = []
+            for parts in factors(pieces):
+                kept.append(among(parts, few))
+                merging.measure(among(parts, blocks.keys() - few))
+            merging.turn(kept, examples)
+            for parts in kept:
+                merging.measure(parts)
+        for name, block in merging.blocks.items():
             if not block.eigenvalues.isfinite().all():
                 raise NotFiniteError(f"the factors of layer '{name}' are not finite: weights or inputs have diverged")
-            moved[name] = block.to(blocks[name].values())
+        moved = {name: block.to(blocks[name].values()) for name, block in merging.blocks.items()}
         for name, former in self.blocks.items():  # a layer that took no part in this data, such as another task's head
             if name not in moved and decay != 1.0:
                 moved[name] = former.scaled(decay)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ong.curvature.batches import Batch, Forward, logits_of
-from ong.curvature.blocks import Block, evaluating
-from ong.curvature.layers import UnsupportedLayerError, layer_factors
+from ong.curvature.batches import Batch, Forward, logits_of, map_batch
+from ong.curvature.blocks import Block, evaluating, named_layouts
+from ong.curvature.layers import Call, UnsupportedLayerError, factors_of_call
+from ong.curvature.positions import factor_numbers, in_pieces, positions_of
 from ong.curvature.precision import double
 from ong.errors import NotFiniteError
 
@@ -19,7 +20,9 @@ __all__ = ["affine_blocks", "affine_layers", "input_covariances"]
 
 
 def affine_blocks(blocks: Mapping[str, Block], *, warn: bool = False) -> dict[str, Block]:
-    """Return the blocks whose output is W a, a the inputs alone: ``Linear``, ``Conv1d`` and ``Conv2d`` of one group.
+    """Return the blocks whose output is W a, a the inputs alone: ``Linear``, convolutions of one group, attention.
+
+    All whose layout is affine (:class:`ong.curvature.Layout`).
 
     Args:
         blocks: a model's blocks.
@@ -28,27 +31,25 @@ def affine_blocks(blocks: Mapping[str, Block], *, warn: bool = False) -> dict[st
     Raises:
         UnsupportedLayerError: none is left.
     """
-    affine = {name: block for name, block in blocks.items() if _is_affine(block.module)}
+    affine = {name: block for name, block in blocks.items() if block.layout.affine}
     others = [name for name in blocks if name not in affine]
     if not affine:
-        raise UnsupportedLayerError("the model has no Linear, Conv1d or Conv2d layer whose inputs could be protected")
+        raise UnsupportedLayerError(
+            "the model has no Linear, Conv1d or Conv2d layer, or one like them, whose inputs could be protected"
+        )
     if others and warn:
         named = ", ".join(f"'{name}'" for name in others[:5]) + (f" and {len(others) - 5} more" if others[5:] else "")
         warnings.warn(
-            f"only Linear, Conv1d and Conv2d layers have inputs to protect; {named} keep their plain gradient "
-            "and move old outputs: freeze them after the first task to keep the promise",
+            f"only Linear, Conv1d and Conv2d layers and their like have inputs to protect; {named} keep their plain "
+            "gradient and move old outputs: freeze them after the first task to keep the promise",
             stacklevel=2,
         )
     return affine
 
 
 def affine_layers(model: nn.Module) -> list[str]:
-    """Return the names of a model's layers that :func:`affine_blocks` keeps where they are trained."""
-    return [name for name, module in model.named_modules() if _is_affine(module)]
-
-
-def _is_affine(module: nn.Module | None) -> bool:
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups == 1)
+    """Return the names of a model's blocks that :func:`affine_blocks` keeps where they are trained."""
+    return [name for _, _, layouts in named_layouts(model) for name, layout in layouts.items() if layout.affine]
 
 
 def input_covariances(
@@ -63,28 +64,31 @@ def input_covariances(
         NotFiniteError: inputs that are not finite.
     """
     sums: dict[str, tuple[Tensor, int]] = {}
+    layers: dict[nn.Module, list[Block]] = {}
+    for block in blocks.values():
+        if block.module is not None:
+            layers.setdefault(block.module, []).append(block)
 
-    def add(name: str) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Tensor], None]:
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            inputs = args[0] if args else next(iter(kwargs.values()))
-            parts = layer_factors(module, inputs.detach().to(output), torch.zeros_like(output))
-            used = (blocks[name].weight, blocks[name].bias)
-            columns = [part for part, parameter in zip(parts[:2], used, strict=True) if parameter is not None]
-            a = double(torch.cat(columns, dim=2).flatten(0, 1))
-            total, count = sums[name] if name in sums else (a.new_zeros(a.shape[1], a.shape[1]), 0)
-            sums[name] = (total + a.T @ a, count + len(a))
+    def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        out = output[0] if isinstance(output, tuple) else output
+        args, kwargs = map_batch(lambda t: t.detach().to(out) if t.is_floating_point() else t, [list(args), kwargs])
+        found = factors_of_call(module, Call(tuple(args), kwargs, torch.zeros_like(out)))
+        for block in layers[module]:
+            parts = found[block.layout.weight]
+            columns = [(parts.weight_inputs, block.weight), (parts.bias_inputs, block.bias)]
+            used = [part for part, parameter in columns if part is not None and parameter is not None]
+            a = double(torch.cat(used, dim=2).flatten(0, 1))
+            total, count = sums.get(block.name, (a.new_zeros(a.shape[1], a.shape[1]), 0))
+            sums[block.name] = (total + a.T @ a, count + len(a))
 
-        return hook
-
-    handles = [
-        block.module.register_forward_hook(add(name), with_kwargs=True)
-        for name, block in blocks.items()
-        if block.module is not None
-    ]
+    run = forward if forward is not None else (lambda batch: logits_of(model, batch))
+    with evaluating(model):
+        numbers = factor_numbers(blocks, positions_of(blocks, run, batches[0]))
+    handles = [module.register_forward_hook(add, with_kwargs=True) for module in layers]
     try:
         with evaluating(model), torch.no_grad():
-            for batch in batches:
-                forward(batch) if forward is not None else logits_of(model, batch)
+            for batch in in_pieces(batches, numbers):
+                run(batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
 from torch import Tensor
 
@@ -21,7 +22,6 @@ class Metric:
 
     Attributes:
         inverse: M⁻¹ of each block, in the dtype steps are computed in.
-        fisher: F of each block.
         damping: λ.
     """
 
@@ -39,12 +39,16 @@ class Metric:
         if not damping > 0:
             raise ValueError(f"damping must be positive, got {damping}")
         self.damping = damping
-        self.inverse: dict[str, Operator] = {}
-        self.fisher: dict[str, Operator] = {}
-        for name, block in blocks.items():
-            known = ekfac.block_like(name, block)
-            self.inverse[name] = known.operator(lambda eigenvalues: damping / (eigenvalues + damping))
-            self.fisher[name] = known.operator(lambda eigenvalues: eigenvalues)
+        self._known = {name: ekfac.block_like(name, block) for name, block in blocks.items()}
+        self.inverse: dict[str, Operator] = {
+            name: known.operator(lambda eigenvalues: damping / (eigenvalues + damping))
+            for name, known in self._known.items()
+        }
+
+    @cached_property
+    def fisher(self) -> dict[str, Operator]:
+        """F of each block, made when it is first asked for."""
+        return {name: known.operator(lambda eigenvalues: eigenvalues) for name, known in self._known.items()}
 
     def precondition(self, vector: Mapping[str, Tensor]) -> Vector:
         """Return M⁻¹v, for v over all blocks or some of them."""

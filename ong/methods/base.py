@@ -27,6 +27,7 @@ from ong.curvature import (
     logits_of,
     map_batch,
     needs_likelihood,
+    positions_of,
     targets_of,
     without_autocast,
 )
@@ -34,6 +35,7 @@ from ong.errors import UserError
 from ong.methods.data import Examples
 from ong.methods.layout import Columns, check_columns, columns_of
 from ong.methods.packing import pack_nested, unpack_nested
+from ong.methods.room import Needs, Shapes, available_bytes, check_room
 from ong.methods.statistics import BatchNorm, RunningStatistics, check_batch_norm
 from ong.methods.stepping import StepHooks
 
@@ -117,6 +119,14 @@ class Method:
 
     def _end(self, examples: Examples) -> None:
         """Keep what the finished task leaves."""
+
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        """Return what the method will take."""
+        return Needs(0, shapes.steps)
+
+    def _sizes(self) -> dict[str, int]:
+        """Return options by name whose lower values take less memory, and the largest value of each that counts."""
+        return {}
 
     def before_step(self) -> None:
         """Do what is due before a step."""
@@ -282,6 +292,8 @@ class Method:
         try:
             with without_autocast(self.device):
                 self._begin(examples)
+                if not self.tasks and not self.step:
+                    self._check_room(examples)
         except BaseException:
             self.blocks = {}
             raise
@@ -406,6 +418,18 @@ class Method:
                     )
         self.blocks = cover(self.model, self.forward, probe, among=among)
         check_columns(self._columns, self.model, self.blocks)
+
+    def _check_room(self, examples: Examples) -> None:
+        """Estimate what all expected tasks will take, and stop if it cannot fit.
+
+        Raises:
+            UserError: more than the memory available.
+        """
+        with evaluating(self.model):
+            positions = positions_of(self.blocks, self.forward, self._probe(examples))
+        shapes = Shapes(self.blocks, positions, self.expected_tasks)
+        available = available_bytes(self.device)
+        check_room(type(self).__name__, lambda shapes: self._needs(shapes, examples), shapes, self._sizes(), available)
 
     def _names(self, *, trained: bool = False) -> set[str]:
         """Return the names of the model's parameters, or of those that the present task trains."""

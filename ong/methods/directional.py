@@ -5,19 +5,20 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
 from ong.curvature import Batch, Likelihood, Vector, batch_size, evaluating, select, targets_of
-from ong.errors import UserError
+from ong.errors import UnknownNameError, UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
 from ong.methods.fishers import check_positive
 from ong.methods.packing import pack_nested, packed_bytes
-from ong.methods.room import available_bytes, bytes_of, most_directions, needed_bytes, readable
+from ong.methods.room import Needs, Shapes, bytes_of, gram_bytes, readable
 from ong.methods.statistics import BatchNorm
 from ong.projection import (
+    WORKING_BYTES,
     Bounds,
     DirectionKind,
     DirectionMemory,
@@ -28,9 +29,15 @@ from ong.projection import (
     check_directions,
     collect_directions,
     direction_cotangents,
+    matrix_bytes,
+    rounded_rows,
+    worked_with,
 )
 
-__all__ = ["DirectionMethod"]
+__all__ = ["STORAGES", "DirectionMethod", "Storage"]
+
+Storage = Literal["full", "half"]
+STORAGES: tuple[str, ...] = get_args(Storage)
 
 _SCARCE = 0.5  # share of the parameters' space below which the room that is left is told
 
@@ -52,6 +59,7 @@ class DirectionMethod(Method):
         directions_per_task: int,
         max_directions: int | None,
         max_bytes: int | None,
+        storage: Storage,
         batch_norm: BatchNorm,
         seed: int,
     ) -> None:
@@ -64,29 +72,37 @@ class DirectionMethod(Method):
                 and example.
             max_directions: most directions kept; past it the most independent ones stay.
             max_bytes: most bytes of directions worked with, unpacked, likewise (their Gram, 8 M² bytes, comes on top).
+                What they leave of it, by default 2 GB, goes to matrices in place of factors of many positions, with
+                which steps are faster (:func:`ong.projection.worked_with`).
+            storage: ``"full"``, or ``"half"``: factors and gradients rounded to 11 significant bits as they are
+                collected, which a state keeps in float16 (a task works with floats). Stored outputs then stay to about
+                2⁻¹⁰ of their gradients' length.
             batch_norm: see :class:`Method`.
             seed: which examples are drawn.
 
         Raises:
-            UserError: an unknown kind, or a number below 1.
+            UserError: an unknown kind or storage, or a number below 1.
         """
         super().__init__(batch_norm=batch_norm, seed=seed)
         check_directions(directions)
         check_positive(directions_per_task=directions_per_task)
         self.directions: DirectionKind = directions
         self.directions_per_task = directions_per_task
+        if storage not in STORAGES:
+            raise UnknownNameError("storage", storage, STORAGES)
+        self.storage: Storage = storage
         self.bounds = Bounds(max_directions, max_bytes)
         self.memory = DirectionMemory()
         self.directions_dropped = 0
         self.directions_captured = 1.0
         self._projection: EuclideanProjection | MetricProjection | None = None
+        self._sample: dict[str, Rows] = {}  # a few directions and how many an example has, for the estimate
+        self._an_example = 1
 
     def _begin(self, examples: Examples) -> None:
         self.memory.fit_to(self.blocks)
         self._check_dtype()
         self._check_targets(examples)
-        if not len(self.memory):
-            self._check_room(examples)
         self._projection = self._projector()
         self._warn_of_room()
 
@@ -101,7 +117,15 @@ class DirectionMethod(Method):
 
     def _projector(self) -> EuclideanProjection | MetricProjection | None:
         """Return what the task's steps are projected by."""
-        return EuclideanProjection(self.memory) if len(self.memory) else None
+        return EuclideanProjection(self.memory, self._worked()) if len(self.memory) else None
+
+    def _worked(self) -> DirectionMemory:
+        """Return the directions in the form that steps multiply with."""
+        return worked_with(self.memory, self._budget(self.memory.bytes))
+
+    def _budget(self, kept: int) -> int:
+        """Return the most bytes of matrices that may be worked with beside directions of so many bytes."""
+        return WORKING_BYTES if self.bounds.max_bytes is None else max(0, self.bounds.max_bytes - kept)
 
     def _likelihood_of_directions(self, examples: Examples) -> Likelihood:
         return self.likelihood(examples) if self.directions == "loss" else "categorical"
@@ -115,7 +139,7 @@ class DirectionMethod(Method):
                 break
 
     def _collect(self, batch: Batch, examples: Examples) -> dict[str, Rows]:
-        return collect_directions(
+        found = collect_directions(
             self.model,
             batch,
             kind=self.directions,
@@ -123,6 +147,7 @@ class DirectionMethod(Method):
             blocks=self.blocks,
             forward=self.forward,
         )
+        return found if self.storage == "full" else {name: rounded_rows(rows) for name, rows in found.items()}
 
     def _remember(
         self,
@@ -143,55 +168,58 @@ class DirectionMethod(Method):
         self.directions_dropped += before - len(self.memory)
 
     def _check_room(self, examples: Examples) -> None:
-        """Estimate what the tasks will leave, from the directions of two examples, and stop if it cannot fit.
+        batch = select(self._probe(examples), slice(0, 1))
+        self._sample = self._collect(batch, examples)
+        self._an_example = len(DirectionMemory(self._sample)) // batch_size(batch)
+        super()._check_room(examples)
+        self._sample = {}
+
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        """Return what the tasks will leave, from the directions of one example, and what is worked with beside it.
 
         Raises:
-            UserError: more than the memory available, or a ``max_bytes`` that holds not one direction.
+            UserError: a ``max_bytes`` that holds not one direction.
         """
-        batch = select(self._probe(examples), slice(0, 2))
-        sample = DirectionMemory(self._collect(batch, examples))
-        if not len(sample):
-            return
+        if not self._sample:
+            return Needs(0, shapes.steps)
         most = sys.maxsize if examples.count is None else examples.count
-        a_task, of_a_task = self._left_by_a_task(sample.rows, len(sample) // batch_size(batch), most)
+        most = shapes.limited("directions_per_task", most, most)
+        a_task, of_a_task = self._left_by_a_task(self._sample, self._an_example, most, shapes)
         each = max(1, of_a_task // a_task)
-        one = of_a_task - bytes_of(sample.rows, a_task - 1)
+        one = of_a_task - bytes_of(self._sample, a_task - 1)
         if self.bounds.max_bytes is not None and one > self.bounds.max_bytes:
             raise UserError(
                 f"max_bytes={self.bounds.max_bytes} holds not one direction of this model, which takes {one} bytes"
             )
-        held = self.expected_tasks * a_task
-        if self.bounds.max_directions is not None:
-            held = min(held, self.bounds.max_directions + a_task)
+        held = shapes.limited("max_directions", self.bounds.max_directions, shapes.tasks * a_task)
         if self.bounds.max_bytes is not None:
-            held = min(held, self.bounds.max_bytes // each + a_task)
-        beside = self._bytes_beside()
-        needed = needed_bytes(2 * held * each, held) + beside  # when more are added there are two copies
-        available = available_bytes(self.device)
-        if needed > available:
-            room = max(most_directions(2 * each, available - beside) - a_task, 0)
-            few = f"max_directions={room} (or max_bytes={room * each}) or " if room else ""
-            kind = " or directions='gtl'" if self.directions == "all" else ""
-            raise UserError(
-                f"{type(self).__name__}: {self.expected_tasks} tasks of {a_task} directions, {readable(each)} each, "
-                f"and {readable(beside)} for curvature need up to {readable(needed)} of memory, and "
-                f"{readable(available)} are available; pass {few}a lower directions_per_task{kind}"
-            )
+            held = min(held, self.bounds.max_bytes // each)
+        added = min(held + a_task, shapes.tasks * a_task)  # before the bounds are applied
+        matrices = sum(matrix_bytes(self._sample, held, self._budget(held * each)).values())
+        return Needs(
+            held * each,
+            matrices + gram_bytes(held) + shapes.steps,
+            (2 * added - held) * each + gram_bytes(added),  # two copies while more are added
+            f" ({held} directions, {readable(each)} each)",
+        )
 
-    def _left_by_a_task(self, sample: Mapping[str, Rows], an_example: int, most: int) -> tuple[int, int]:
+    def _sizes(self) -> dict[str, int]:
+        of_task = self.directions_per_task
+        return {"max_directions": self.expected_tasks * of_task * self._an_example, "directions_per_task": of_task}
+
+    def _left_by_a_task(
+        self, sample: Mapping[str, Rows], an_example: int, most: int, shapes: Shapes
+    ) -> tuple[int, int]:
         """Return how many directions a task will leave, and the bytes they take.
 
         Args:
             sample: a few directions.
             an_example: directions an example.
             most: examples that there are.
+            shapes: the model's.
         """
         count = min(self.directions_per_task, most) * an_example
         return count, bytes_of(sample, count)
-
-    def _bytes_beside(self) -> int:
-        """Return the most bytes that are needed beside the directions."""
-        return 0
 
     def _warn_of_room(self) -> None:
         found = self._room()

@@ -9,6 +9,7 @@ from ong.errors import UnknownNameError, UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
 from ong.methods.fishers import FisherOptions
+from ong.methods.room import Needs, Shapes
 
 __all__ = ["EWC"]
 
@@ -91,6 +92,16 @@ class EWC(Method):
     def _begin(self, examples: Examples) -> None:
         self.likelihood(examples, self.options.fisher)  # that it can be told shows before training
         self._active = [penalty.fitted(self.blocks) for penalty in self.penalties]
+
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        vector, rank = shapes.parameters, self.options.rank
+        if self.penalty == "diagonal":  # F and μ, fitted to a task's model; float64 while they are taken
+            return Needs(2 * vector, 2 * vector + shapes.steps, 5 * vector + shapes.passing(self.options.examples))
+        kept = (shapes.ekfac(rank) + vector) * (shapes.tasks if self.mode == "separate" else 1)
+        return Needs(kept, shapes.metric(rank) + shapes.steps, self.options.taking(shapes) + vector)
+
+    def _sizes(self) -> dict[str, int]:
+        return self.options.sizes(self.blocks) if self.penalty == "ekfac" else {}
 
     @property
     def is_idle(self) -> bool:

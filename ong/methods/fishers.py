@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ong.curvature import EKFAC, Batch, FisherType, Vector, check_fisher, diagonal_fisher
+from ong.curvature import EKFAC, Batch, Block, FisherType, Vector, check_fisher, diagonal_fisher
 from ong.errors import UserError
 from ong.methods.data import Examples
+from ong.methods.room import Shapes
 
 if TYPE_CHECKING:
     from ong.methods.base import Method
@@ -51,6 +52,21 @@ class FisherOptions:
         check_positive(examples_per_task=self.examples, samples=self.samples)
         if self.rank is not None:
             check_positive(rank=self.rank)
+
+    def taking(self, shapes: Shapes, *, option: str = "examples_per_task") -> int:
+        """Return the bytes that a Fisher takes while it is measured, beside the one that is there.
+
+        Args:
+            shapes: the model's.
+            option: the method's name of :attr:`examples`.
+        """
+        sets = 1000 if self.fisher == "exact" else self.samples  # as many as outputs, few models have more
+        return shapes.taking(self.rank, sets * shapes.limited(option, self.examples, self.examples))
+
+    def sizes(self, blocks: Mapping[str, Block], *, option: str = "examples_per_task") -> dict[str, int]:
+        """Return the options that memory depends on, and the largest value of each that counts."""
+        widest = max(block.shape[1] for block in blocks.values())
+        return {"rank": widest if self.rank is None else self.rank, option: self.examples}
 
     def _arguments(self, method: Method, examples: Examples) -> dict[str, Any]:
         return {

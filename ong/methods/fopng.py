@@ -9,10 +9,10 @@ import torch
 from ong.curvature import EKFAC, FisherType, Vector, inner
 from ong.errors import UserError
 from ong.methods.data import Examples
-from ong.methods.directional import DirectionMethod
+from ong.methods.directional import DirectionMethod, Storage
 from ong.methods.fishers import FisherOptions
 from ong.methods.ngd import CurrentMetric
-from ong.methods.room import fisher_bytes
+from ong.methods.room import Needs, Shapes
 from ong.methods.statistics import BatchNorm
 from ong.projection import DirectionKind, DirectionMemory, GramSolver, ImageRows, Recent
 
@@ -75,6 +75,7 @@ class FOPNG(DirectionMethod):
         directions_per_task: int = 100,
         max_directions: int | None = None,
         max_bytes: int | None = None,
+        storage: Storage = "full",
         batch_norm: BatchNorm = "update",
         seed: int = 0,
     ) -> None:
@@ -95,6 +96,8 @@ class FOPNG(DirectionMethod):
             directions_per_task: examples of a finished task whose directions are stored.
             max_directions: most directions kept; past it the most independent ones stay.
             max_bytes: most bytes of directions kept, likewise (neither their Gram nor the EKFAC counted).
+            storage: ``"full"``, or ``"half"`` for directions rounded to 11 bits and kept in float16, see
+                :class:`ong.methods.directional.DirectionMethod`.
             batch_norm: ``"freeze"`` holds running statistics still after the first task, ``"update"`` does not.
             seed: the examples drawn and the random cotangents.
 
@@ -106,6 +109,7 @@ class FOPNG(DirectionMethod):
             directions_per_task=directions_per_task,
             max_directions=max_directions,
             max_bytes=max_bytes,
+            storage=storage,
             batch_norm=batch_norm,
             seed=seed,
         )
@@ -181,8 +185,12 @@ class FOPNG(DirectionMethod):
         self._remember(examples)
         self.current.options.add_to(self.ekfac, self, examples)
 
-    def _bytes_beside(self) -> int:
-        return fisher_bytes(self.blocks)
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        current, past = self.current.needs(shapes).training, shapes.ekfac(self.current.options.rank)
+        return super()._needs(shapes, examples).plus(kept=past, training=current, ending=current)
+
+    def _sizes(self) -> dict[str, int]:
+        return super()._sizes() | self.current.options.sizes(self.blocks)
 
     @property
     def memory_bytes(self) -> int:

@@ -15,6 +15,7 @@ from ong.errors import UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
 from ong.methods.fishers import check_positive
+from ong.methods.room import Needs, Shapes, widest_inputs
 from ong.methods.statistics import BatchNorm
 
 __all__ = ["GPM", "extended_basis"]
@@ -125,6 +126,19 @@ class GPM(Method):
                 "left to learn there; lower the threshold, or take wider layers",
                 stacklevel=3,
             )
+
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        blocks = affine_blocks(self.blocks)
+        widths = [block.shape[1] for block in blocks.values()]
+        most = [min(width, self._seen(shapes, name)) for name, width in zip(blocks, widths, strict=True)]
+        kept = shapes.size * sum(width * columns for width, columns in zip(widths, most, strict=True))
+        sums, widest = 8 * sum(width**2 for width in widths), 8 * max(widths) ** 2
+        seen = shapes.passing(self.examples_per_task)
+        return Needs(kept, kept + shapes.steps, sums + 5 * widest + seen, widest_inputs(widths))
+
+    def _seen(self, shapes: Shapes, name: str) -> int:
+        """Return how many inputs of a layer all tasks will show."""
+        return shapes.tasks * self.examples_per_task * shapes.positions[name]
 
     @property
     def is_idle(self) -> bool:

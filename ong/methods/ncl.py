@@ -10,6 +10,7 @@ from ong.errors import UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
 from ong.methods.fishers import FisherOptions, check_damping
+from ong.methods.room import Needs, Shapes
 
 __all__ = ["NCL", "PastMetric"]
 
@@ -49,6 +50,12 @@ class PastMetric:
         moved = {name: method.blocks[name].values() - self._centre[name] for name in gradient}
         drawn = self.metric.curvature(moved)
         return {n: part + self.pull * (drawn[n] + precision * moved[n]) for n, part in gradient.items()}
+
+    def needs(self, shapes: Shapes) -> Needs:
+        """Return what it takes: F and μ; M⁻¹ and, for the pull, F as an operator; a Fisher while it is measured."""
+        rank, pulls = self.options.rank, bool(self.pull)
+        kept = shapes.ekfac(rank) + pulls * shapes.parameters
+        return Needs(kept, (1 + pulls) * shapes.metric(rank), self.options.taking(shapes))
 
     def end(self, method: Method, examples: Examples) -> None:
         """Add a finished task's Fisher."""
@@ -137,6 +144,12 @@ class NCL(Method):
     def _begin(self, examples: Examples) -> None:
         self.likelihood(examples, self.past.options.fisher)  # that it can be told shows before training
         self.past.begin(self)
+
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        return self.past.needs(shapes).plus(training=shapes.steps)
+
+    def _sizes(self) -> dict[str, int]:
+        return self.past.options.sizes(self.blocks)
 
     @property
     def is_idle(self) -> bool:

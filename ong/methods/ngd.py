@@ -9,6 +9,7 @@ from ong.errors import UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
 from ong.methods.fishers import FisherOptions, check_damping, check_positive
+from ong.methods.room import Needs, Shapes
 
 __all__ = ["NGD", "CurrentMetric"]
 
@@ -46,6 +47,11 @@ class CurrentMetric:
             assert self._examples is not None
             self.ekfac = self.options.add_to(self.options.empty(), method, self._examples)
             self.metric = Metric(self.ekfac, method.blocks, self.damping)
+
+    def needs(self, shapes: Shapes) -> Needs:
+        """Return what it takes: F_c, its inverse, and another F_c while it is measured."""
+        rank = self.options.rank
+        return Needs(0, shapes.ekfac(rank) + shapes.metric(rank) + self.options.taking(shapes))
 
     def precondition(self, vector: Vector) -> Vector:
         """Return λ(F_c+λ)⁻¹v."""
@@ -109,6 +115,12 @@ class NGD(Method):
 
     def _before_step(self) -> None:
         self.current.before_step(self)
+
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        return self.current.needs(shapes).plus(training=shapes.steps)
+
+    def _sizes(self) -> dict[str, int]:
+        return self.current.options.sizes(self.blocks)
 
     def project(self, vector: Vector) -> Vector:
         """Return λ(F_c+λ)⁻¹v."""

@@ -9,8 +9,8 @@ import torch
 
 from ong.errors import UnknownNameError, UserError
 from ong.methods.data import Examples
-from ong.methods.directional import DirectionMethod
-from ong.methods.room import bytes_of
+from ong.methods.directional import DirectionMethod, Storage
+from ong.methods.room import Shapes, bytes_of
 from ong.methods.statistics import BatchNorm
 from ong.projection import CombinedRows, DirectionKind, DirectionMemory, Rows, pivoted_cholesky
 
@@ -52,6 +52,7 @@ class OGD(DirectionMethod):
         keep: Keep = "pivoted",
         max_directions: int | None = None,
         max_bytes: int | None = None,
+        storage: Storage = "full",
         batch_norm: BatchNorm = "freeze",
         seed: int = 0,
     ) -> None:
@@ -65,6 +66,8 @@ class OGD(DirectionMethod):
             keep: ``"pivoted"`` or ``"leading"``, as above.
             max_directions: most directions kept over all tasks; past it the most independent ones stay.
             max_bytes: most bytes of directions kept, likewise; not with ``"leading"``.
+            storage: ``"full"``, or ``"half"`` for directions rounded to 11 bits and kept in float16, see
+                :class:`ong.methods.directional.DirectionMethod`.
             batch_norm: ``"freeze"`` holds running statistics still after the first task, ``"update"`` does not.
             seed: which examples are drawn.
 
@@ -76,6 +79,7 @@ class OGD(DirectionMethod):
             directions_per_task=directions_per_task,
             max_directions=max_directions,
             max_bytes=max_bytes,
+            storage=storage,
             batch_norm=batch_norm,
             seed=seed,
         )
@@ -93,9 +97,11 @@ class OGD(DirectionMethod):
             )
         self.examples_per_task, self.keep = examples_per_task, keep
 
-    def _left_by_a_task(self, sample: Mapping[str, Rows], an_example: int, most: int) -> tuple[int, int]:
+    def _left_by_a_task(
+        self, sample: Mapping[str, Rows], an_example: int, most: int, shapes: Shapes
+    ) -> tuple[int, int]:
         if self.examples_per_task is None:
-            return super()._left_by_a_task(sample, an_example, most)
+            return super()._left_by_a_task(sample, an_example, most, shapes)
         taken = min(self.examples_per_task, most) * an_example
         count = min(self.directions_per_task, taken)
         if self.keep == "pivoted" or count == taken:

@@ -6,8 +6,9 @@ from typing import Any
 
 from ong.curvature import Batch, batch_size
 from ong.methods.data import Examples
-from ong.methods.directional import DirectionMethod
+from ong.methods.directional import DirectionMethod, Storage
 from ong.methods.packing import pack_nested, packed_bytes
+from ong.methods.room import Needs, Shapes
 from ong.methods.statistics import BatchNorm
 from ong.projection import DirectionKind, DirectionMemory
 
@@ -39,6 +40,7 @@ class OGDPlus(DirectionMethod):
         directions_per_task: int = 100,
         max_directions: int | None = None,
         max_bytes: int | None = None,
+        storage: Storage = "full",
         batch_norm: BatchNorm = "freeze",
         seed: int = 0,
     ) -> None:
@@ -49,6 +51,8 @@ class OGDPlus(DirectionMethod):
             directions_per_task: training examples stored of each finished task.
             max_directions: most directions kept; past it the most independent ones stay.
             max_bytes: most bytes of directions kept, likewise; the stored examples come on top.
+            storage: ``"full"``, or ``"half"`` for directions rounded to 11 bits and kept in float16, see
+                :class:`ong.methods.directional.DirectionMethod`.
             batch_norm: ``"freeze"`` holds running statistics still after the first task, ``"update"`` does not.
             seed: which examples are drawn.
 
@@ -60,6 +64,7 @@ class OGDPlus(DirectionMethod):
             directions_per_task=directions_per_task,
             max_directions=max_directions,
             max_bytes=max_bytes,
+            storage=storage,
             batch_norm=batch_norm,
             seed=seed,
         )
@@ -69,6 +74,12 @@ class OGDPlus(DirectionMethod):
         self.stored += examples.draw(self.directions_per_task, self._choice)
         self.memory, self.directions_dropped = DirectionMemory(), 0
         self._remember(examples, batches=self.stored)
+
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        batch = self._probe(examples)
+        most = self.directions_per_task if examples.count is None else min(self.directions_per_task, examples.count)
+        each = packed_bytes(pack_nested(batch)) // batch_size(batch)
+        return super()._needs(shapes, examples).plus(kept=shapes.tasks * most * each)
 
     @property
     def memory_bytes(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ong.curvature import EKFAC
 from ong.methods.data import Examples
 from ong.methods.ong_v1 import ONGv1
-from ong.methods.room import ekfac_bytes
+from ong.methods.room import Shapes
 from ong.projection import ImageRows, Rows
 
 __all__ = ["ONG"]
@@ -33,9 +33,11 @@ class ONG(ONGv1):
         fisher = self.current.options.add_to(self.current.options.empty(), self, examples)
         self._remember(examples, kept_as=lambda rows: self._natural(rows, fisher))
 
-    def _left_by_a_task(self, sample: Mapping[str, Rows], an_example: int, most: int) -> tuple[int, int]:
-        count, size = super()._left_by_a_task(sample, an_example, most)
-        return count, size + ekfac_bytes(self.blocks, self.current.options.rank)
+    def _left_by_a_task(
+        self, sample: Mapping[str, Rows], an_example: int, most: int, shapes: Shapes
+    ) -> tuple[int, int]:
+        count, size = super()._left_by_a_task(sample, an_example, most, shapes)
+        return count, size + shapes.ekfac(self.current.options.rank)
 
     def _natural(self, rows: Mapping[str, Rows], fisher: EKFAC) -> dict[str, Rows]:
         return {

@@ -6,10 +6,10 @@ from typing import Any
 
 from ong.curvature import FisherType, Metric, Vector
 from ong.methods.data import Examples
-from ong.methods.directional import DirectionMethod
+from ong.methods.directional import DirectionMethod, Storage
 from ong.methods.fishers import FisherOptions
 from ong.methods.ncl import PastMetric
-from ong.methods.room import fisher_bytes
+from ong.methods.room import Needs, Shapes
 from ong.methods.statistics import BatchNorm
 from ong.projection import DirectionKind, MetricProjection
 
@@ -48,6 +48,7 @@ class ONGPrior(DirectionMethod):
         directions_per_task: int = 100,
         max_directions: int | None = None,
         max_bytes: int | None = None,
+        storage: Storage = "full",
         batch_norm: BatchNorm = "freeze",
         seed: int = 0,
     ) -> None:
@@ -65,6 +66,8 @@ class ONGPrior(DirectionMethod):
             directions_per_task: examples of a finished task whose directions are stored.
             max_directions: most directions kept; past it the most independent ones stay.
             max_bytes: most bytes of directions kept, likewise (neither their Gram nor the EKFAC counted).
+            storage: ``"full"``, or ``"half"`` for directions rounded to 11 bits and kept in float16, see
+                :class:`ong.methods.directional.DirectionMethod`.
             batch_norm: ``"freeze"`` holds running statistics still after the first task, ``"update"`` does not.
             seed: the examples drawn and the random cotangents.
 
@@ -76,6 +79,7 @@ class ONGPrior(DirectionMethod):
             directions_per_task=directions_per_task,
             max_directions=max_directions,
             max_bytes=max_bytes,
+            storage=storage,
             batch_norm=batch_norm,
             seed=seed,
         )
@@ -89,7 +93,9 @@ class ONGPrior(DirectionMethod):
 
     def _projector(self) -> MetricProjection | None:
         metric = self.past.metric
-        return MetricProjection(self.memory, metric) if metric is not None and len(self.memory) else None
+        if metric is None or not len(self.memory):
+            return None
+        return MetricProjection(self.memory, metric, self._worked())
 
     def force(self, gradient: Vector) -> Vector:
         """Return g + γF(θ − μ)."""
@@ -99,8 +105,13 @@ class ONGPrior(DirectionMethod):
         self._remember(examples)
         self.past.end(self, examples)
 
-    def _bytes_beside(self) -> int:
-        return fisher_bytes(self.blocks)
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        past, directions = self.past.needs(shapes), super()._needs(shapes, examples)
+        images = directions.kept  # M⁻¹G takes no more than G
+        return directions.plus(kept=past.kept, training=past.training + images, ending=past.ending)
+
+    def _sizes(self) -> dict[str, int]:
+        return super()._sizes() | self.past.options.sizes(self.blocks)
 
     @property
     def past_metric(self) -> tuple[Metric, FisherType] | None:

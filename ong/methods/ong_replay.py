@@ -11,6 +11,7 @@ from ong.curvature import (
     FisherType,
     Metric,
     Vector,
+    batch_size,
     dense_gradient,
     evaluating,
     negative_log_likelihood,
@@ -20,6 +21,8 @@ from ong.errors import NotFiniteError, UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
 from ong.methods.fishers import FisherOptions, check_damping, check_positive
+from ong.methods.packing import pack_nested, packed_bytes
+from ong.methods.room import Needs, Shapes
 from ong.methods.statistics import BatchNorm
 from ong.methods.store import ExampleStore
 
@@ -110,6 +113,18 @@ class ONGReplay(Method):
             mean = self._options.of_batches(self, examples, everything)
             self._ekfac = mean.scaled(self.tasks)  # every task has as many: the sum over tasks of their means
         self.metric = Metric(self._ekfac, self.blocks, self.damping)
+
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        batch, rank = self._probe(examples), self._options.rank
+        with evaluating(self.model), torch.no_grad():
+            outputs = self.forward(batch).shape[1]
+        each = packed_bytes(pack_nested(batch)) // batch_size(batch) + 2 * outputs  # logits in float16
+        stored = each * shapes.limited("examples", self.store.size, self.store.size)
+        fisher = shapes.ekfac(rank) + shapes.metric(rank) + self._options.taking(shapes, option="examples")
+        return Needs(stored, fisher + shapes.steps, stored)
+
+    def _sizes(self) -> dict[str, int]:
+        return self._options.sizes(self.blocks, option="examples")
 
     def _before_step(self) -> None:
         count = len(self.store)

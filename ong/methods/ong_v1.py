@@ -6,10 +6,10 @@ from typing import Any
 
 from ong.curvature import FisherType, Vector
 from ong.methods.data import Examples
-from ong.methods.directional import DirectionMethod
+from ong.methods.directional import DirectionMethod, Storage
 from ong.methods.fishers import FisherOptions
 from ong.methods.ngd import CurrentMetric
-from ong.methods.room import fisher_bytes
+from ong.methods.room import Needs, Shapes
 from ong.methods.statistics import BatchNorm
 from ong.projection import DirectionKind
 
@@ -43,6 +43,7 @@ class ONGv1(DirectionMethod):
         directions_per_task: int = 100,
         max_directions: int | None = None,
         max_bytes: int | None = None,
+        storage: Storage = "full",
         batch_norm: BatchNorm = "freeze",
         seed: int = 0,
     ) -> None:
@@ -56,6 +57,7 @@ class ONGv1(DirectionMethod):
             directions_per_task=directions_per_task,
             max_directions=max_directions,
             max_bytes=max_bytes,
+            storage=storage,
             batch_norm=batch_norm,
             seed=seed,
         )
@@ -80,8 +82,12 @@ class ONGv1(DirectionMethod):
     def _end(self, examples: Examples) -> None:
         self._remember(examples)
 
-    def _bytes_beside(self) -> int:
-        return fisher_bytes(self.blocks)
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        current = self.current.needs(shapes)
+        return super()._needs(shapes, examples).plus(training=current.training, ending=current.training)
+
+    def _sizes(self) -> dict[str, int]:
+        return super()._sizes() | self.current.options.sizes(self.blocks)
 
     def _state(self) -> dict[str, Any]:
         return super()._state() | self.current.state(self)

@@ -13,6 +13,7 @@ from ong.errors import UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
 from ong.methods.fishers import check_positive
+from ong.methods.room import Needs, Shapes, widest_inputs
 
 __all__ = ["OWM", "owm_projector"]
 
@@ -74,6 +75,13 @@ class OWM(Method):
             covariance, values = self.inputs_cov[name], self.blocks[name].values()
             more = values.shape[1] - len(covariance)
             self._projectors[name] = owm_projector(F.pad(double(covariance), (0, more, 0, more)), self.alpha).to(values)
+
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        widths = [block.shape[1] for block in affine_blocks(self.blocks).values()]
+        kept = sum(shapes.size * width**2 for width in widths)
+        sums, widest = 8 * sum(width**2 for width in widths), 8 * max(widths) ** 2
+        seen = shapes.passing(self.examples_per_task)
+        return Needs(kept, kept + 3 * widest + shapes.steps, sums + 2 * widest + seen, widest_inputs(widths))
 
     @property
     def is_idle(self) -> bool:

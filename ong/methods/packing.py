@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ong.curvature import map_batch
+from ong.projection import as_halves, from_halves
 
 __all__ = ["pack", "pack_nested", "packed_bytes", "select_packed", "unpack", "unpack_nested"]
 
 _LEVELS = 256
 _SAMPLE = 2**16
-_BY_ROW = ("codes", "half", "values")
+_BY_ROW = ("codes", "half", "halves", "exponents", "values")
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -27,7 +28,8 @@ def pack(tensor: Tensor, *, half: bool = False) -> dict[str, Tensor]:
 
     Where it has more, two kinds of stored inputs still have tables: a tensor of at least 4 dimensions one a channel
     (dimension 1), as images normalised channel by channel need; any other one for all columns but the last, and one for
-    that (inputs of a layer beside the ones of its bias). Levels are told apart by their bits, so that −0 and NaN come
+    that (inputs of a layer beside the ones of its bias). Numbers of 11 significant bits beside a power of two a row
+    (:func:`ong.projection.rounded`) are kept as float16. Levels are told apart by their bits, so that −0 and NaN come
     back too.
 
     Args:
@@ -38,12 +40,15 @@ def pack(tensor: Tensor, *, half: bool = False) -> dict[str, Tensor]:
     Returns:
         Tensors alone, on the tensor's device: ``{"codes": uint8 like tensor, "levels": [K]}`` with K ≤ 256, its levels
         ``[C, K]`` for channels, or with ``"last": [K']`` for the last column; ``{"half": float16 like tensor, "like":
-        empty, of the tensor's dtype}``; or ``{"values": tensor}``.
+        empty, of the tensor's dtype}``; ``{"halves": float16, "exponents": one a row, "like": …}``; or ``{"values":
+        tensor}``.
     """
     tensor = tensor.detach()
     packed = _coded(tensor)
     if packed is not None and packed_bytes(packed) < packed_bytes(tensor):
         return packed
+    if (halved := _halved(tensor)) is not None:
+        return halved
     if half and tensor.is_floating_point() and tensor.element_size() > 2:
         rounded = tensor.half()
         if rounded.isfinite().equal(tensor.isfinite()):
@@ -57,6 +62,8 @@ def unpack(state: Mapping[str, Tensor]) -> Tensor:
         return state["values"]
     if "half" in state:
         return state["half"].to(state["like"].dtype)
+    if "halves" in state:
+        return from_halves(state["halves"], state["exponents"], state["like"].dtype)
     codes, levels = state["codes"], state["levels"]
     if "last" in state:
         return torch.cat([_taken(levels, codes[..., :-1]), _taken(state["last"], codes[..., -1:])], -1)
@@ -100,6 +107,25 @@ def packed_bytes(state: Any) -> int:
 
 def _taken(levels: Tensor, codes: Tensor) -> Tensor:
     return levels.index_select(0, codes.flatten().int()).view(codes.shape)
+
+
+def _halved(tensor: Tensor) -> dict[str, Tensor] | None:
+    """Return float16 and exponents, or None where they round."""
+    if tensor.dtype not in (torch.float32, torch.float64) or tensor.ndim < 2 or tensor.is_meta or not tensor.numel():
+        return None
+    halves, exponents = as_halves(tensor[:1])
+    if not _same(from_halves(halves, exponents, tensor.dtype), tensor[:1]):  # seen without going through all of it
+        return None
+    halves, exponents = as_halves(tensor)
+    if not _same(from_halves(halves, exponents, tensor.dtype), tensor):
+        return None
+    return {"halves": halves, "exponents": exponents, "like": tensor.new_empty(0)}
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    """Return whether tensors are equal to the bit."""
+    bits = _BITS[right.element_size()]
+    return left.contiguous().view(bits).equal(right.contiguous().view(bits))
 
 
 def _coded(tensor: Tensor) -> dict[str, Tensor] | None:

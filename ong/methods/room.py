@@ -1,27 +1,137 @@
-"""Whether what tasks will leave fits into memory: worked out before training starts."""
+"""Whether what a method will take fits into memory: worked out from shapes before training starts."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from ong.curvature import Block
+from ong.curvature import MOST_FACTORS, Block, factor_numbers, is_wide, sketch_width
+from ong.errors import UserError
 from ong.projection import Rows
 
-__all__ = [
-    "available_bytes",
-    "bytes_of",
-    "ekfac_bytes",
-    "fisher_bytes",
-    "most_directions",
-    "needed_bytes",
-    "readable",
-]
+__all__ = ["Needs", "Shapes", "available_bytes", "bytes_of", "check_room", "gram_bytes", "readable", "widest_inputs"]
 
 _GRAM = 3 * 8  # bytes an entry: the Gram, its eigenvectors and its inverse, in float64
+_EIGEN = 4  # float64 matrices of an eigenproblem's size while it is solved
+_STEP = 3  # vectors over the parameters that a step works with: gradient, update, one between them
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method will take beside the model, in bytes.
+
+    Attributes:
+        kept: after all expected tasks.
+        training: the most on top of that while a task is in training.
+        ending: the most on top of that while a task ends.
+        reason: what takes it, in words.
+    """
+
+    kept: int
+    training: int
+    ending: int = 0
+    reason: str = ""
+
+    def plus(self, *, kept: int = 0, training: int = 0, ending: int = 0, reason: str = "") -> Needs:
+        """Return these needs and further ones."""
+        return Needs(self.kept + kept, self.training + training, self.ending + ending, self.reason + reason)
+
+    @property
+    def peak(self) -> int:
+        """The most at any time."""
+        return self.kept + max(self.training, self.ending)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A model's blocks and the positions of each, which say what is kept of them.
+
+    Attributes:
+        blocks: the model's.
+        positions: T of each (:func:`ong.curvature.positions_of`).
+        tasks: how many are to come.
+        limits: options by name that are not to be taken larger than this.
+    """
+
+    blocks: Mapping[str, Block]
+    positions: Mapping[str, int]
+    tasks: int = 1
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+    def limited(self, option: str, value: int | None, most: int) -> int:
+        """Return an option's value, ``most`` where it is None, within the limits."""
+        return min(most if value is None else value, self.limits.get(option, most))
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number of the model's."""
+        return max(map(_size, self.blocks.values()))
+
+    @property
+    def parameters(self) -> int:
+        """Bytes of a vector over the parameters."""
+        return sum(rows * columns * _size(block) for block in self.blocks.values() for rows, columns in [block.shape])
+
+    @property
+    def steps(self) -> int:
+        """Bytes of the vectors that a step works with."""
+        return _STEP * self.parameters
+
+    def ekfac(self, rank: int | None) -> int:
+        """Bytes of one EKFAC that is kept (:class:`ong.curvature.EigenBlock`)."""
+        total = 0
+        for block in self.blocks.values():
+            rows, columns = block.shape
+            r = self._thin(rank, columns)
+            eigen = columns * r + r + 1 + rows * rows + rows + rows * r + rows
+            total += _size(block) * (rows * columns if block.is_diagonal else eigen)
+        return total
+
+    def metric(self, rank: int | None) -> int:
+        """Bytes that M⁻¹ (:class:`ong.curvature.Metric`) takes beside its EKFAC."""
+        total = 0
+        for block in self.blocks.values():
+            rows, columns = block.shape
+            gain = rows * self._thin(rank, columns) + rows * rows
+            total += _size(block) * (rows * columns if block.is_diagonal else gain)
+        return total
+
+    def taking(self, rank: int | None, examples: int) -> int:
+        """Bytes that an EKFAC takes while it is measured, beside the one that is there.
+
+        In float64: covariances, or their sketches, bases and eigenvalues of all layers, and the largest eigenproblem.
+
+        Args:
+            rank: the most columns of each basis.
+            examples: how many, times the cotangents of each.
+        """
+        total = largest_problem = 0
+        for block in self.blocks.values():
+            rows, columns = block.shape
+            if block.is_diagonal:
+                total += 8 * rows * columns
+                continue
+            thin = self._thin(rank, columns)
+            wide = rank is not None and is_wide(columns, thin)
+            inputs = 2 * columns * sketch_width(thin) if wide else columns**2
+            total += 8 * (inputs + rows**2 + columns * thin + rows**2 + rows * thin)
+            largest_problem = max(largest_problem, 8 * _EIGEN * max(rows**2, inputs))
+        return total + largest_problem + 2 * self.passing(examples)  # factors that are kept, and that pass by
+
+    def passing(self, examples: int) -> int:
+        """Bytes of the factors of so many examples that pass by, and of as many numbers that are made of them."""
+        numbers = sum(factor_numbers(self.blocks, self.positions).values())
+        return 2 * self.size * min(examples * numbers, max(MOST_FACTORS, numbers))
+
+    def _thin(self, rank: int | None, columns: int) -> int:
+        return min(columns, self.limited("rank", rank, columns))
+
+
+def _size(block: Block) -> int:
+    return max(4, block.parameters[0].element_size())
 
 
 def available_bytes(device: torch.device) -> int:
@@ -31,21 +141,9 @@ def available_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def needed_bytes(worked_with: int, directions: int) -> int:
-    """Return the most memory that directions take while they are used: all copies of them, and what their Gram does."""
-    return worked_with + _GRAM * directions**2
-
-
-def most_directions(each: int, available: int) -> int:
-    """Return how many directions of ``each`` bytes fit: the root of ``needed_bytes(each · M, M) = available``."""
-    return int((math.sqrt(each**2 + 4 * _GRAM * max(available, 0)) - each) / (2 * _GRAM))
-
-
-def fisher_bytes(blocks: Mapping[str, Block]) -> int:
-    """Return the most memory an EKFAC takes while it is measured: all covariances, and the largest eigenproblem."""
-    sizes = [8 * sum(n**2 for n in block.shape) for block in blocks.values() if not block.is_diagonal]
-    diagonal = [8 * block.shape[0] * block.shape[1] for block in blocks.values() if block.is_diagonal]
-    return sum(sizes) + sum(diagonal) + 4 * max(sizes, default=0)
+def gram_bytes(directions: int) -> int:
+    """Return the bytes of a Gram of so many directions, and of what its pseudo-inverse takes."""
+    return _GRAM * directions**2
 
 
 def bytes_of(sample: Mapping[str, Rows], count: int) -> int:
@@ -53,16 +151,51 @@ def bytes_of(sample: Mapping[str, Rows], count: int) -> int:
     return sum(count * rows.bytes // len(rows) for rows in sample.values())
 
 
-def ekfac_bytes(blocks: Mapping[str, Block], rank: int | None) -> int:
-    """Return the bytes of one EKFAC that is kept (:class:`ong.curvature.EigenBlock`)."""
-    total = 0
-    for block in blocks.values():
-        rows, columns = block.shape
-        thin = columns if rank is None else min(rank, columns)
-        eigen = columns * thin + thin + 1 + rows * rows + rows + rows * thin + rows
-        numbers = rows * columns if block.is_diagonal else eigen
-        total += numbers * block.values().element_size()
-    return total
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number from 1 to ``most`` that fits, where all below it do; 0 where none does."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def check_room(
+    name: str, needs: Callable[[Shapes], Needs], shapes: Shapes, options: Mapping[str, int], available: int
+) -> None:
+    """Stop where what a method needs is not available, with the numbers and the settings that would fit.
+
+    Args:
+        name: the method's.
+        needs: from shapes to what it takes.
+        shapes: the model's.
+        options: those whose lower values take less, and the largest value of each that counts.
+        available: bytes of free memory.
+
+    Raises:
+        UserError: it needs more.
+    """
+    found = needs(shapes)
+    if found.peak <= available:
+        return
+    settings = []
+    for option, most in options.items():
+
+        def fits(value: int, option: str = option) -> bool:
+            return needs(replace(shapes, limits={option: value})).peak <= available
+
+        if value := _largest(most, fits):
+            settings.append(f"{option}={value}")
+    remedy = f"pass {' or '.join(settings)}" if settings else "train fewer parameters, or use another method"
+    raise UserError(
+        f"{name}: what {shapes.tasks} tasks leave takes {readable(found.kept)}{found.reason}, and up to "
+        f"{readable(found.peak)} of memory are needed beside the model; {readable(available)} are available: {remedy}"
+    )
+
+
+def widest_inputs(widths: Sequence[int]) -> str:
+    """Return the reason of a method that keeps matrices of inputs."""
+    return f" (the widest layer has {max(widths)} inputs)"
 
 
 def readable(count: float) -> str:

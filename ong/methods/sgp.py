@@ -13,6 +13,7 @@ from ong.curvature import Vector
 from ong.errors import UserError
 from ong.methods.data import Examples
 from ong.methods.gpm import GPM
+from ong.methods.room import Needs, Shapes
 from ong.methods.statistics import BatchNorm
 
 __all__ = ["SGP", "importances"]
@@ -88,6 +89,10 @@ class SGP(GPM):
     def _begin(self, examples: Examples) -> None:
         super()._begin(examples)
         self._scaled = {name: basis * self.importance[name].to(basis) for name, basis in self._active.items()}
+
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        needs = super()._needs(shapes, examples)
+        return needs.plus(training=needs.kept)  # N Λ
 
     def project(self, vector: Vector) -> Vector:
         """Return v_l (I − N_l Λ_l N_lᵀ) of each layer; whatever is no layer stays."""

@@ -11,6 +11,7 @@ from ong.curvature.penalties import grown, padded
 from ong.errors import UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
+from ong.methods.room import Needs, Shapes
 
 __all__ = ["SI"]
 
@@ -73,6 +74,10 @@ class SI(Method):
             for name, value in values.items()
             if name in self.importance
         }
+
+    def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
+        vector = shapes.parameters  # Ω and θ̃; ω, the first weights and the pull
+        return Needs(2 * vector, 3 * vector + shapes.steps, 3 * vector)
 
     def force(self, gradient: Vector) -> Vector:
         """Return the gradient of the penalised loss."""

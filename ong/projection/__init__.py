@@ -10,13 +10,18 @@ from ong.projection.directions import (
     direction_cotangents,
 )
 from ong.projection.gram import GramSolver, PivotedCholesky, pivoted_cholesky
+from ong.projection.halves import as_halves, from_halves, rounded, rounded_rows
+from ong.projection.lookups import LookupRows
 from ong.projection.memory import DirectionMemory
+from ong.projection.patches import PatchRows
 from ong.projection.projectors import EuclideanProjection, MetricProjection
 from ong.projection.recent import Recent
 from ong.projection.rows import DenseRows, FactoredRows, Rows
+from ong.projection.working import WORKING_BYTES, matrix_bytes, worked_with
 
 __all__ = [
     "DIRECTION_KINDS",
+    "WORKING_BYTES",
     "Bounds",
     "CombinedRows",
     "DenseRows",
@@ -26,12 +31,20 @@ __all__ = [
     "FactoredRows",
     "GramSolver",
     "ImageRows",
+    "LookupRows",
     "MetricProjection",
+    "PatchRows",
     "PivotedCholesky",
     "Recent",
     "Rows",
+    "as_halves",
     "check_directions",
     "collect_directions",
     "direction_cotangents",
+    "from_halves",
+    "matrix_bytes",
     "pivoted_cholesky",
+    "rounded",
+    "rounded_rows",
+    "worked_with",
 ]

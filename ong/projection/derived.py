@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ong.curvature import DiagonalBlock, EigenBlock, Operator
+from ong.projection.lookups import LookupRows
+from ong.projection.patches import PatchRows
 from ong.projection.rows import DenseRows, FactoredRows, Rows, size
 
 __all__ = ["CombinedRows", "ImageRows", "StackedRows", "rows_from_state"]
@@ -56,6 +58,10 @@ class CombinedRows:
     def dense(self, indices: Tensor) -> Tensor:
         """Return the chosen combinations."""
         return torch.stack([self.rows.combine(self.weights[:, k]) for k in indices.tolist()])
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Return the columns from ``start`` to ``stop`` of all combinations."""
+        return torch.einsum("mk,mrc->krc", self.weights, self.rows.columns(start, stop))
 
     def select(self, indices: Tensor) -> CombinedRows:
         """Return the chosen combinations."""
@@ -126,6 +132,10 @@ class ImageRows:
         """Return the chosen images."""
         return self.operator(self.rows.dense(indices))
 
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Return the columns from ``start`` to ``stop`` of all images, which takes all columns of the rows."""
+        return self.operator(self.rows.columns(0, self.shape[1]))[:, :, start:stop]
+
     def select(self, indices: Tensor) -> ImageRows:
         """Return the chosen rows, under the same operator."""
         return ImageRows(self.rows.select(indices), self.fisher, self.damping)
@@ -184,6 +194,10 @@ class StackedRows:
         order = torch.cat([places for places, _ in found]).argsort()
         return torch.cat([matrices for _, matrices in found])[order]
 
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Return the columns from ``start`` to ``stop`` of the gradients of all parts."""
+        return torch.cat([part.columns(start, stop) for part in self.parts])
+
     def select(self, indices: Tensor) -> Rows:
         """Return the chosen rows; parts of which nothing is left are gone."""
         parts, start = [], 0
@@ -211,6 +225,10 @@ def rows_from_state(state: dict[str, Any]) -> Rows:
         return FactoredRows(state["inputs"], state["outputs"])
     if kind == "dense":
         return DenseRows(state["matrices"])
+    if kind == "patches":
+        return PatchRows.from_state_dict(state)
+    if kind == "lookups":
+        return LookupRows(state["inputs"], state["indices"], state["height"])
     if kind == "combined":
         return CombinedRows(rows_from_state(state["rows"]), state["weights"])
     if kind == "image":

@@ -15,18 +15,25 @@ from ong.curvature import (
     Factors,
     Forward,
     Likelihood,
+    Lookups,
+    batch_size,
     evaluating,
     example_gradients,
     logits_of,
     residual,
+    select,
     targets_of,
 )
 from ong.errors import NotFiniteError, UnknownNameError, UserError
+from ong.projection.lookups import LookupRows
+from ong.projection.memory import DirectionMemory
+from ong.projection.patches import input_shapes, patch_rows
 from ong.projection.rows import Rows, rows_from_factors
 
 __all__ = ["DIRECTION_KINDS", "DirectionKind", "check_directions", "collect_directions", "direction_cotangents"]
 
 DirectionKind = Literal["gtl", "ave", "all", "loss"]
+_NUMBERS = 2**25  # in factors of as many examples as are gone through at a time
 DIRECTION_KINDS: tuple[str, ...] = get_args(DirectionKind)
 
 
@@ -105,16 +112,42 @@ def collect_directions(
     """
     check_directions(kind)
     run = forward if forward is not None else (lambda batch: logits_of(model, batch))
+
+    def gradients(part: Batch) -> Iterator[dict[str, Factors]]:
+        yield from example_gradients(
+            blocks, run, part, lambda h, b: direction_cotangents(h, targets_of(b), kind, likelihood)
+        )
+
+    found: list[DirectionMemory] = []  # of each set of cotangents
     with evaluating(model):
-        sets = list(
-            example_gradients(blocks, run, batch, lambda h, b: direction_cotangents(h, targets_of(b), kind, likelihood))
-        )
-    for name in sets[0]:
-        if not all(s[name].inputs.isfinite().all() and s[name].outputs.isfinite().all() for s in sets):
-            raise NotFiniteError(f"the gradients of layer '{name}' are not finite: weights or inputs have diverged")
-    return {
-        name: rows_from_factors(
-            Factors(torch.cat([s[name].inputs for s in sets]), torch.cat([s[name].outputs for s in sets]))
-        )
-        for name in sets[0]
-    }
+        with input_shapes(blocks) as shapes:
+            one = next(gradients(select(batch, slice(0, 1))))
+        numbers = sum(map(_numbers, one.values()))
+        step = max(1, _NUMBERS // max(1, numbers))
+        for start in range(0, batch_size(batch), step):
+            sets = [
+                {name: _kept(part, blocks[name], shapes.get(name)) for name, part in factors.items()}
+                for factors in gradients(select(batch, slice(start, start + step)))
+            ]
+            found = found or [DirectionMemory() for _ in sets]
+            for memory, rows in zip(found, sets, strict=True):
+                memory.extend(rows, blocks)
+    directions, *others = found
+    for more in others:
+        directions.extend(more.rows, blocks)
+    return directions.rows
+
+
+def _numbers(factors: Factors) -> int:
+    return factors.inputs.numel() + (factors.indices if isinstance(factors, Lookups) else factors.outputs).numel()
+
+
+def _kept(factors: Factors, block: Block, shape: torch.Size | None) -> Rows:
+    """Return the gradients in the form of the fewest numbers."""
+    finite = factors.inputs.isfinite().all() and (isinstance(factors, Lookups) or factors.outputs.isfinite().all())
+    if not finite:
+        raise NotFiniteError(f"the gradients of layer '{block.name}' are not finite: weights or inputs have diverged")
+    if isinstance(factors, Lookups) and factors.indices.shape[1] < block.rows:
+        return LookupRows(factors.inputs, factors.indices, block.rows)
+    patches = patch_rows(factors, block, shape)
+    return rows_from_factors(factors) if patches is None else patches

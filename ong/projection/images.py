@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property, reduce
 from typing import Protocol
 
@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from ong.curvature import DiagonalOperator, Operator, ThinOperator, double
+from ong.projection.lookups import LookupRows
+from ong.projection.patches import PatchRows
 from ong.projection.rows import DenseRows, FactoredRows, Rows
+from ong.projection.slabs import chunks, slabs
 
-__all__ = ["Image", "chunks", "gram_of", "image_of"]
+__all__ = ["Image", "gram_of", "image_of"]
 
-_CHUNK = 2**22  # numbers of one intermediate while a Gram is built
+_CHUNK = 2**22  # numbers of one intermediate while a Gram of rank-one gradients is built
 
 
 class Image(Protocol):
@@ -30,44 +33,73 @@ class Image(Protocol):
         """Return GᵀM⁻¹G, ``[M, M]`` float64, symmetric up to rounding."""
 
 
-def image_of(rows: Rows, operator: Operator) -> Image:
-    """Return M⁻¹G in the cheapest form there is."""
-    if isinstance(rows, FactoredRows) and isinstance(operator, ThinOperator):
+def image_of(rows: Rows, operator: Operator, worked: Rows | None = None) -> Image:
+    """Return M⁻¹G in the cheapest form there is.
+
+    Args:
+        rows: G, as it is kept.
+        operator: M⁻¹.
+        worked: G in the form that products are taken with; ``rows`` by default.
+    """
+    if isinstance(rows, FactoredRows) and rows.positions == 1 and isinstance(operator, ThinOperator):
         return ThinImage(rows, operator)
-    return AnyImage(rows, operator)
+    return AnyImage(rows, operator, rows if worked is None else worked)
 
 
 class AnyImage:
     """M⁻¹G by the operator itself."""
 
-    def __init__(self, rows: Rows, operator: Operator) -> None:
-        self._rows, self._operator = rows, operator
+    def __init__(self, rows: Rows, operator: Operator, worked: Rows) -> None:
+        self._rows, self._operator, self._worked = rows, operator, worked
 
     def dot(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """Return GᵀM⁻¹v, ``[M]``, and M⁻¹v."""
         image = self._operator(matrix)
-        return self._rows.dot(image), image
+        return self._worked.dot(image), image
 
     def off(self, matrix: Tensor, known: Tensor, coefficients: Tensor) -> Tensor:
         """Return M⁻¹(v − G c)."""
-        return known - self._operator(self._rows.combine(coefficients))
+        return known - self._operator(self._worked.combine(coefficients))
 
     def gram(self) -> Tensor:
-        """Return GᵀM⁻¹G: M⁻¹G is multiplied out, some directions at a time."""
+        """Return GᵀM⁻¹G: gradients are multiplied out, some columns or some directions at a time."""
         rows, operator = self._rows, self._operator
-        if isinstance(rows, DenseRows) and isinstance(operator, DiagonalOperator):
-            flat = rows.matrices.flatten(1)
-            return double((flat * operator.scale.flatten()) @ flat.T)
+        if isinstance(operator, DiagonalOperator) and isinstance(rows, LookupRows):
+            rows, used = rows.compact()
+            return _scaled_gram(rows, operator.scale[used])
+        if isinstance(operator, DiagonalOperator) and isinstance(rows, FactoredRows | DenseRows | PatchRows):
+            return _scaled_gram(rows, operator.scale)
+        if isinstance(operator, ThinOperator) and isinstance(rows, FactoredRows | PatchRows):
+            return _thin_gram(rows, operator)
         return torch.cat([double(rows.dot(operator(rows.dense(indices)))) for indices in chunks(rows)])
 
 
+def _scaled_gram(rows: Rows, scale: Tensor) -> Tensor:
+    """Return Σ ⟨G_m, scale ∘ G_n⟩."""
+    total = double(rows.like.new_zeros(len(rows), len(rows)))
+    for start, stop in slabs(rows):
+        part = rows.columns(start, stop)
+        total += double((part * scale[:, start:stop]).flatten(1) @ part.flatten(1).T)
+    return total
+
+
+def _thin_gram(rows: FactoredRows | PatchRows, operator: ThinOperator) -> Tensor:
+    """Return Σ ⟨G_m, R G_n⟩ + ⟨H_m, gain ∘ H_n⟩, H = U_SᵀGU: both operators act on factors."""
+    total = _scaled_gram(rows.left(operator.outputs_basis.T).right(operator.inputs_basis), operator.gain)
+    if operator.rest is not None:
+        images = rows.left(operator.rest)
+        for start, stop in slabs(rows):
+            total += double(images.columns(start, stop).flatten(1) @ rows.columns(start, stop).flatten(1).T)
+    return total
+
+
 class ThinImage:
-    """M⁻¹G for gradients Σ_t δ_t a_tᵀ and M⁻¹V = RV + U_S[gain ∘ (U_SᵀVU)]Uᵀ.
+    """M⁻¹G for gradients δaᵀ and M⁻¹V = RV + U_S[gain ∘ (U_SᵀVU)]Uᵀ.
 
     With d = U_Sᵀδ, α = Uᵀa and H = U_SᵀVU a step takes five products with ``[rows, columns]`` matrices, where the
     operator applied twice would take eight:
 
-        GᵀM⁻¹v = Σ_t (Rδ)ᵀV a + dᵀ(gain ∘ H)α,    M⁻¹(v − Gc) = R(V − Gc) + U_S[gain ∘ (H − Σ c d αᵀ)]Uᵀ.
+        GᵀM⁻¹v = (Rδ)ᵀV a + dᵀ(gain ∘ H)α,    M⁻¹(v − Gc) = R(V − Gc) + U_S[gain ∘ (H − Σ c d αᵀ)]Uᵀ.
     """
 
     def __init__(self, rows: FactoredRows, operator: ThinOperator) -> None:
@@ -96,10 +128,8 @@ class ThinImage:
         return (operator.rest @ (matrix - self._rows.combine(coefficients))).addmm_(along, operator.inputs_basis.T)
 
     def gram(self) -> Tensor:
-        """Return GᵀM⁻¹G; for gradients of one position it is (ΔRΔᵀ)∘(AAᵀ) + X diag(gain) Xᵀ, X_m = d_m α_mᵀ."""
+        """Return GᵀM⁻¹G = (ΔRΔᵀ)∘(AAᵀ) + X diag(gain) Xᵀ, X_m = d_m α_mᵀ."""
         operator, rows = self._operator, self._rows
-        if rows.inputs.shape[1] > 1:
-            return AnyImage(rows, operator).gram()
         along, turned = self._small.inputs[:, 0], self._small.outputs[:, 0]
         total = double(turned.new_zeros(len(rows), len(rows)))
         if self._rest is not None:
@@ -116,14 +146,6 @@ class ThinImage:
                 if j > i:
                     total[j : j + step, i : i + step] += product.T
         return total
-
-
-def chunks(rows: Rows, start: int = 0) -> Iterator[Tensor]:
-    """Indices from ``start`` on, as many at a time as keep the intermediates small."""
-    count, (height, width) = len(rows), rows.shape
-    step = max(1, _CHUNK // max(height * width, count * height))
-    for first in range(start, count, step):
-        yield torch.arange(first, min(first + step, count), device=rows.like.device)
 
 
 def gram_of(images: Iterable[Image]) -> Tensor:

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from ong.curvature import Block, Metric, Vector, double
 from ong.projection.derived import StackedRows, rows_from_state
-from ong.projection.images import chunks, gram_of, image_of
+from ong.projection.images import gram_of, image_of
+from ong.projection.lookups import LookupRows
+from ong.projection.patches import PatchRows
 from ong.projection.rows import DenseRows, FactoredRows, Rows, smaller_in_factors
+from ong.projection.slabs import gram_from
 
 __all__ = ["DirectionMemory"]
 
@@ -101,20 +104,12 @@ class DirectionMemory:
         return {name: rows.combine(coefficients) for name, rows in self.rows.items()}
 
     def gram(self) -> Tensor:
-        """Return GᵀG, ``[M, M]`` float64; what an earlier call worked out is kept (growing adds only zeros to it).
-
-        In factors it is Σ_blocks (AAᵀ)∘(DDᵀ); else the new rows are multiplied out.
-        """
+        """Return GᵀG, ``[M, M]`` float64; what an earlier call worked out is kept (growing adds only zeros to it)."""
         known = len(self._gram)
         if known < self.count:
             total = double(_like(self.rows).new_zeros(self.count, self.count))
             for rows in self.rows.values():
-                if isinstance(rows, FactoredRows) and rows.inputs.shape[1] == 1:
-                    a, d = double(rows.inputs[:, 0]), double(rows.outputs[:, 0])
-                    total[known:] += (a[known:] @ a.T) * (d[known:] @ d.T)
-                else:
-                    for indices in chunks(rows, known):
-                        total[indices.to(total.device)] += double(rows.dot(rows.dense(indices)))
+                total[known:] += gram_from(rows, known)
             total[:known, known:] = total[known:, :known].T
             total[:known, :known] = self._gram
             total[known:, known:] = (total[known:, known:] + total[known:, known:].T) / 2
@@ -141,10 +136,15 @@ def _like(rows: Mapping[str, Rows]) -> Tensor:
     return next(iter(rows.values())).like if rows else torch.zeros(0)
 
 
-def _zeros(count: int, like: Rows) -> FactoredRows | DenseRows:
+def _zeros(count: int, like: Rows) -> FactoredRows | DenseRows | PatchRows | LookupRows:
     rows, columns = like.shape
     if isinstance(like, DenseRows):
         return DenseRows(like.like.new_zeros(count, rows, columns))
+    if isinstance(like, LookupRows):
+        return LookupRows(like.like.new_zeros(count, 1, columns), like.indices.new_zeros(count, 1), rows)
+    if isinstance(like, PatchRows):
+        inputs, outputs = (t.new_zeros(count, *t.shape[1:]) for t in (like.inputs, like.outputs))
+        return PatchRows(inputs, outputs, like.convolution, like.bias)
     return FactoredRows(like.like.new_zeros(count, 1, columns), like.like.new_zeros(count, 1, rows))
 
 
@@ -165,13 +165,16 @@ def _stack(old: Rows | None, new: Rows | None, old_count: int, new_count: int) -
 
 def _joined(old: Rows, new: Rows) -> Rows | None:
     """Return two sets of gradients as one, in factors where all are and that is smaller; None for natural gradients."""
-    if not (isinstance(old, FactoredRows | DenseRows) and isinstance(new, FactoredRows | DenseRows)):
+    kinds = FactoredRows | DenseRows | PatchRows | LookupRows
+    if not (isinstance(old, kinds) and isinstance(new, kinds)):
         return None
+    if isinstance(old, PatchRows) and isinstance(new, PatchRows) and old.joins(new):
+        return old.joined(new)
+    if isinstance(old, LookupRows) and isinstance(new, LookupRows):
+        return old.joined(new)
     if isinstance(old, FactoredRows) and isinstance(new, FactoredRows):
-        positions = max(old.inputs.shape[1], new.inputs.shape[1])
-        same = old.inputs.shape[1] == new.inputs.shape[1]
-        if same or smaller_in_factors(positions, *old.shape):
+        positions = max(old.positions, new.positions)
+        if old.positions == new.positions or smaller_in_factors(positions, *old.shape):
             old, new = old.padded(positions), new.padded(positions)
             return FactoredRows(torch.cat([old.inputs, new.inputs]), torch.cat([old.outputs, new.outputs]))
-    everything = [rows.dense(torch.arange(len(rows), device=rows.like.device)) for rows in (old, new)]
-    return DenseRows(torch.cat(everything))
+    return DenseRows(torch.cat([rows.columns(0, rows.shape[1]) for rows in (old, new)]))

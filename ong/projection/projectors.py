@@ -26,9 +26,16 @@ class EuclideanProjection:
     Then Gᵀv = 0 and gᵀv = ‖v‖² ≥ 0.
     """
 
-    def __init__(self, memory: DirectionMemory) -> None:
-        """Prepare the projection off a memory's directions."""
+    def __init__(self, memory: DirectionMemory, worked: DirectionMemory | None = None) -> None:
+        """Prepare the projection off a memory's directions.
+
+        Args:
+            memory: G, as it is kept.
+            worked: G in the form that products are taken with (:func:`ong.projection.worked_with`); the memory's own by
+                default.
+        """
         self.memory = memory
+        self._worked = memory if worked is None else worked
         self.solver = GramSolver(memory.gram()) if memory.count else None
         self._restricted: Recent[EuclideanProjection] = Recent()
 
@@ -38,7 +45,7 @@ class EuclideanProjection:
             return self._off(vector)(vector)
         if self.solver is None:
             return dict(vector)
-        shadow = self.memory.combine(self.solver.solve(self.memory.dot(vector)))
+        shadow = self._worked.combine(self.solver.solve(self._worked.dot(vector)))
         return {name: part - shadow[name] if name in shadow else part for name, part in vector.items()}
 
     def captured(self, vector: Mapping[str, Tensor]) -> float:
@@ -48,13 +55,15 @@ class EuclideanProjection:
         length = torch.stack([torch.linalg.vector_norm(part) for part in vector.values()]).norm()
         if self.solver is None or not length > 0:
             return 0.0
-        against = double(self.memory.dot(vector))
+        against = double(self._worked.dot(vector))
         square = torch.dot(against, self.solver.inverse @ against).clamp_min(0)
         return float(square.sqrt()) / float(length)
 
     def _off(self, vector: Mapping[str, Tensor]) -> EuclideanProjection:
         names = frozenset(vector)
-        return self._restricted.get(names, lambda: EuclideanProjection(self.memory.restricted(names)))
+        return self._restricted.get(
+            names, lambda: EuclideanProjection(self.memory.restricted(names), self._worked.restricted(names))
+        )
 
 
 class MetricProjection:
@@ -63,16 +72,20 @@ class MetricProjection:
     v is the argmin of −gᵀv + ½ vᵀMv subject to Gᵀv = 0, so gᵀv = vᵀMv ≥ 0.
     """
 
-    def __init__(self, memory: DirectionMemory, metric: Metric) -> None:
+    def __init__(self, memory: DirectionMemory, metric: Metric, worked: DirectionMemory | None = None) -> None:
         """Prepare the projection.
 
         Args:
-            memory: G.
+            memory: G, as it is kept.
             metric: M.
+            worked: as for :class:`EuclideanProjection`.
         """
         self.memory = memory.restricted(metric.inverse)
         self.metric = metric
-        self._images = {name: image_of(rows, metric.inverse[name]) for name, rows in self.memory.rows.items()}
+        form = memory if worked is None else worked
+        self._images = {
+            name: image_of(rows, metric.inverse[name], form.rows[name]) for name, rows in self.memory.rows.items()
+        }
         self._solvers: Recent[GramSolver] = Recent()
 
     @property

@@ -5,6 +5,7 @@ Classes with the same operations, for G = [G_1 … G_M], each G_m a ``[rows, col
 * ``dot(V)`` — Gᵀv: the M inner products ⟨G_m, V⟩, for one V or a batch ``[B, rows, columns]`` → ``[B, M]``;
 * ``combine(c)`` — G c = Σ_m c_m G_m;
 * ``dense(indices)`` — some of the G_m themselves, ``[len(indices), rows, columns]``;
+* ``columns(start, stop)`` — some columns of all G_m, ``[M, rows, stop − start]``;
 * ``select(indices)`` — fewer rows of the same kind, the indices ascending.
 """
 
@@ -49,6 +50,9 @@ class Rows(Protocol):
     def dense(self, indices: Tensor) -> Tensor:
         """Return the chosen gradients."""
 
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Return the columns from ``start`` to ``stop`` of all gradients."""
+
     def select(self, indices: Tensor) -> Rows:
         """Return the chosen rows, of the same kind."""
 
@@ -85,6 +89,11 @@ class FactoredRows:
         return self.outputs.shape[2], self.inputs.shape[2]
 
     @property
+    def positions(self) -> int:
+        """T."""
+        return self.inputs.shape[1]
+
+    @property
     def bytes(self) -> int:
         """Memory held."""
         return size(self.inputs, self.outputs)
@@ -118,9 +127,21 @@ class FactoredRows:
         """Return the chosen gradients, ``[len(indices), rows, columns]``."""
         return torch.einsum("mtr,mtc->mrc", self.outputs[indices], self.inputs[indices])
 
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Return the columns from ``start`` to ``stop`` of all gradients, ``[M, rows, stop − start]``."""
+        return self.outputs.mT @ self.inputs[:, :, start:stop]
+
     def select(self, indices: Tensor) -> FactoredRows:
         """Return the chosen rows, still as factors."""
         return FactoredRows(self.inputs[indices], self.outputs[indices])
+
+    def left(self, matrix: Tensor) -> FactoredRows:
+        """Return R G_m for R ``[…, rows]``."""
+        return FactoredRows(self.inputs, self.outputs @ matrix.T)
+
+    def right(self, matrix: Tensor) -> FactoredRows:
+        """Return G_m U for U ``[columns, …]``."""
+        return FactoredRows(self.inputs @ matrix, self.outputs)
 
     def grown(self, rows: int, columns: int) -> FactoredRows:
         """Return the rows of a layer that has grown, zero on what is new."""
@@ -178,6 +199,10 @@ class DenseRows:
         """Return the chosen gradients."""
         return self.matrices[indices]
 
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Return the columns from ``start`` to ``stop`` of all gradients."""
+        return self.matrices[:, :, start:stop]
+
     def select(self, indices: Tensor) -> DenseRows:
         """Return the chosen rows."""
         return DenseRows(self.matrices[indices])
@@ -197,8 +222,23 @@ def smaller_in_factors(positions: int, rows: int, columns: int) -> bool:
 
 
 def rows_from_factors(factors: Factors) -> FactoredRows | DenseRows:
-    """Keep the factors, or the gradients themselves where those are smaller."""
-    factored = FactoredRows(factors.inputs, factors.outputs)
-    if smaller_in_factors(factors.inputs.shape[1], *factored.shape):
+    """Keep the factors, but for positions that add nothing, or the gradients themselves where those are smaller."""
+    factored = _without_zeros(FactoredRows(factors.inputs, factors.outputs))
+    if smaller_in_factors(factored.positions, *factored.shape):
         return factored
     return DenseRows(factored.dense(torch.arange(len(factored), device=factors.inputs.device)))
+
+
+def _without_zeros(rows: FactoredRows) -> FactoredRows:
+    """Return the same gradients in as many positions as the example has with the most that are not zero.
+
+    In the last block of a transformer that reads its class token, the other tokens' cotangents are zero.
+    """
+    if rows.positions == 1 or not len(rows):
+        return rows
+    present = rows.inputs.any(2) & rows.outputs.any(2)
+    most = max(1, int(present.sum(1).max()))
+    if most == rows.positions:
+        return rows
+    first = torch.sort(present.byte(), stable=True, dim=1, descending=True).indices[:, :most, None]
+    return FactoredRows(rows.inputs.take_along_dim(first, 1), rows.outputs.take_along_dim(first, 1))

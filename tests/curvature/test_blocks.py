@@ -26,10 +26,10 @@ class Own(nn.Module):
 def test_parameters_that_are_no_layers_are_rows_of_their_own() -> None:
     blocks = find_blocks(nn.Sequential(Own(), nn.PReLU(3), nn.LSTM(3, 2)))
     assert {name: block.shape for name, block in blocks.items()} == {
-        "0.scale": (1, 6), "0.layer": (3, 6), "1.weight": (1, 3),
+        "0.scale": (1, 6), "0.layer": (3, 6), "1": (1, 3),
         "2.weight_ih_l0": (1, 24), "2.weight_hh_l0": (1, 16), "2.bias_ih_l0": (1, 8), "2.bias_hh_l0": (1, 8),
     }  # fmt: skip
-    assert [name for name, block in blocks.items() if not block.is_diagonal] == ["0.layer"]
+    assert [name for name, block in blocks.items() if not block.is_diagonal] == ["0.layer", "1"]
 
 
 def test_a_shared_parameter_is_one_block_and_its_layers_have_the_rest() -> None:
@@ -105,6 +105,28 @@ def test_a_matrix_is_a_copy() -> None:
     with torch.no_grad():
         model.weight.zero_()
     assert before.all()
+
+
+class Merging(nn.Linear):
+    """Adds an adapter to its weight in eval mode, as some LoRA layers do, and takes it off again."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        if self.merged == mode:
+            self.weight.data += -1.0 if self.merged else 1.0
+            self.merged = not mode
+        return super().train(mode)
+
+
+def test_layers_that_merge_weights_in_eval_mode_hear_when_it_ends() -> None:
+    model = nn.Sequential(Merging(2, 2), nn.Dropout())
+    model[1].eval()
+    before = model[0].weight.detach().clone()
+    with evaluating(model):
+        assert not torch.equal(model[0].weight, before)
+    torch.testing.assert_close(model[0].weight.detach(), before)
+    assert [module.training for module in model.modules()] == [True, True, False]
 
 
 def test_evaluating_has_gradients_on_and_puts_every_modules_mode_back_after_an_error() -> None:

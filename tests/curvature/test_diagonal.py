@@ -56,7 +56,7 @@ def test_gradients_are_squared_example_by_example() -> None:
 def test_large_intermediates_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = MODELS["own"]()
     whole = diagonal_fisher(model, [(X,)], fisher="exact")
-    monkeypatch.setattr("ong.curvature.eigenblock._CHUNK", 1)
+    monkeypatch.setattr("ong.curvature.squares._CHUNK", 1)
     for layer, diagonal in diagonal_fisher(model, [(X,)], fisher="exact").items():
         torch.testing.assert_close(diagonal, whole[layer], rtol=1e-12, atol=0)
 

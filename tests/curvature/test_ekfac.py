@@ -200,6 +200,40 @@ def test_going_through_the_data_twice_is_keeping_all_factors(monkeypatch: pytest
         assert torch.equal(block.eigenvalues, again.blocks[name].eigenvalues)
 
 
+def test_a_few_examples_at_a_time_are_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for maker, batch in MODELS.values():
+        whole = EKFAC.fit(maker(), [batch], fisher="exact", rank=3)
+        monkeypatch.setattr("ong.curvature.positions.MOST_FACTORS", 1)
+        apart = EKFAC.fit(maker(), [batch], fisher="exact", rank=3)
+        monkeypatch.undo()
+        for name, block in whole.blocks.items():
+            torch.testing.assert_close(written_out(block), written_out(apart.blocks[name]), rtol=1e-9, atol=1e-13)
+
+
+def test_a_layer_whose_factors_are_too_many_has_its_bases_from_the_first_examples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a convolution at nine positions and a layer: the bases of the former are of 6 examples, F is of all 12."""
+    maker, (x, y) = MODELS["convolution"]
+    model = maker()
+    monkeypatch.setattr("ong.curvature.positions.MOST_FACTORS", 3 * (9 * (10 + 2) + 19 + 3))  # three examples
+    monkeypatch.setattr("ong.curvature.ekfac._KEPT", 3 * 12 * (19 + 3))  # the layer's, three cotangents an example
+    monkeypatch.setattr("ong.curvature.ekfac._BASES", 5)
+    found = EKFAC.fit(model, [(x, y)], fisher="exact")
+    monkeypatch.undo()
+    first, whole = EKFAC.fit(model, [(x[:6], y[:6])], fisher="exact"), EKFAC.fit(model, [(x, y)], fisher="exact")
+    exact = exact_fisher(model, x)
+    for name, same in (("0", first), ("3", whole)):
+        block, other = found.blocks[name], same.blocks[name]
+        assert isinstance(block, EigenBlock)
+        assert isinstance(other, EigenBlock)
+        torch.testing.assert_close(block.inputs_cov, other.inputs_cov, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(block.outputs_cov, other.outputs_cov, rtol=1e-10, atol=1e-13)
+        basis = torch.kron(block.outputs_basis, block.inputs_basis)
+        diagonal = (basis.T @ exact[name] @ basis).diagonal()
+        torch.testing.assert_close(block.eigenvalues.flatten(), diagonal, rtol=1e-9, atol=1e-13)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_merging_is_the_diagonal_of_the_old_fisher_in_the_new_basis_and_keeps_the_trace(name: str) -> None:
     maker, (x, y) = MODELS[name]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ong.curvature import EKFAC, cotangents, find_blocks, record
-from ong.curvature.eigenblock import rotated_squares
+from ong.curvature.squares import rotated_squares
 from ong.curvature.variance import draws_for_relative_error
 from ong.errors import UserError
 

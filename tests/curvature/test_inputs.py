@@ -66,7 +66,7 @@ def test_only_layers_that_multiply_their_inputs_have_some_to_protect() -> None:
         nn.Linear(2, 3),
     )
     blocks = find_blocks(nn.Sequential(*layers))
-    with pytest.warns(UserWarning, match=r"'1', '2', '3.weight' keep their plain gradient") as caught:
+    with pytest.warns(UserWarning, match=r"'1', '2', '3' keep their plain gradient") as caught:
         assert list(affine_blocks(blocks, warn=True)) == ["0", "5"]
     assert len(caught) == 1
     with warnings.catch_warnings():

@@ -207,3 +207,24 @@ def test_targets_that_a_kind_of_direction_lacks_show_before_training(
     learner.method.attach(learner.model, learner.optimizer, likelihood="categorical")
     with pytest.raises(UserError, match=message):
         learner.method.begin_task(data)
+
+
+def test_directions_in_half_storage_take_half_the_bytes_and_stored_outputs_stay_to_eleven_bits() -> None:
+    """Off the rounded gradients exactly; off the true ones to 2⁻¹¹ of both factors."""
+    first, second = tasks(2, examples=8)
+    bytes_kept = {}
+    for storage in ("full", "half"):
+        learner, (gradients, *_) = learned(OGD(directions_per_task=8, storage=storage), first)  # type: ignore[arg-type]
+        bytes_kept[storage] = learner.method.memory_bytes
+        learner.begin(second)
+        g = columns(learner.method.memory, learner.blocks)
+        for vector in vectors(learner.blocks):
+            update = learner.update(vector)
+            torch.testing.assert_close(update, off(g) @ vector, **EXACT)
+            moved = (gradients.T @ update).abs() / (gradients.norm(dim=0) * update.norm())
+            assert float(moved.max()) < (2.1 * 2**-11 if storage == "half" else 1e-9)
+        if storage == "half":
+            assert float(moved.max()) > 1e-8
+    assert bytes_kept["half"] < 0.35 * bytes_kept["full"]  # two bytes a number in place of float64's eight
+    with pytest.raises(UserError, match="storage"):
+        OGD(storage="quarter")  # type: ignore[arg-type]

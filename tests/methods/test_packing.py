@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ong.methods import OGD
 from ong.methods.packing import pack, pack_nested, packed_bytes, unpack, unpack_nested
+from ong.projection import rounded
 from ong.streams import load_dataset
 from ong.streams.transforms import Normalisation, rotate
 
@@ -81,6 +82,17 @@ def test_logits_in_half_precision_are_rounded_to_float16() -> None:
     assert unpack(state).dtype == torch.float32
     relative = ((unpack(state) - logits) / logits).abs().max()
     assert 0 < float(relative) <= math.ldexp(1, -11)  # half a unit in the last place of an 11-bit significand
+
+
+def test_numbers_of_eleven_bits_take_two_bytes_and_come_back_to_the_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    numbers = rounded(torch.randn(9, 5, 200, generator=generator) * torch.logspace(-9, 3, 9)[:, None, None])
+    packed = pack(numbers)
+    assert packed_bytes(packed) == 2 * numbers.numel() + 2 * 9
+    assert torch.equal(unpack(packed), numbers)
+    numbers[7, 3, 100] *= 1 + 2**-12  # a bit more
+    assert torch.equal(unpack(pack(numbers)), numbers)
+    assert packed_bytes(pack(numbers)) == 4 * numbers.numel()
 
 
 def test_the_bytes_of_nested_states_are_summed() -> None:

@@ -20,6 +20,7 @@ from ong.projection import (
     EuclideanProjection,
     FactoredRows,
     ImageRows,
+    LookupRows,
     MetricProjection,
     collect_directions,
 )
@@ -133,7 +134,7 @@ def test_blocks_are_kept_in_the_smaller_form() -> None:
     assert kinds["mlp"] == dict.fromkeys("024", FactoredRows)
     assert kinds["cnn"] == {"0": DenseRows, "1": DenseRows, "4": FactoredRows, "6": FactoredRows}
     # two positions × (8 + 10) numbers against 8 × 10, two × (6 + 9) against 6 × 9
-    assert kinds["own"] == {"scale": DenseRows, "words": FactoredRows, "layer": FactoredRows, "head": FactoredRows}
+    assert kinds["own"] == {"scale": DenseRows, "words": LookupRows, "layer": FactoredRows, "head": FactoredRows}
 
 
 @pytest.mark.parametrize("case", MODELS)

@@ -11,9 +11,11 @@ from nets import written_out
 from torch import Tensor
 
 from ong.curvature import DiagonalBlock, EigenBlock, Factors
-from ong.projection import CombinedRows, DenseRows, FactoredRows, ImageRows, Rows
+from ong.projection import CombinedRows, DenseRows, FactoredRows, ImageRows, LookupRows, PatchRows, Rows
 from ong.projection.derived import StackedRows, rows_from_state
+from ong.projection.patches import Convolution
 from ong.projection.rows import rows_from_factors
+from ong.projection.slabs import expanded, gram_from
 
 HEIGHT, WIDTH, M = 4, 6, 5
 DAMPING = 0.3
@@ -44,6 +46,30 @@ def dense() -> tuple[Rows, Tensor]:
     return DenseRows(matrices), matrices
 
 
+def patches(bias: bool) -> tuple[Rows, Tensor]:
+    """Convolutions of 6 columns: five taps and a bias, and two rows of three taps with strides and padding."""
+    kernel, stride, padding, dilation = ((1, 5), (1, 1), (0, 2), (1, 1)) if bias else ((2, 3), (2, 1), (1, 0), (1, 2))
+    where = Convolution(kernel, stride, padding, dilation)
+    x = draw(M, 1, 5, 7, seed=11)
+    d = torch.randn_like(where.outputs(x, draw(HEIGHT, 5 + (not bias)), None))
+    w, b = torch.zeros(HEIGHT, 1, *kernel, dtype=x.dtype), torch.zeros(HEIGHT, dtype=x.dtype)
+
+    def pulled(weight: Tensor, ones: Tensor) -> Tensor:
+        images = torch.nn.functional.conv2d(x, weight, ones, stride, padding, dilation)
+        return (images * d).flatten(1).sum(1)
+
+    weights, ones = torch.autograd.functional.jacobian(pulled, (w, b))
+    matrices = torch.cat([weights.flatten(2), ones[:, :, None]], 2) if bias else weights.flatten(2)
+    return PatchRows(x, d, where, bias), matrices
+
+
+def lookups() -> tuple[Rows, Tensor]:
+    """Rows that are looked up twice, and one that never is."""
+    a, indices = draw(M, 3, WIDTH, seed=13), torch.tensor([[0, 1, 1], [3, 3, 3], [0, 3, 1], [1, 0, 3], [0, 0, 1]])
+    codes = torch.eye(HEIGHT, dtype=a.dtype)[indices]
+    return LookupRows(a, indices, HEIGHT), torch.einsum("mtr,mtc->mrc", codes, a)
+
+
 def combined(rows: Rows, matrices: Tensor) -> tuple[Rows, Tensor]:
     weights = draw(M, 3, seed=8)
     return CombinedRows(rows, weights), torch.tensordot(weights.T, matrices, 1)
@@ -65,12 +91,16 @@ KINDS: dict[str, Callable[[], tuple[Rows, Tensor]]] = {
     "factored": lambda: factored(1),
     "factored, positions": lambda: factored(3),
     "dense": dense,
+    "patches": lambda: patches(bias=False),
+    "patches with a bias": lambda: patches(bias=True),
+    "lookups": lookups,
     "combined": lambda: combined(*factored(1)),
     "combined of dense": lambda: combined(*dense()),
     "image under the full F": lambda: image(eigenblock(WIDTH), None),
     "image under a thin F": lambda: image(eigenblock(2), None),
     "image under its metric": lambda: image(eigenblock(2), DAMPING),
     "image under a diagonal": lambda: image(DIAGONAL, DAMPING),
+    "combined of patches": lambda: combined(*patches(bias=True)),
     "stacked": lambda: stacked(factored(1), dense(), combined(*factored(3)), image(eigenblock(2), DAMPING)),
 }
 
@@ -90,6 +120,29 @@ def test_products_are_those_of_the_matrices(kind: str) -> None:
     close(rows.combine(c), torch.einsum("m,mrc->rc", c, matrices))
     close(rows.dense(torch.arange(count)), matrices)
     close(rows.dense(torch.tensor([count - 1, 0])), matrices[[count - 1, 0]])
+    for start, stop in ((0, WIDTH), (0, 2), (1, 5), (4, 6), (5, 6)):
+        close(rows.columns(start, stop), matrices[:, :, start:stop])
+
+
+@pytest.mark.parametrize("numbers", [1, 50, 2**22])
+@pytest.mark.parametrize("kind", KINDS)
+def test_grams_are_those_of_the_matrices_all_at_once_and_in_parts(
+    kind: str, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ong.projection.slabs._NUMBERS", numbers)
+    rows, matrices = KINDS[kind]()
+    flat = matrices.flatten(1)
+    close(gram_from(rows, 0), flat @ flat.T)
+    close(gram_from(rows, 2), flat[2:] @ flat.T)
+    close(expanded(rows).matrices, matrices)
+
+
+@pytest.mark.parametrize("kind", ["factored", "factored, positions", "patches", "patches with a bias"])
+def test_products_of_a_matrix_with_gradients_stay_in_factors(kind: str) -> None:
+    rows, matrices = KINDS[kind]()
+    assert isinstance(rows, FactoredRows | PatchRows)
+    left, right = draw(3, HEIGHT, seed=26), draw(WIDTH, 2, seed=27)
+    close(rows.left(left).right(right).columns(0, 2), left @ matrices @ right)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -157,3 +210,16 @@ def test_gradients_are_kept_as_factors_where_those_are_fewer_numbers(positions: 
     kept = rows_from_factors(Factors(rows.inputs, rows.outputs))
     assert isinstance(kept, kind)
     close(kept.dense(torch.arange(M)), matrices)
+
+
+def test_positions_at_which_a_factor_is_zero_are_not_kept() -> None:
+    """Of five positions no example has more than three that count; one example has none."""
+    a, d = draw(M, 5, 30, seed=30), draw(M, 5, 20, seed=31)
+    d[:, :2] = 0
+    a[1, 3], d[2] = 0, 0
+    d[3, 0], d[3, 4] = 1.0, 0  # as many, at other places
+    kept = rows_from_factors(Factors(a, d))
+    assert isinstance(kept, FactoredRows)
+    assert kept.positions == 3
+    close(kept.dense(torch.arange(M)), d.mT @ a)
+    assert rows_from_factors(Factors(a, 0 * d)).bytes == M * 50 * 8

@@ -10,8 +10,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ong.curvature.eigenblock import Covariances, EigenBlock, rotated_squares
+from ong.curvature.covariances import Covariances
+from ong.curvature.eigenblock import EigenBlock
 from ong.curvature.factors import Factors
+from ong.curvature.squares import rotated_squares
 from ong.natural.online.moments import Moments
 
 __all__ = ["EigenInverse", "KroneckerInverse", "balance_of", "damped_inverse"]
@@ -87,9 +89,9 @@ class EigenInverse:
         """
         dtype = moments.inputs_sum.dtype
         rounding = torch.finfo(dtype).eps
-        covs = Covariances(moments.inputs_cov.double(), moments.outputs_cov.double(), 1.0, rounding)
-        rows, columns = len(covs.outputs), len(covs.inputs)
-        start = EigenBlock.zero(rows, columns, covs.inputs.device)
+        inputs_cov = moments.inputs_cov.double()
+        covs = Covariances(inputs_cov, moments.outputs_cov.double(), 1.0, rounding)
+        start = EigenBlock.zero(len(covs.outputs), len(inputs_cov), inputs_cov.device)
         if before is not None:
             old = before.block.doubled()
             start = replace(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ong.curvature.blocks import Block
-from ong.curvature.factors import Factors, Tape, record
+from ong.curvature.factors import Factors
+from ong.curvature.tape import Tape, record
 from ong.errors import UserError
 from ong.natural.online.likelihoods import Categorical, Likelihood
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ong.curvature.blocks import Vector, inner
-from ong.curvature.factors import Tape, record
+from ong.curvature.tape import Tape, record
 from ong.errors import UserError
 from ong.natural.deep_linear.damping import LevenbergMarquardt, rounding_of
 from ong.natural.online.curvature import OnlineCurvature
@@ -162,7 +162,7 @@ class NaturalGradient(Optimizer):
         region = self._region
         looking = region is not None and self._settings.due(self._settings.adapt_every, number)
         known = self._curvature.state_dict() if looking else {}  # by reference: nothing of it is changed in place
-        if self._curvature.wants(number) or run.tape.uses.keys() - self._curvature.inverses.keys():
+        if self._curvature.wants(number) or run.tape.names - self._curvature.inverses.keys():
             self._curvature.observe(self._objective.factors(run, self._generator), number, group["damping"])
         gradient = gradient_of(run.loss, self._blocks)
         check_known(gradient, self._curvature.inverses)

@@ -89,12 +89,9 @@ def with_momentum(
 def move(blocks: Mapping[str, Block], update: Vector, rate: float) -> None:
     """Add rate · u to the weights, in place."""
     for name, matrix in update.items():
-        block, start = blocks[name], 0
-        for parameter in block.parameters:
-            width = parameter.numel() // block.rows
-            part = matrix[:, start : start + width].reshape(parameter.shape)
-            parameter.add_(part.to(parameter.dtype), alpha=rate)
-            start += width
+        block = blocks[name]
+        for parameter, part in zip(block.parameters, block.split(matrix), strict=True):
+            parameter.add_(part, alpha=rate)
 
 
 def restore(parameters: Iterable[Tensor], kept: Iterable[Tensor], state: Mapping[Tensor, dict[str, Any]]) -> None:

@@ -1,0 +1,54 @@
+"""At how many positions a model's layers act, told by one example: with a block's shape, the size of its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ong.curvature.batches import Batch, Forward, batch_size, select
+from ong.curvature.blocks import Block
+from ong.curvature.examples import example_gradients
+
+__all__ = ["MOST_FACTORS", "factor_numbers", "in_pieces", "positions_of"]
+
+MOST_FACTORS = 2**26
+"""The most numbers in the factors of examples that go through a network together."""
+
+
+def positions_of(blocks: Mapping[str, Block], run: Forward, batch: Batch) -> dict[str, int]:
+    """Return T of each block in the gradient of a batch's first example, 0 where that does not reach the block.
+
+    Args:
+        blocks: the model's blocks.
+        run: from a batch to logits ``[N, C]``; to be called in eval mode with gradients on.
+        batch: one example at least.
+    """
+
+    def ones(logits: Tensor, batch: Batch) -> Iterator[Tensor]:
+        yield torch.ones_like(logits)
+
+    (parts,) = example_gradients(blocks, run, select(batch, slice(0, 1)), ones)
+    return {name: parts[name].inputs.shape[1] if name in parts else 0 for name in blocks}
+
+
+def factor_numbers(blocks: Mapping[str, Block], positions: Mapping[str, int]) -> dict[str, int]:
+    """Return the numbers in the factors of one example's gradient for each block, T · (rows + columns).
+
+    T · columns where δ is no more than indices, or 1 (parameters of their own, and embeddings).
+    """
+    return {
+        name: positions[name] * (block.shape[1] + (0 if block.is_diagonal else block.rows))
+        for name, block in blocks.items()
+    }
+
+
+def in_pieces(batches: Sequence[Batch], numbers: Mapping[str, int]) -> list[Batch]:
+    """Return batches in pieces of as many examples, one at least, as have :data:`MOST_FACTORS` numbers in factors."""
+    step = max(1, MOST_FACTORS // max(1, sum(numbers.values())))
+    return [
+        batch if batch_size(batch) <= step else select(batch, slice(start, start + step))
+        for batch in batches
+        for start in range(0, batch_size(batch), step)
+    ]

@@ -1,0 +1,230 @@
+"""What OGD and ong-prior cost on networks that people train, against plain SGD: steps, a task's end, bytes, peak memory.
+
+100 directions of one finished task, batches of 16, images of 3 × 32 × 32 random numbers, one thread. Seconds are the
+process's CPU time, as the machine is shared. Steps of a method and plain ones alternate, and a ratio is the median over
+turns. Peak memory is that of a process of its own for each. ``directions`` is OGD's end of a task, ``Gram`` its start
+of the next; ``curvature`` is what the end of a task takes ong-prior more than OGD, ``metric`` its start of the next and
+the first step there, which works GᵀM⁻¹G out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from avalanche.models import SlimResNet18
+from measure import one_thread, publish
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from ong.methods import OGD, Method, ONGPrior
+from ong.methods.directional import STORAGES
+
+CLASSES, TRAIN = 10, 1024
+CONTENDERS = ("naive", "ogd", "ong-prior")
+
+
+class Attention(nn.Module):
+    """Softmax attention of three heads."""
+
+    def __init__(self, width: int, heads: int = 3) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.out = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, width = x.shape
+        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed: Tensor = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width))
+        return mixed
+
+
+class Layer(nn.Module):
+    """A transformer's layer, normalised first."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attention, self.first, self.second = Attention(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.first(x))
+        return x + self.mlp(self.second(x))
+
+
+class Transformer(nn.Module):
+    """ViT-tiny: 64 patches of 4 × 4 and a class token, 6 layers of width 192."""
+
+    def __init__(self, width: int = 192, layers: int = 6) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.token, self.place = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.randn(1, 65, width) / 50)
+        self.layers, self.last = nn.Sequential(*(Layer(width) for _ in range(layers))), nn.LayerNorm(width)
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).mT
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1) + self.place
+        logits: Tensor = self.head(self.last(self.layers(tokens))[:, 0])
+        return logits
+
+
+def small_images() -> nn.Module:
+    """Torchvision's ResNet-18 with a stem for small images."""
+    net = resnet18(num_classes=CLASSES)
+    net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    return net
+
+
+NETWORKS = {"slim-resnet18": lambda: SlimResNet18(CLASSES), "vit-tiny": Transformer, "resnet18": small_images}
+
+
+class Contender:
+    """A network in training by SGD, with a method or none."""
+
+    def __init__(self, network: str, kind: str, options: argparse.Namespace) -> None:
+        torch.manual_seed(0)
+        self.model = NETWORKS[network]()
+        self.sgd = torch.optim.SGD(self.model.parameters(), lr=0.01)
+        x, y = torch.randn(TRAIN, 3, 32, 32), torch.arange(TRAIN) % CLASSES
+        self.data, self.batch = [x, y], [x[: options.batch], y[: options.batch]]
+        self.method: Method | None = None
+        common = {"max_bytes": options.max_bytes, "storage": options.storage}
+        if kind == "ogd":
+            self.method = OGD(directions_per_task=options.directions, **common)
+        elif kind == "ong-prior":
+            self.method = ONGPrior(directions_per_task=options.directions, examples_per_task=options.examples, **common)
+        if self.method is not None:
+            self.method.attach(self.model, self.sgd)
+            self.method.begin_task(self.data)
+
+    def step(self) -> float:
+        """Take a step, and return its seconds."""
+        start = time.process_time()
+        self.sgd.zero_grad()
+        F.cross_entropy(self.model(self.batch[0]), self.batch[1]).backward()
+        self.sgd.step()
+        return time.process_time() - start
+
+    def finish(self) -> tuple[float, float]:
+        """Take a step, end the task and begin the next; seconds of the end and of the beginning with a first step."""
+        self.step()
+        if self.method is None:
+            return 0.0, self.step()
+        start = time.process_time()
+        self.method.end_task(self.data)
+        ended = time.process_time()
+        self.method.begin_task(self.data)
+        self.step()
+        return ended - start, time.process_time() - ended
+
+
+def beside(network: str, kind: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of steps and of a task's end of one method, turn by turn with plain steps, and bytes kept."""
+    naive, contender = Contender(network, "naive", options), Contender(network, kind, options)
+    naive.finish()
+    ended, began = contender.finish()
+    turns = [(naive.step(), contender.step()) for _ in range(options.repeats)]
+    step = median(ours for _, ours in turns)
+    assert contender.method is not None
+    return {
+        "parameters": sum(p.numel() for p in naive.model.parameters()),
+        "naive": median(plain for plain, _ in turns),
+        "step": step,
+        "by naive": median(ours / plain for plain, ours in turns),
+        "end": ended,
+        "start": began - step,
+        "kept": contender.method.memory_bytes,
+    }
+
+
+def measured(network: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What both methods take."""
+    ogd, prior = (beside(network, kind, options) for kind in CONTENDERS[1:])
+    pair = dict(zip(CONTENDERS[1:], (ogd, prior), strict=True))
+    return {
+        "parameters": ogd["parameters"],
+        "step": {"naive": ogd["naive"]} | {kind: found["step"] for kind, found in pair.items()},
+        "by naive": {kind: found["by naive"] for kind, found in pair.items()},
+        "directions": ogd["end"],
+        "Gram": ogd["start"],
+        "curvature": prior["end"] - ogd["end"],
+        "metric": prior["start"],
+        "kept": {kind: found["kept"] for kind, found in pair.items()},
+    }
+
+
+def peak(network: str, kind: str, options: argparse.Namespace) -> int:
+    """Bytes of the most memory that a process of its own took."""
+    keys = ("batch", "directions", "examples", "max_bytes", "storage", "repeats")
+    numbers = [f"--{key}={value}" for key in keys if (value := getattr(options, key)) is not None]
+    command = [sys.executable, __file__, "--networks", network, "--alone", kind, *numbers]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def alone(network: str, kind: str, options: argparse.Namespace) -> None:
+    contender = Contender(network, kind, options)
+    contender.finish()
+    contender.step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Return the figures as Markdown, a network a column."""
+
+    def line(title: str, values: list[str]) -> str:
+        return f"| {title} | {' | '.join(values)} |"
+
+    nets = list(figures.values())
+    lines = [
+        line("network", list(figures)),
+        "|---" * (len(figures) + 1) + "|",
+        line("million parameters", [f"{net['parameters'] / 1e6:.1f}" for net in nets]),
+    ]
+    lines += [line(f"{kind}, s a step", [f"{net['step'][kind]:.3f}" for net in nets]) for kind in CONTENDERS]
+    lines += [line(f"{kind} by naive", [f"{net['by naive'][kind]:.2f}" for net in nets]) for kind in CONTENDERS[1:]]
+    for part in ("directions", "Gram", "curvature", "metric"):
+        lines.append(line(f"{part}, s a task", [f"{net[part]:.1f}" for net in nets]))
+    lines += [line(f"{kind}, MB kept", [f"{net['kept'][kind] / 1e6:.0f}" for net in nets]) for kind in CONTENDERS[1:]]
+    lines += [line(f"{kind}, MB at most", [f"{net['peak'][kind] / 1e6:.0f}" for net in nets]) for kind in CONTENDERS]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--directions", type=int, default=100)
+    parser.add_argument("--examples", type=int, default=1000, help="of which the Fisher is taken")
+    parser.add_argument("--max_bytes", type=int, help="of directions, the methods' option")
+    parser.add_argument("--storage", choices=STORAGES, default="full", help="the methods' option")
+    parser.add_argument("--repeats", type=int, default=7, help="steps of each contender")
+    parser.add_argument("--dry", action="store_true", help="print the table, write no file")
+    parser.add_argument("--alone", choices=CONTENDERS, help="one contender, whose most memory is printed")
+    options = parser.parse_args()
+    one_thread()
+    warnings.simplefilter("ignore")
+    if options.alone:
+        alone(options.networks[0], options.alone, options)
+        return
+    figures = {}
+    for network in options.networks:
+        peaks = {kind: peak(network, kind, options) for kind in CONTENDERS}
+        figures[network] = {**measured(network, options), "peak": peaks}
+        print(network, json.dumps(figures[network]), file=sys.stderr, flush=True)
+    if options.dry:
+        print(table(figures))
+    else:
+        publish("networks", figures, table(figures))
+
+
+if __name__ == "__main__":
+    main()
