@@ -14,15 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from avalanche.benchmarks import split_online_stream
 from avalanche.benchmarks.utils.utils import concat_datasets
 from avalanche.core import BasePlugin
+from avalanche.models.dynamic_modules import avalanche_model_adaptation
 from avalanche.training.supervised import Cumulative, JointTraining
 from avalanche.training.templates import BaseSGDTemplate
 
-from ong.errors import UserError
+from ong.errors import UnknownNameError, UserError
 from ong.experiments import avalanche_state
-from ong.experiments.build import build, build_model, build_optimizer, parts_of
+from ong.experiments.build import build, build_optimizer
+from ong.experiments.data import load_dataset
 from ong.experiments.devices import resolve_device
+from ong.experiments.models.build import build_model, parts_of
 from ong.experiments.progress import Progress
 from ong.experiments.run_plugins import AccuracyRecorder, DivergenceGuard, NoMetrics, OneStep, StepCounter
 from ong.experiments.schema import ContinualBenchmark, ContinualStrategy
@@ -31,7 +35,8 @@ from ong.experiments.store import RunFolder
 from ong.methods.packing import packed_bytes
 from ong.metrics import AccuracyMatrix, all_metrics
 from ong.plugins import Certificate, Diagnostics, MethodPlugin
-from ong.streams import InMemoryLoader, build_stream, load_dataset, output_count
+from ong.streams import InMemoryLoader, build_stream, output_count
+from ong.streams.augment import AUGMENTATIONS, Augmentation
 
 __all__ = ["ContinualRun"]
 
@@ -96,7 +101,7 @@ class ContinualRun:
         self.device = resolve_device(benchmark.training.device)
         dataset = load_dataset(benchmark.dataset, data_root)
         if benchmark.training.validation:
-            dataset = dataset.for_validation()
+            dataset = [d.for_validation() for d in dataset] if isinstance(dataset, list) else dataset.for_validation()
         self.stream = build_stream(benchmark.stream.name, dataset, seed, **benchmark.stream.options)
         with _seeded(derived_seed(seed, 0)):
             shape = self.stream.train_stream[0].dataset[0][0].shape
@@ -107,7 +112,7 @@ class ContinualRun:
                 model = build(strategy.wrapper, torch.nn.Module, "wrapper", **parts_of(model))
         model = model.to(self.device)
         training = benchmark.training
-        for_plugins = {
+        for_plugins: dict[str, Any] = {
             "seed": derived_seed(seed, 1),
             "model": model,
             "input_size": tuple(shape),
@@ -142,6 +147,7 @@ class ContinualRun:
                 device=self.device,
                 plugins=[
                     InMemoryLoader(seed=derived_seed(seed, 3)),
+                    *self._augmentation(tuple(shape)),
                     self.diagnostics,
                     *watched,
                     DivergenceGuard(),
@@ -180,9 +186,7 @@ class ContinualRun:
             DivergenceError: a loss or output that is not finite; finished tasks are kept in the checkpoint.
             UserError: a checkpoint of other settings.
         """
-        saved = folder.checkpoint(self.settings)
-        if saved is not None:
-            self._restore(saved)
+        folder.restore(self.settings, self._restore)
         stuck = [plugin for plugin in self._stateful() if not avalanche_state.fits_a_checkpoint(plugin)]
         if stuck:
             warnings.warn(
@@ -233,8 +237,7 @@ class ContinualRun:
     def _train(self, task: int) -> None:
         with _seeded(derived_seed(self.seed, 4, task)), _without_deprecations():
             start = time.perf_counter()
-            experiences = self.stream.train_stream if self.joint else self.stream.train_stream[task]
-            self.learner.train(experiences, eval_streams=[])
+            self.learner.train(self._experiences(task), eval_streams=[])
             self.train_seconds.append(time.perf_counter() - start)
         self.memory_bytes.append(self._kept())
         allowed = self.recipe.memory
@@ -246,6 +249,28 @@ class ContinualRun:
         ours = [plugin.statistics() for plugin in self.plugins if isinstance(plugin, MethodPlugin)]
         self.statistics.append(ours[0] if ours else {})
 
+    def _experiences(self, task: int) -> Any:
+        """Return what is trained on: a task, the pieces of it, or all tasks at once."""
+        if self.joint:
+            return self.stream.train_stream
+        experience, size = self.stream.train_stream[task], self.benchmark.training.online
+        if size is None:
+            return experience
+        seed = derived_seed(self.seed, 6, task)
+        return list(split_online_stream([experience], size, access_task_boundaries=True, seed=seed))
+
+    def _augmentation(self, shape: tuple[int, ...]) -> list[Augmentation]:
+        """Return the plugin that changes training images, if any do."""
+        transforms = []
+        for part in self.benchmark.training.augment:
+            if not isinstance(part, str):
+                transforms.append(build(part, object, "augment"))
+            elif part in AUGMENTATIONS:
+                transforms.append(AUGMENTATIONS[part](*shape[1:]))
+            else:
+                raise UnknownNameError("augmentation", part, AUGMENTATIONS)
+        return [Augmentation(transforms, seed=derived_seed(self.seed, 7))] if transforms else []
+
     def _kept(self) -> int:
         """Return what a strategy keeps from task to task, in bytes: its plugins' states, or all data it has seen."""
         data = avalanche_state.bytes_of_examples(self.learner.dataset) if isinstance(self.learner, Cumulative) else 0
@@ -256,13 +281,15 @@ class ContinualRun:
     def _evaluate(self) -> None:
         start = time.perf_counter()
         with _seeded(derived_seed(self.seed, 5)):  # heads that Avalanche gives the model when it meets their task
+            for experience in self.stream.test_stream if self.joint else ():  # joint training does not by itself
+                avalanche_model_adaptation(self.learner.model, experience)
             self.learner.eval(self.stream.test_stream)
         self.evaluate_seconds.append(time.perf_counter() - start)
         self.rows.append(list(self.recorder.accuracies))
 
     def _stateful(self) -> list[Any]:
         """Return what keeps something from task to task: plugins, those that a template added too, and the template."""
-        passing = (InMemoryLoader, DivergenceGuard, AccuracyRecorder, StepCounter, OneStep)
+        passing = (InMemoryLoader, Augmentation, DivergenceGuard, AccuracyRecorder, StepCounter, OneStep)
         return [*(plugin for plugin in self.learner.plugins if not isinstance(plugin, passing)), self.learner]
 
     def _state(self) -> dict[str, Any]:

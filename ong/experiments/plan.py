@@ -11,7 +11,7 @@ from ong.errors import UnknownNameError, UserError
 from ong.experiments.kinds import kind_of
 from ong.experiments.memory import DoesNotFitError, Rehearsals, at_budgets, knobs
 from ong.experiments.recipes import list_recipes, load_benchmark, load_strategy, override
-from ong.experiments.schema import ContinualBenchmark
+from ong.experiments.schema import ContinualBenchmark, DatasetRecipe
 from ong.experiments.sweep import Job
 from ong.streams import DATASETS
 
@@ -72,9 +72,9 @@ def plan(
     of_benchmark = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in kind.benchmark.model_fields}
     original = learned
     learned = override(learned, of_benchmark)
-    other_data = of_benchmark.get("dataset")
-    if other_data in DATASETS and other_data != original.settings()["dataset"]:  # another benchmark
-        learned = override(learned, {"name": f"{learned.name}-{other_data}"})
+    other_data = _labels(getattr(learned, "dataset", []))
+    if "dataset" in of_benchmark and other_data not in ([], _labels(getattr(original, "dataset", []))):
+        learned = override(learned, {"name": "-".join([learned.name, *other_data])})  # another benchmark
     if learned.tuned_as is not None and learned.tuned_as not in list_recipes("benchmarks"):
         raise UnknownNameError("benchmark in tuned_as", learned.tuned_as, list_recipes("benchmarks"))
     names = strategies or learned.strategies or kind.defaults or list_recipes(kind.folder)
@@ -116,6 +116,14 @@ def plan(
         twice = next(run for run in runs if runs.count(run) > 1)[0]
         raise UserError(f"strategy '{twice}' is asked for twice; give each recipe a name of its own")
     return jobs
+
+
+def _labels(dataset: str | DatasetRecipe | list[str | DatasetRecipe]) -> list[str]:
+    """Return what to call data sets; nothing for names that there are not, which the run refuses."""
+    parts = dataset if isinstance(dataset, list) else [dataset]
+    labels = [part.label if isinstance(part, DatasetRecipe) else part for part in parts]
+    known = all(isinstance(part, DatasetRecipe) or part in DATASETS for part in parts)
+    return labels if known else []
 
 
 def _tuned(strategy: Any, benchmarks: Sequence[str], changes: Mapping[str, Any], budget: str) -> Any:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from avalanche.benchmarks import OnlineCLExperience
 from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import EvaluationPlugin
 
 from ong.experiments.stopped import StoppedError
+from ong.plugins.boundaries import Boundaries, task_of
 
 __all__ = ["AccuracyRecorder", "DivergenceError", "DivergenceGuard", "NoMetrics", "OneStep", "StepCounter"]
 
@@ -26,28 +28,37 @@ class DivergenceError(StoppedError):
         )
 
 
+def _task(strategy: Any) -> int:
+    """Return the number of the task in training, which in an online stream comes in pieces."""
+    if isinstance(strategy.experience, OnlineCLExperience):
+        return int(task_of(strategy.experience).current_experience)
+    return int(strategy.clock.train_exp_counter)
+
+
 class DivergenceGuard(SupervisedPlugin):  # type: ignore[misc]
     """Stops a run whose loss, penalties included, is not finite. Put it after the plugins that add to the loss."""
 
     def __init__(self) -> None:
         super().__init__()
         self._step = 0
+        self._boundaries = Boundaries()
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Count steps from the task's start."""
-        self._step = 0
+        if self._boundaries.begins(strategy.experience):
+            self._step = 0
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         """Check the loss."""
         self._step += 1
         loss = strategy.loss.detach()
         if not torch.isfinite(loss).all():
-            raise DivergenceError(f"the loss is {float(loss):g}", strategy.clock.train_exp_counter, self._step)
+            raise DivergenceError(f"the loss is {float(loss):g}", _task(strategy), self._step)
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         """Check the weights, which the last step may have spoilt, before any plugin draws conclusions from them."""
         if not all(torch.isfinite(parameter).all() for parameter in strategy.model.parameters()):
-            raise DivergenceError("the weights are not finite", strategy.clock.train_exp_counter, self._step)
+            raise DivergenceError("the weights are not finite", _task(strategy), self._step)
 
     def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
         """Check the outputs, which the last step of a task may have spoilt."""
@@ -118,10 +129,14 @@ class StepCounter(SupervisedPlugin):  # type: ignore[misc]
         """
         super().__init__()
         self._on_start, self._on_step = on_start, on_step
+        self._boundaries = Boundaries()
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Announce a task."""
-        self._on_start(len(strategy.dataloader) * strategy.train_epochs)
+        """Announce a task, with all its pieces."""
+        experience = strategy.experience
+        if self._boundaries.begins(experience):
+            pieces = experience.logging().sub_stream_length if isinstance(experience, OnlineCLExperience) else 1
+            self._on_start(len(strategy.dataloader) * strategy.train_epochs * pieces)
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Announce a step."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 __all__ = [
     "BenchmarkRecipe",
     "Buildable",
     "ContinualBenchmark",
     "ContinualStrategy",
+    "DatasetRecipe",
     "MemoryRecipe",
     "ModelRecipe",
     "StrategyRecipe",
@@ -135,8 +136,8 @@ class StreamRecipe(BaseModel):
         return dict(self.model_extra or {})
 
 
-class ModelRecipe(BaseModel):
-    """A built-in network by ``name``, or a class by ``use``, and its options."""
+class NamedOrUsed(BaseModel):
+    """Something built in by ``name``, or a class or function by ``use``, and its options."""
 
     model_config = ConfigDict(extra="allow")
     name: str | None = None
@@ -144,8 +145,47 @@ class ModelRecipe(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The network's keyword arguments."""
+        """The keyword arguments."""
         return dict(self.model_extra or {})
+
+
+class ModelRecipe(NamedOrUsed):
+    """A network.
+
+    Attributes:
+        head: ``"growing"``: its last layer has outputs of the classes so far; by default those of all classes, or one
+            layer a task where the task is known.
+    """
+
+    head: Literal["growing"] | None = None
+
+
+class DatasetRecipe(NamedOrUsed):
+    """A data set with options."""
+
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        return self.name or (self.use or "").rpartition(":")[2]
+
+
+def _form_of_dataset(value: Any) -> str | None:
+    if isinstance(value, str | list):
+        return "name" if isinstance(value, str) else "list"
+    return "table" if isinstance(value, dict | DatasetRecipe) else None
+
+
+_FORM = Discriminator(
+    _form_of_dataset,
+    custom_error_type="dataset",
+    custom_error_message="give a data set's name, a table with 'name' or 'use', or a list of these",
+)
+OneDataset = Annotated[Annotated[str, Tag("name")] | Annotated[DatasetRecipe, Tag("table")], _FORM]
+AnyDataset = Annotated[
+    Annotated[str, Tag("name")] | Annotated[DatasetRecipe, Tag("table")] | Annotated[list[OneDataset], Tag("list")],
+    _FORM,
+]
+"""``"cifar100"``, ``{ name = "cifar100", labels = "coarse" }``, ``{ use = "module:Class", … }``, or a list of these."""
 
 
 class TrainingRecipe(Strict):
@@ -158,6 +198,8 @@ class TrainingRecipe(Strict):
         device: where, not what.
         validation: train on five sixths of the training data and take accuracy on the other sixth; test images are
             not used at all.
+        augment: random changes of training images: ``"crop"``, ``"flip"``, or a class by ``use``.
+        online: a task comes in pieces of so many examples, one after the other; ``epochs`` are passes over each.
     """
 
     epochs: int = Field(ge=1)
@@ -165,20 +207,26 @@ class TrainingRecipe(Strict):
     eval_batch_size: int = Field(default=500, ge=1)
     device: str = "auto"
     validation: bool = False
+    augment: list[str | Buildable] = []
+    online: int | None = Field(default=None, ge=1)
 
 
 class ContinualBenchmark(BenchmarkRecipe):
     """A stream of tasks, learned one after the other."""
 
     kind: Literal["continual"]
-    dataset: str
+    dataset: AnyDataset
     stream: StreamRecipe
     model: ModelRecipe
     training: TrainingRecipe
 
     def settings(self) -> dict[str, Any]:
         """Return what a record keeps: all that decides a run, which the device does not."""
-        return self.model_dump(exclude={"strategies": True, "tuned_as": True, "training": {"device"}})
+        kept = self.model_dump(exclude={"strategies": True, "tuned_as": True, "training": {"device"}})
+        for table, name in (("training", "augment"), ("training", "online"), ("model", "head")):
+            if not kept[table][name]:
+                del kept[table][name]
+        return kept
 
 
 def why_not(benchmark: ContinualBenchmark, strategy: ContinualStrategy) -> str | None:

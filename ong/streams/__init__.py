@@ -11,7 +11,9 @@ from ong.streams.benchmark import TaskData, benchmark_from_tensors, output_count
 from ong.streams.builders import SCENARIOS, permuted, rotated, split
 from ong.streams.datasets import DATASETS, load_dataset
 from ong.streams.images import ImageDataset
+from ong.streams.map_style import from_items
 from ong.streams.registry import STREAMS, build_stream, permuted_mnist, rotated_mnist, split_mnist
+from ong.streams.sequence import sequence
 from ong.streams.tensors import TensorLoader
 
 if TYPE_CHECKING:
@@ -27,12 +29,14 @@ __all__ = [
     "TensorLoader",
     "benchmark_from_tensors",
     "build_stream",
+    "from_items",
     "load_dataset",
     "output_count",
     "permuted",
     "permuted_mnist",
     "rotated",
     "rotated_mnist",
+    "sequence",
     "split",
     "split_mnist",
 ]

@@ -2,8 +2,8 @@
 
 ``AvalancheDataset`` keeps its content as a tree: leaves are ordinary data sets, inner nodes concatenate them
 and select rows (``FlatData``, private in Avalanche 0.6, which ``ong`` pins). When all leaves are
-``TensorDataset``s and no transform applies, the whole is a set of tensors and rows, and batches need no
-item-by-item access.
+``TensorDataset``s, or data sets of images that are prepared by rows, and no transform applies, the whole is a set of
+tensors and rows, and batches need no item-by-item access.
 """
 
 from __future__ import annotations
@@ -16,11 +16,30 @@ import torch
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.benchmarks.utils.classification_dataset import _TensorClassificationDataset
 from avalanche.benchmarks.utils.flat_data import ConstantSequence, FlatData
-from torch.utils.data import TensorDataset, default_collate
+from torch.utils.data import Dataset, TensorDataset, default_collate
 
+from ong.streams.stored import PreparedImages
 from ong.streams.tensors import Segments
 
-__all__ = ["in_memory_columns"]
+__all__ = ["PreparedDataset", "in_memory_columns"]
+
+
+class PreparedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Images that are prepared when they are asked for, and their labels; as ``TensorDataset`` is of tensors.
+
+    Attributes:
+        tensors: the images and the labels.
+    """
+
+    def __init__(self, images: PreparedImages, labels: torch.Tensor) -> None:
+        self.tensors = (images, labels)
+
+    def __len__(self) -> int:
+        return len(self.tensors[1])
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return an example."""
+        return self.tensors[0][index], self.tensors[1][index]
 
 
 def in_memory_columns(dataset: Any) -> list[Segments] | None:
@@ -51,7 +70,7 @@ def in_memory_columns(dataset: Any) -> list[Segments] | None:
 
 def _data_columns(data: Any, group: str) -> list[Segments] | None:
     """Return the columns of a node of the tree, or None."""
-    if type(data) in (TensorDataset, _TensorClassificationDataset):
+    if type(data) in (TensorDataset, _TensorClassificationDataset, PreparedDataset):
         return [Segments([tensor]) for tensor in data.tensors]
     if not isinstance(data, FlatData) or _is_transformed(data, group):
         return None

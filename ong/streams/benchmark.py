@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import TensorDataset
 
+from ong.streams.stored import PreparedImages
+
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
 
@@ -25,12 +27,13 @@ class TaskData:
     """The tensors of one task.
 
     Attributes:
-        train: Inputs, float32 (N, 1, H, W), and labels, int64 (N,).
+        train: Inputs, float32 (N, C, H, W), and labels, int64 (N,). Inputs that do not fit in memory are
+            :class:`ong.streams.stored.PreparedImages`.
         test: The same of the test part.
     """
 
-    train: tuple[torch.Tensor, torch.Tensor]
-    test: tuple[torch.Tensor, torch.Tensor]
+    train: tuple[torch.Tensor | PreparedImages, torch.Tensor]
+    test: tuple[torch.Tensor | PreparedImages, torch.Tensor]
 
 
 def benchmark_from_tensors(tasks: Sequence[TaskData], *, task_aware: bool = False) -> CLScenario:
@@ -113,12 +116,16 @@ class _TargetAttributes:
         return self._made[id(labels)]
 
 
-def _avalanche_dataset(inputs: torch.Tensor, targets: Any, task_label: int, labels: torch.Tensor) -> Any:
+def _avalanche_dataset(
+    inputs: torch.Tensor | PreparedImages, targets: Any, task_label: int, labels: torch.Tensor
+) -> Any:
     from avalanche.benchmarks.utils import ConstantSequence, TaskLabels
 
+    from ong.streams.avalanche_tensors import PreparedDataset
     from ong.streams.items import InMemoryDataset
 
+    examples = TensorDataset(inputs, labels) if isinstance(inputs, torch.Tensor) else PreparedDataset(inputs, labels)
     return InMemoryDataset(
-        [TensorDataset(inputs, labels)],
+        [examples],
         data_attributes=[targets, TaskLabels(ConstantSequence(task_label, len(labels)))],
     )

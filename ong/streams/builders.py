@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,19 @@ import torch
 from ong.errors import UnknownNameError, UserError
 from ong.streams.benchmark import TaskData, benchmark_from_tensors
 from ong.streams.images import ImageDataset
+from ong.streams.stored import PreparedImages, StoredImages, held
 from ong.streams.transforms import Normalisation, permute_pixels, pixel_permutations, rotate
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
 
-__all__ = ["SCENARIOS", "check_seed", "permuted", "rotated", "split"]
+__all__ = ["SCENARIOS", "Part", "benchmark_of", "check_scenario", "check_seed", "permuted", "rotated", "split"]
 
 SCENARIOS = ("domain", "class", "task")
 """What a split stream asks: the label in an unknown task, the class among all, the label in a known task."""
+
+Part = tuple[torch.Tensor | StoredImages, torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]
+"""A task's images, its labels, and what makes inputs of the images."""
 
 
 def _whole_number(what: str, value: object, least: int) -> int:
@@ -38,6 +43,31 @@ def check_seed(value: object) -> int:
     return seed
 
 
+def check_scenario(value: object) -> None:
+    """Raise ``UnknownNameError`` for what is not a scenario."""
+    if value not in SCENARIOS:
+        raise UnknownNameError("scenario", str(value), SCENARIOS)
+
+
+def benchmark_of(tasks: Sequence[tuple[Part, Part]], *, task_aware: bool = False) -> CLScenario:
+    """Return the benchmark of tasks of training and test images, as inputs in memory where those fit.
+
+    Args:
+        tasks: The training and the test part of each.
+        task_aware: See :func:`ong.streams.benchmark_from_tensors`.
+    """
+    inputs = held([PreparedImages(images, prepare) for task in tasks for images, _, prepare in task])
+    pairs = list(zip(inputs, (labels for task in tasks for _, labels, _ in task), strict=True))
+    made = [TaskData(train=train, test=test) for train, test in zip(pairs[::2], pairs[1::2], strict=True)]
+    return benchmark_from_tensors(made, task_aware=task_aware)
+
+
+def _same_images(dataset: ImageDataset, prepare: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Part, Part]:
+    """Return a task of all images, prepared its own way."""
+    train = (dataset.train_images, dataset.train_labels, prepare)
+    return train, (dataset.test_images, dataset.test_labels, prepare)
+
+
 def _flag(what: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise UserError(f"{what} is {value!r}, expected true or false")
@@ -50,7 +80,8 @@ def permuted(
     """Build a stream in which each task permutes the pixels of all images in its own fixed way.
 
     Source: Goodfellow et al., "An Empirical Investigation of Catastrophic Forgetting", 2013, section 5; as in
-    Kirkpatrick et al., 2017. Training and test images of a task share its permutation; labels stay.
+    Kirkpatrick et al., 2017. Training and test images of a task share its permutation; labels stay, and so do the
+    channels of a pixel.
 
     Args:
         dataset: The images.
@@ -60,7 +91,7 @@ def permuted(
         padding: Rows and columns of background on every side, permuted like the others.
 
     Returns:
-        A domain-incremental benchmark, inputs float32 (N, 1, H, W).
+        A domain-incremental benchmark, inputs float32 (N, C, H, W).
 
     Raises:
         UserError: An argument is out of range.
@@ -68,19 +99,16 @@ def permuted(
     tasks, seed = _whole_number("tasks", tasks, 1), check_seed(seed)
     dataset = dataset.padded(_whole_number("padding", padding, 0))
     normalise = Normalisation(dataset)
-    train, test = normalise(dataset.train_images).squeeze(1), normalise(dataset.test_images).squeeze(1)
     permutations = pixel_permutations(
-        train[0].numel(), tasks, seed, first_identity=_flag("first_identity", first_identity)
+        dataset.size[0] * dataset.size[1], tasks, seed, first_identity=_flag("first_identity", first_identity)
     )
-    return benchmark_from_tensors(
-        [
-            TaskData(
-                train=(permute_pixels(train, permutation).unsqueeze(1), dataset.train_labels),
-                test=(permute_pixels(test, permutation).unsqueeze(1), dataset.test_labels),
-            )
-            for permutation in permutations
-        ]
+    return benchmark_of(
+        [_same_images(dataset, partial(_permuted, normalise, permutation)) for permutation in permutations]
     )
+
+
+def _permuted(normalise: Normalisation, permutation: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    return normalise(permute_pixels(images, permutation))
 
 
 def _is_finite(value: object) -> bool:
@@ -114,7 +142,7 @@ def rotated(
     """Build a stream in which each task rotates all images by its own angle.
 
     Source: Lopez-Paz and Ranzato, "Gradient Episodic Memory", 2017, section 4. The angles are fixed, so this
-    stream has no seed. Raw grey levels are rotated, bilinearly and once, and then normalised.
+    stream has no seed. Raw levels are rotated, bilinearly and once, and then normalised.
 
     Args:
         dataset: Square images.
@@ -124,7 +152,7 @@ def rotated(
         padding: Rows and columns of background on every side.
 
     Returns:
-        A domain-incremental benchmark, inputs float32 (N, 1, S, S).
+        A domain-incremental benchmark, inputs float32 (N, C, S, S).
 
     Raises:
         UserError: An argument is out of range, or the images are not square.
@@ -132,71 +160,86 @@ def rotated(
     degrees = _resolve_angles(tasks, max_angle, angles)
     dataset = dataset.padded(_whole_number("padding", padding, 0))
     normalise = Normalisation(dataset)
-    return benchmark_from_tensors(
-        [
-            TaskData(
-                train=(normalise(rotate(dataset.train_images, angle)), dataset.train_labels),
-                test=(normalise(rotate(dataset.test_images, angle)), dataset.test_labels),
+    return benchmark_of([_same_images(dataset, partial(_rotated, normalise, angle)) for angle in degrees])
+
+
+def _rotated(normalise: Normalisation, degrees: float, images: torch.Tensor) -> torch.Tensor:
+    return normalise(rotate(images, degrees))
+
+
+def _sizes(dataset: ImageDataset, tasks: int | None, classes_per_task: int | Sequence[int]) -> list[int]:
+    """Return how many classes each task of a split stream has."""
+    if isinstance(classes_per_task, Sequence) and not isinstance(classes_per_task, str):
+        sizes = [_whole_number("classes_per_task", size, 1) for size in classes_per_task]
+        if not sizes or tasks not in (None, len(sizes)):
+            raise UserError(
+                f"tasks is {tasks!r} but classes_per_task lists {len(sizes)}; leave tasks out or make them agree"
             )
-            for angle in degrees
-        ]
-    )
+    else:
+        size = _whole_number("classes_per_task", classes_per_task, 1)
+        count = max(dataset.classes // size, 1) if tasks is None else _whole_number("tasks", tasks, 1)
+        sizes = [size] * count
+    if sum(sizes) > dataset.classes:
+        raise UserError(
+            f"{len(sizes)} tasks of {classes_per_task} classes take {sum(sizes)}, but data set '{dataset.name}' has "
+            f"{dataset.classes}; expected fewer tasks or classes_per_task"
+        )
+    return sizes
 
 
 def split(
     dataset: ImageDataset,
     *,
-    tasks: int = 5,
+    tasks: int | None = None,
     scenario: str = "domain",
     seed: int = 0,
     shuffle_classes: bool = False,
+    classes_per_task: int | Sequence[int] = 2,
 ) -> CLScenario:
-    """Build a stream in which each task brings two classes.
+    """Build a stream in which each task brings classes of its own.
 
     Source: Zenke et al., "Continual Learning Through Synaptic Intelligence", 2017, section 5.1; the scenarios
     are those of van de Ven et al., "Three types of incremental learning", 2022.
 
     Args:
-        dataset: The images. Classes beyond the first ``2 * tasks`` of the order are left out.
-        tasks: How many tasks.
-        scenario: ``"domain"``: labels 0 and 1, the place of the class within its task. ``"class"``: the data
-            set's own labels. ``"task"``: labels 0 and 1, and the model is told the task.
+        dataset: The images. Classes beyond those that the tasks take are left out.
+        tasks: How many tasks; as many as the classes suffice for by default.
+        scenario: ``"domain"``: labels 0, 1, …, the place of the class within its task. ``"class"``: the data
+            set's own labels. ``"task"``: labels as in ``"domain"``, and the model is told the task.
         seed: Seed of the order of classes when ``shuffle_classes``; otherwise it changes nothing.
         shuffle_classes: Take the classes in random order rather than in that of their labels.
+        classes_per_task: How many classes each task brings, or a list with the number of each task.
 
     Returns:
-        The benchmark, inputs float32 (N, 1, H, W).
+        The benchmark, inputs float32 (N, C, H, W).
 
     Raises:
         UnknownNameError: There is no such scenario.
-        UserError: An argument is out of range, or there are fewer than ``2 * tasks`` classes.
+        UserError: An argument is out of range, there are fewer classes than the tasks take, or a class has no images.
     """
-    tasks, seed = _whole_number("tasks", tasks, 1), check_seed(seed)
-    if scenario not in SCENARIOS:
-        raise UnknownNameError("scenario", str(scenario), SCENARIOS)
-    if 2 * tasks > dataset.classes:
-        raise UserError(
-            f"tasks is {tasks}, two classes each, but data set '{dataset.name}' has {dataset.classes}; "
-            f"expected at most {dataset.classes // 2} tasks"
-        )
+    sizes, seed = _sizes(dataset, tasks, classes_per_task), check_seed(seed)
+    check_scenario(scenario)
     order = torch.arange(dataset.classes)
     if _flag("shuffle_classes", shuffle_classes):
         order = torch.randperm(dataset.classes, generator=torch.Generator().manual_seed(seed))
     normalise = Normalisation(dataset)
 
-    def part(images: torch.Tensor, labels: torch.Tensor, pair: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen = torch.isin(labels, pair)
+    def part(images: torch.Tensor | StoredImages, labels: torch.Tensor, classes: torch.Tensor) -> Part:
+        chosen = torch.isin(labels, classes)
+        if not chosen.any():
+            raise UserError(f"data set '{dataset.name}' has no images of classes {classes.tolist()}")
+        place = torch.empty(dataset.classes, dtype=torch.int64)
+        place[classes] = torch.arange(len(classes))
         kept = labels[chosen]
-        return normalise(images[chosen]), kept if scenario == "class" else (kept == pair[1]).long()
+        return images[chosen], kept if scenario == "class" else place[kept], normalise
 
-    pairs = order[: 2 * tasks].view(tasks, 2)
-    return benchmark_from_tensors(
+    return benchmark_of(
         [
-            TaskData(
-                train=part(dataset.train_images, dataset.train_labels, pair),
-                test=part(dataset.test_images, dataset.test_labels, pair),
+            (
+                part(dataset.train_images, dataset.train_labels, classes),
+                part(dataset.test_images, dataset.test_labels, classes),
             )
-            for pair in pairs
+            for classes in torch.split(order[: sum(sizes)], sizes)
         ],
         task_aware=scenario == "task",
     )

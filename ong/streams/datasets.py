@@ -1,26 +1,29 @@
 """The data sets by name.
 
-``mnist-10k`` and ``digits`` need no file beside the installed packages. ``fashion-mnist`` and ``mnist`` are
-read from the four IDX files in ``data_root`` or in Debian's folder, and downloaded into ``data_root`` when
-they are absent.
+``mnist-10k`` and ``digits`` need no file beside the installed packages. The others are read from ``data_root``, or from
+Debian's folder where there is a package, and downloaded into ``data_root`` when they are absent.
 """
 
 from __future__ import annotations
 
+import inspect
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ong.errors import UnknownNameError, UserError
-from ong.streams.idx_folder import IDXSource, load_idx_folder
+from ong.streams.colour import load_cifar10, load_cifar100, load_svhn
+from ong.streams.folders import load_image_folder, load_tiny_imagenet
 from ong.streams.images import ImageDataset
+from ong.streams.mnist_like import load_emnist, load_mnist_like, mnist_like
 
-__all__ = ["DATASETS", "DatasetEntry", "load_dataset"]
+__all__ = ["DATASETS", "DatasetEntry", "checked_channels", "checked_size", "load_dataset"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,18 @@ class DatasetEntry:
 
     Attributes:
         description: One line for people.
-        load: Takes ``(data_root, download)``, returns the data set.
+        load: Takes ``(data_root, download)`` and keyword-only options of its own, returns the data set.
     """
 
     description: str
-    load: Callable[[Path | None, bool], ImageDataset]
+    load: Callable[..., ImageDataset]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The names of the options that a recipe may set: its own, and those of all data sets."""
+        parameters = inspect.signature(self.load).parameters.values()
+        own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        return tuple(dict.fromkeys([*own, "size", "channels"]))
 
 
 def _read_npz(name: str, *keys: str) -> list[np.ndarray]:
@@ -89,62 +99,133 @@ def _digits(data_root: Path | None, download: bool) -> ImageDataset:
     )
 
 
-_FASHION = IDXSource(
-    name="fashion-mnist",
-    torchvision_class="FashionMNIST",
+_FASHION = mnist_like(
+    "fashion-mnist",
+    "FashionMNIST",
+    "https://github.com/zalandoresearch/fashion-mnist",
+    first_test_labels=(9, 2, 1, 1, 6, 1, 4, 6, 5, 7),
     system_folder=Path("/usr/share/datasets/fashion-mnist"),
     apt_package="dataset-fashion-mnist",
-    first_test_labels=(9, 2, 1, 1, 6, 1, 4, 6, 5, 7),
 )
-_MNIST = IDXSource(
-    name="mnist",
-    torchvision_class="MNIST",
-    system_folder=None,
-    apt_package=None,
-    first_test_labels=(7, 2, 1, 0, 4, 1, 4, 9, 5, 9),
+_MNIST = mnist_like(
+    "mnist", "MNIST", "http://yann.lecun.com/exdb/mnist", first_test_labels=(7, 2, 1, 0, 4, 1, 4, 9, 5, 9)
 )
+_KMNIST = mnist_like("kmnist", "KMNIST", "http://codh.rois.ac.jp/kmnist")
+
+
+def _mnist(data_root: Path | None, download: bool) -> ImageDataset:
+    return load_mnist_like(_MNIST, (_FASHION,), data_root, download)
+
+
+def _fashion_mnist(data_root: Path | None, download: bool) -> ImageDataset:
+    return load_mnist_like(_FASHION, (_MNIST,), data_root, download)
+
+
+def _kmnist(data_root: Path | None, download: bool) -> ImageDataset:
+    return load_mnist_like(_KMNIST, (_MNIST, _FASHION), data_root, download)
+
+
+def _emnist(data_root: Path | None, download: bool, *, split: str = "balanced") -> ImageDataset:
+    return load_emnist(split, data_root, download)
+
+
+def _cifar100(data_root: Path | None, download: bool, *, labels: str = "fine") -> ImageDataset:
+    return load_cifar100(labels, data_root, download)
+
+
+def _image_folder(
+    data_root: Path | None,
+    download: bool,
+    *,
+    path: str = ".",
+    train: str = "train",
+    test: str = "test",
+    size: int | None = None,
+    channels: int | None = None,
+) -> ImageDataset:
+    return load_image_folder(path, train, test, size, channels, data_root)
+
 
 DATASETS: dict[str, DatasetEntry] = {
     "mnist-10k": DatasetEntry(
         "10,000 MNIST digits of 28×28, 8,000 to train and 2,000 to test; embedded in the package", _mnist_10k
     ),
     "mnist": DatasetEntry(
-        "MNIST, 60,000 + 10,000 digits of 28×28; IDX files in the data root, or downloaded there",
-        lambda data_root, download: load_idx_folder(_MNIST, (_FASHION,), data_root, download),
+        "MNIST, 60,000 + 10,000 digits of 28×28; IDX files in the data root, or downloaded there", _mnist
     ),
     "fashion-mnist": DatasetEntry(
-        "Fashion-MNIST, 60,000 + 10,000 images of 28×28; Debian's dataset-fashion-mnist, or as mnist",
-        lambda data_root, download: load_idx_folder(_FASHION, (_MNIST,), data_root, download),
+        "Fashion-MNIST, 60,000 + 10,000 images of 28×28; Debian's dataset-fashion-mnist, or as mnist", _fashion_mnist
+    ),
+    "kmnist": DatasetEntry("Kuzushiji-MNIST, 60,000 + 10,000 Japanese characters of 28×28; as mnist", _kmnist),
+    "emnist": DatasetEntry(
+        "EMNIST, letters and digits of 28×28; split = balanced (47 classes), letters, digits, mnist, byclass, bymerge",
+        _emnist,
+    ),
+    "cifar10": DatasetEntry("CIFAR-10, 50,000 + 10,000 colour images of 32×32 in 10 classes", load_cifar10),
+    "cifar100": DatasetEntry(
+        "CIFAR-100, 50,000 + 10,000 colour images of 32×32; labels = fine (100 classes) or coarse (20)", _cifar100
+    ),
+    "svhn": DatasetEntry("SVHN, 73,257 + 26,032 colour images of house numbers, 32×32, 10 digits", load_svhn),
+    "tiny-imagenet": DatasetEntry(
+        "Tiny ImageNet, 100,000 + 10,000 colour images of 64×64 in 200 classes", load_tiny_imagenet
+    ),
+    "image-folder": DatasetEntry(
+        "image files in path/train/CLASS and path/test/CLASS, path seen from the data root", _image_folder
     ),
     "digits": DatasetEntry("scikit-learn's digits, 1,442 to train and 355 to test, of 8×8; for quick trials", _digits),
 }
 """The data sets that :func:`load_dataset` knows, by name."""
 
 
-def load_dataset(name: str, data_root: str | Path | None = None, *, download: bool = True) -> ImageDataset:
+def load_dataset(
+    name: str, data_root: str | Path | None = None, *, download: bool = True, **options: Any
+) -> ImageDataset:
     """Load a data set by name.
 
     Args:
         name: A key of :data:`DATASETS`.
-        data_root: A folder with IDX files; ``mnist`` and ``fashion-mnist`` look there first. Either the
-            folder of the four files itself, or one that holds them in torchvision's layout (``MNIST/raw``,
-            ``FashionMNIST/raw``) or Debian's (``fashion-mnist``).
+        data_root: A folder with data sets, which is looked into first. Files may lie in the layout that torchvision
+            downloads (``MNIST/raw``, ``cifar-100-python``), in a folder of the data set's name, or in the data root
+            itself.
         download: Whether files found nowhere may be downloaded into ``data_root``. Without a ``data_root``
             nothing is ever downloaded.
+        options: ``size`` (height and width) and ``channels`` (1 or 3) that images are brought to, and the data set's
+            own: ``labels`` of ``cifar100``, ``split`` of ``emnist``, ``path``, ``train`` and ``test`` of
+            ``image-folder``.
 
     Returns:
         The data set. The data are those asked for; nothing else is put in their place.
 
     Raises:
-        UnknownNameError: No data set has that name.
+        UnknownNameError: No data set, or no option of it, has that name.
         UserError: The data are missing (the message names the ways to get them) or corrupt, or were found without
             the ``data_root``, which is no folder.
     """
     if name not in DATASETS:
         raise UnknownNameError("data set", name, DATASETS)
+    entry = DATASETS[name]
+    for option in options:
+        if option not in entry.options:
+            raise UnknownNameError(f"option of data set '{name}'", option, entry.options)
+    size, channels = checked_size(options.get("size")), checked_channels(options.get("channels"))
     root = None if data_root is None else Path(data_root).expanduser()
-    dataset = DATASETS[name].load(root, download)
+    own = inspect.signature(entry.load).parameters
+    dataset = entry.load(root, download, **{key: value for key, value in options.items() if key in own})
     if root is not None and not root.is_dir():
         where = f"'{name}' is in '{dataset.source}', read without a data root"
         raise UserError(f"data root '{root}' is not a folder; {where}")
-    return dataset
+    return dataset.fitted(size, channels)
+
+
+def checked_size(value: Any) -> int | None:
+    """Return a height and width, or None; raise ``UserError`` for anything else."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise UserError(f"size is {value!r}, expected a whole number of at least 1, which is height and width")
+    return value
+
+
+def checked_channels(value: Any) -> int | None:
+    """Return a number of channels, 1 or 3, or None; raise ``UserError`` for anything else."""
+    if value is not None and (value not in (1, 3) or isinstance(value, bool)):
+        raise UserError(f"channels is {value!r}, expected 1 (grey) or 3 (colours)")
+    return int(value) if value is not None else None

@@ -17,13 +17,13 @@ import torch
 
 from ong.errors import UserError
 
-__all__ = ["read_idx"]
+__all__ = ["content_of", "read_idx"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _UBYTE = 0x08
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
     """Return the bytes of a file, unpacked when they are gzipped (told by content, not by suffix)."""
     try:
         packed = path.read_bytes()
@@ -50,7 +50,7 @@ def read_idx(path: Path, dimensions: int) -> torch.Tensor:
         UserError: The file cannot be read, is no IDX file of bytes, has another number of dimensions, or
             holds more or fewer values than its header states.
     """
-    content = _content(path)
+    content = content_of(path)
     header = 4 + 4 * dimensions
     if len(content) < 4 or content[:3] != bytes([0, 0, _UBYTE]):
         raise UserError(

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ong.errors import UnknownNameError
+from ong.errors import UnknownNameError, UserError
 from ong.streams.builders import check_seed, permuted, rotated, split
 from ong.streams.datasets import load_dataset
 from ong.streams.images import ImageDataset
+from ong.streams.sequence import sequence
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
@@ -26,10 +27,12 @@ class StreamEntry:
     Attributes:
         description: One line for people.
         build: Takes the data set, and keyword-only options, among them ``seed`` when the stream is random.
+        several: Whether it takes a list of data sets.
     """
 
     description: str
     build: Callable[..., CLScenario]
+    several: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -46,17 +49,18 @@ class StreamEntry:
 STREAMS: dict[str, StreamEntry] = {
     "permuted": StreamEntry("each task permutes the pixels in its own fixed way; task 0 leaves them", permuted),
     "rotated": StreamEntry("each task rotates the images by its own angle, from 0° to 90°", rotated),
-    "split": StreamEntry("two classes a task; domain-, class- or task-incremental", split),
+    "split": StreamEntry("new classes in each task; domain-, class- or task-incremental", split),
+    "sequence": StreamEntry("another data set in each task, out of a list; as split", sequence, several=True),
 }
 """The streams that :func:`build_stream` knows, by name."""
 
 
-def build_stream(name: str, dataset: ImageDataset, seed: int, **options: Any) -> CLScenario:
+def build_stream(name: str, dataset: ImageDataset | list[ImageDataset], seed: int, **options: Any) -> CLScenario:
     """Build a stream by name, as a benchmark recipe's ``stream`` table describes it.
 
     Args:
         name: A key of :data:`STREAMS`.
-        dataset: The images.
+        dataset: The images; a list of data sets for a stream that takes several (``sequence``).
         seed: The run's seed; a stream without randomness (``rotated``) does not depend on it.
         options: The stream's own options, see its builder.
 
@@ -65,11 +69,16 @@ def build_stream(name: str, dataset: ImageDataset, seed: int, **options: Any) ->
 
     Raises:
         UnknownNameError: No stream, or no option of it, has that name.
-        UserError: An option is out of range.
+        UserError: An option is out of range, or one data set is given for several or the reverse.
     """
     if name not in STREAMS:
         raise UnknownNameError("stream", name, STREAMS)
     entry = STREAMS[name]
+    if entry.several != isinstance(dataset, list):
+        raise UserError(
+            f"stream '{name}' takes {'a list of data sets' if entry.several else 'one data set'}, "
+            f"got {'a list' if isinstance(dataset, list) else 'one'}"
+        )
     for option in options:
         if option not in entry.options:
             raise UnknownNameError(f"option of stream '{name}'", option, entry.options)

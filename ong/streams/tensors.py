@@ -11,9 +11,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from ong.streams.stored import PreparedImages
+
 __all__ = ["Segments", "TensorLoader", "epoch_order"]
 
 _CHUNK_ROWS = 1024
+Rows = torch.Tensor | PreparedImages
 
 
 class Segments:
@@ -22,11 +25,12 @@ class Segments:
     Ten tasks' images concatenated would exist twice in memory; here only the rows asked for are copied.
 
     Attributes:
-        parts: Tensors of shapes (N₁, …), (N₂, …), … with equal trailing sizes, dtype and device.
+        parts: Tensors of shapes (N₁, …), (N₂, …), … with equal trailing sizes, dtype and device, or images that are
+            prepared when they are asked for.
         rows: int64 (N,): which rows of the concatenation of ``parts`` count, in order; None for all.
     """
 
-    def __init__(self, parts: Sequence[torch.Tensor], rows: torch.Tensor | None = None) -> None:
+    def __init__(self, parts: Sequence[Rows], rows: torch.Tensor | None = None) -> None:
         self.parts = tuple(parts)
         self.rows = rows
         self._ends = torch.tensor([len(part) for part in self.parts]).cumsum(0)
@@ -59,9 +63,9 @@ class Segments:
         rows = index if self.rows is None else self.rows[index.cpu()]
         first = self.parts[0]
         if len(self.parts) == 1:
-            return first.index_select(0, rows.to(first.device))  # copies whole rows, where indexing takes numbers
+            return _selected(first, rows)
         rows = rows.cpu()
-        gathered = first.new_empty((len(rows), *first.shape[1:]))
+        gathered = torch.empty((len(rows), *first.shape[1:]), dtype=first.dtype, device=first.device)
         part_of_row = torch.bucketize(rows, self._ends, right=True)
         for number in set(part_of_row.tolist()):
             part = self.parts[number]
@@ -69,6 +73,12 @@ class Segments:
             within = rows[places] - (self._ends[number] - len(part))
             gathered[places.to(part.device)] = part[within.to(part.device)]
         return gathered
+
+
+def _selected(part: Rows, rows: torch.Tensor) -> torch.Tensor:
+    """Return rows of a part; of a tensor by ``index_select``, which copies whole rows, where indexing takes numbers."""
+    rows = rows.to(part.device)
+    return part.index_select(0, rows) if isinstance(part, torch.Tensor) else part[rows]
 
 
 def epoch_order(count: int, seed: Sequence[int], epoch: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from ong.curvature import find_blocks
 from ong.errors import UserError
-from ong.experiments.build import build_model
+from ong.experiments.models.build import build_model
 from ong.experiments.plan import plan
 from ong.experiments.recipes import load_benchmark
 from ong.experiments.schema import ModelRecipe

@@ -179,7 +179,7 @@ def test_numbers_of_numpy_count_as_pythons(tiny: ImageDataset, build: Any, numbe
         (rotated, {"angles": "abc"}, "expected a list of at least one angle"),
         (rotated, {"angles": [0, "x"]}, "angles holds 'x'"),
         (rotated, {"tasks": 3, "angles": [0, 1]}, "tasks is 3 but 2 angles are given"),
-        (split, {"tasks": 3}, "data set 'tiny' has 5; expected at most 2 tasks"),
+        (split, {"tasks": 3}, "3 tasks of 2 classes take 6, but data set 'tiny' has 5; expected fewer tasks"),
         (split, {"tasks": -1}, "tasks is -1, expected"),
         (split, {"tasks": 2, "seed": -1}, "seed is -1, expected"),
         (split, {"tasks": 2, "shuffle_classes": 1}, "shuffle_classes is 1, expected true or false"),

@@ -11,15 +11,21 @@ import torch
 
 from ong.errors import UnknownNameError, UserError
 from ong.streams import DATASETS, ImageDataset, datasets, load_dataset
+from ong.streams.mnist_like import MNISTLike
 
 from .conftest import FASHION_LABELS, idx_bytes
 
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")
 
 
+def in_system_folder(folder: Path) -> MNISTLike:
+    """Return Fashion-MNIST as if its system package put the files there."""
+    return replace(datasets._FASHION, source=replace(datasets._FASHION.source, system_folder=folder))
+
+
 @pytest.fixture
 def no_system_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(datasets, "_FASHION", replace(datasets._FASHION, system_folder=tmp_path / "absent"))
+    monkeypatch.setattr(datasets, "_FASHION", in_system_folder(tmp_path / "absent"))
 
 
 @pytest.fixture
@@ -139,9 +145,9 @@ def test_nothing_is_downloaded_when_the_files_are_there(
 def test_a_data_root_that_is_no_folder_is_not_passed_over(
     idx_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system = replace(datasets._FASHION, system_folder=idx_folder())
-    monkeypatch.setattr(datasets, "_FASHION", system)
-    assert load_dataset("fashion-mnist").source == str(system.system_folder)
+    folder = idx_folder()
+    monkeypatch.setattr(datasets, "_FASHION", in_system_folder(folder))
+    assert load_dataset("fashion-mnist").source == str(folder)
     with pytest.raises(UserError, match=r"data root '.*/misspelt' is not a folder; 'fashion-mnist' is in '.*raw'"):
         load_dataset("fashion-mnist", tmp_path / "misspelt")
     with pytest.raises(UserError, match=r"data root '.*/misspelt' is not a folder; 'digits' is in 'sklearn\..*, read"):
@@ -194,7 +200,7 @@ def test_one_set_is_never_taken_for_the_other(
         ),
         (
             {"train_images_idx3_ubyte": idx_bytes(torch.zeros(0, 4, 4))},
-            r"train images: found .* of shape \(0, 4, 4\), expected uint8 of \(N, H, W\), N > 0",
+            r"train images: found .* of shape \(0, 4, 4\), expected uint8 of \(N, H, W\) or \(N, C, H, W\)",
         ),
         ({"train_images_idx3_ubyte": b"junk"}, "train-images-idx3-ubyte: bad magic number"),
     ],

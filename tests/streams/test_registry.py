@@ -33,8 +33,9 @@ def test_a_seed_may_be_an_integer_of_numpy(tiny: ImageDataset) -> None:
 def test_options_of_a_recipe_do_not_include_the_seed() -> None:
     assert STREAMS["permuted"].options == ("tasks", "first_identity", "padding")
     assert STREAMS["rotated"].options == ("tasks", "max_angle", "angles", "padding")
-    assert STREAMS["split"].options == ("tasks", "scenario", "shuffle_classes")
-    assert [entry.seeded for entry in STREAMS.values()] == [True, False, True]
+    assert STREAMS["split"].options == ("tasks", "scenario", "shuffle_classes", "classes_per_task")
+    assert STREAMS["sequence"].options == ("scenario", "size", "channels")
+    assert [entry.seeded for entry in STREAMS.values()] == [True, False, True, False]
     assert all("\n" not in entry.description for entry in STREAMS.values())
 
 

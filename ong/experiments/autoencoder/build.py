@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +27,10 @@ def load_data(benchmark: AutoencoderBenchmark, data_root: str | Path | None = No
     Raises:
         UserError: an unknown data set or net, or a net that does not fit the images.
     """
-    data = prepare(load_dataset(benchmark.dataset, data_root), benchmark.likelihood)
+    images: Any = load_dataset(benchmark.dataset, data_root)
+    if images.channels != 1:
+        raise UserError(f"'{benchmark.dataset}' has images of {images.channels} channels; autoencoders take grey ones")
+    data = prepare(images, benchmark.likelihood)
     widths = widths_of(benchmark.net)
     if widths[0] != data.pixels:
         middle = ",".join(map(str, widths[1:-1]))

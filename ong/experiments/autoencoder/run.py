@@ -66,10 +66,7 @@ class AutoencoderRun:
             StoppedError: NaN or infinity; finished epochs are kept in the checkpoint.
             UserError: a checkpoint of other settings.
         """
-        saved = folder.checkpoint(self.settings)
-        if saved is not None:
-            self.trainer.load_state_dict(saved["trainer"])
-            self.evaluate_seconds = saved["evaluate"]
+        folder.restore(self.settings, self._restore)
         progress.start_run(self.units, len(self.trainer.history), "epoch")
         epochs = self.trainer.epochs(self.benchmark.training.epochs)
         while len(self.trainer.history) < self.units:
@@ -82,6 +79,10 @@ class AutoencoderRun:
         record = self._record()
         folder.finish(record)
         return record
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.trainer.load_state_dict(saved["trainer"])
+        self.evaluate_seconds = saved["evaluate"]
 
     def _advance(self, epochs: Iterator[EpochRecord]) -> None:
         """Train and evaluate one epoch."""
