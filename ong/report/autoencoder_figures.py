@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ong.report.autoencoder_races import cpu_clock
-from ong.report.figures import MARKERS, Theme, band, new_axes, plain_ticks, tidy
+from ong.report.figures import Theme, band, new_axes, plain_ticks, tidy
 from ong.report.images import unpack
+from ong.report.looks import MARKERS
 from ong.report.records import HistoryRecord
 from ong.report.runs import HistoryRuns
 

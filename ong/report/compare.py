@@ -14,6 +14,7 @@ from ong.report.columns import MISSING, column
 from ong.report.intervals import Estimate, t_interval
 from ong.report.records import Record
 from ong.report.runs import Runs
+from ong.report.text import printable
 
 __all__ = ["differences", "print_differences"]
 
@@ -62,7 +63,9 @@ def print_differences(runs: Runs, baseline: str, console: Console) -> None:
     unbounded = console.options.update_width(10_000)
     while len(keys) > 1 and console.measure(_table(found, keys), options=unbounded).maximum > console.width:
         keys.pop()
-    title = f"{runs.benchmark}: differences from {baseline}, paired by seed, mean ± 95% t-interval"
+    title = (
+        f"{printable(runs.benchmark)}: differences from {printable(baseline)}, paired by seed, mean ± 95% t-interval"
+    )
     console.print(Text(title, style="italic"))
     console.print(_table(found, keys))
 
@@ -73,7 +76,9 @@ def _table(found: dict[str, dict[str, Estimate]], keys: list[str]) -> Table:
     for title in ("Seeds", *(column(key).title for key in keys)):
         table.add_column(title, justify="right", no_wrap=True)
     for strategy, row in found.items():
-        table.add_row(Text(strategy), str(max(row[key].count for key in keys)), *(_cell(row[key]) for key in keys))
+        table.add_row(
+            Text(printable(strategy)), str(max(row[key].count for key in keys)), *(_cell(row[key]) for key in keys)
+        )
     return table
 
 

@@ -6,14 +6,26 @@ import math
 from typing import Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from ong.report.figures import LIGHT, MARKERS, Theme, legend, new_axes, plain_ticks, references, tidy
+from ong.report.choice import PAPERS
+from ong.report.figures import (
+    LIGHT,
+    Theme,
+    figure_text,
+    legend,
+    new_axes,
+    painted,
+    plain_ticks,
+    references,
+    tidy,
+)
 from ong.report.runs import Runs, unsized
 from ong.report.tables import estimates
 
-__all__ = ["ABOUT", "Cost", "accuracy_against", "costs"]
+__all__ = ["ABOUT", "AXES", "Cost", "accuracy_against", "cost_points", "costs", "draw_accuracy_against"]
 
 Cost = Literal["memory_bytes", "train_seconds"]
 
@@ -31,15 +43,15 @@ ABOUT: dict[Cost, tuple[str, str]] = {
 }
 """Title and lead of each figure."""
 
-_AXES = {"memory_bytes": "bytes kept from task to task", "train_seconds": "seconds of training, all tasks"}
+AXES = {"memory_bytes": "bytes kept from task to task", "train_seconds": "seconds of training, all tasks"}
 
 
 def costs(runs: Runs) -> list[Cost]:
     """Return the costs that runs can be drawn against: those that at least two strategies or budgets have."""
-    return [cost for cost in ABOUT if sum(map(len, _points(runs, cost).values())) > 1]
+    return [cost for cost in ABOUT if sum(map(len, cost_points(runs, cost).values())) > 1]
 
 
-def _points(runs: Runs, cost: Cost) -> dict[str, list[tuple[float, float, float]]]:
+def cost_points(runs: Runs, cost: Cost) -> dict[str, list[tuple[float, float, float]]]:
     """Return (cost, ``ACC``, half-width) of each strategy's budgets, by cost; strategies by their best ``ACC``."""
     points: dict[str, list[tuple[float, float, float]]] = {}
     for name, row in estimates(runs).items():
@@ -54,16 +66,25 @@ def accuracy_against(runs: Runs, cost: Cost, theme: Theme = LIGHT) -> Figure:
     Against bytes, the budgets of one strategy are joined by a line. Strategies that have all tasks at once are
     horizontal lines; one that keeps nothing has no place on the axis of bytes.
     """
-    figure, axes = new_axes((8.6, 4.6), theme)
-    points = _points(runs, cost)
-    for i, (name, found) in enumerate(points.items()):
+    paper = PAPERS[runs.choice.paper]
+    figure, axes = new_axes((paper.width, paper.height), theme, paper)
+    draw_accuracy_against(axes, runs, cost, theme)
+    names = [*runs.references, *cost_points(runs, cost)]
+    legend(axes, [figure_text(runs.label(name)) for name in names], theme, paper)
+    return figure
+
+
+def draw_accuracy_against(axes: Axes, runs: Runs, cost: Cost, theme: Theme = LIGHT) -> None:
+    """Draw the points of :func:`accuracy_against` into axes."""
+    points = cost_points(runs, cost)
+    painter = painted(runs, theme)
+    for name, found in points.items():
         x, acc, half = np.array(found).T
-        turn = i // len(theme.lines)
-        style = ("-", "--", ":")[turn % 3] if cost == "memory_bytes" and len(found) > 1 else "none"
+        joined = cost == "memory_bytes" and len(found) > 1
+        style = painter[name] | ({} if joined else {"linestyle": "none"})
         axes.errorbar(
-            x, acc, yerr=np.nan_to_num(half), linestyle=style, color=theme.lines[i % len(theme.lines)],
-            marker=MARKERS[(i + turn) % len(MARKERS)], markersize=5, linewidth=1.8, elinewidth=1.0, capsize=2.0,
-            label=name, zorder=3,
+            x, acc, yerr=np.nan_to_num(half), **style, elinewidth=1.0, capsize=2.0,
+            label=figure_text(runs.label(name)), zorder=3,
         )  # fmt: skip
     joint = references(axes, runs, theme)
     axes.set_xscale("log")
@@ -73,11 +94,10 @@ def accuracy_against(runs: Runs, cost: Cost, theme: Theme = LIGHT) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(_bytes))
     ends = [acc + side * np.nan_to_num(half) for found in points.values() for _, acc, half in found for side in (-1, 1)]
     axes.set_ylim(max(0.0, min(ends + joint) - 0.01), min(1.0, max(ends + joint) + 0.01))
-    axes.set_xlabel(_AXES[cost], color=theme.ink)
-    axes.set_ylabel("ACC, average accuracy at the end", color=theme.ink)
+    axes.set_xlabel(AXES[cost], color=theme.ink)
+    short = not PAPERS[runs.choice.paper].beside
+    axes.set_ylabel("ACC" if short else "ACC, average accuracy at the end", color=theme.ink)
     tidy(axes, theme)
-    legend(axes, [*(n for n in runs.strategies if n in runs.references), *points], theme)
-    return figure
 
 
 def _bytes(value: float, _: object) -> str:

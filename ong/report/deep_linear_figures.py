@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ong.report.figures import MARKERS, Theme, band, new_axes, tidy
+from ong.report.figures import Theme, band, new_axes, tidy
+from ong.report.looks import MARKERS
 from ong.report.runs import HistoryRuns
 
 __all__ = ["theory_curves", "training_curves"]

@@ -1,4 +1,4 @@
-"""Figures of a benchmark's runs: a heat map of R for each strategy, and average accuracy over the tasks seen.
+"""Figures of a benchmark's runs: average accuracy over the tasks seen, and what all figures share.
 
 Figures are drawn with matplotlib's objects alone (no pyplot, no backend chosen for others), and the same
 records give the same bytes.
@@ -7,10 +7,9 @@ records give the same bytes.
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -21,32 +20,37 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from numpy.typing import NDArray
 
 from ong.metrics import average_accuracy, average_accuracy_so_far
-from ong.report.columns import MISSING
+from ong.report.choice import PAPERS, Paper
 from ong.report.intervals import Estimate, t_interval
+from ong.report.looks import DASHES, MARKERS, Look, looks
 from ong.report.runs import Runs
 
 __all__ = [
     "DARK",
     "LIGHT",
-    "MARKERS",
+    "Form",
     "Theme",
     "accuracy_curves",
     "band",
-    "heat_map",
+    "curve_of",
+    "draw_curves",
+    "figure_text",
     "legend",
     "new_axes",
+    "painted",
     "plain_ticks",
     "references",
     "render",
     "tidy",
 ]
 
-MOST_TASKS_WITH_VALUES = 12
+
+Form = Literal["png", "svg", "pdf"]
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Ink, paper and line colours that stay apart for colour-blind readers (after Okabe and Ito, 2008)."""
+    """Ink, paper and line colours that stay apart for colour-blind readers (Okabe and Ito, 2008; Tol, 2021)."""
 
     ink: str
     faint: str
@@ -60,49 +64,37 @@ LIGHT = Theme(
     faint="#d5dbe2",
     paper="#ffffff",
     missing="#eceff3",
-    lines=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195"),
+    lines=(
+        "#0072b2",
+        "#d55e00",
+        "#009e73",
+        "#cc79a7",
+        "#e69f00",
+        "#56b4e9",
+        "#7a5195",
+        "#6d7680",
+        "#882255",
+        "#8a8a00",
+    ),
 )
 DARK = Theme(
     ink="#dbe2ea",
     faint="#38424f",
     paper="#151b23",
     missing="#242d38",
-    lines=("#56a8e0", "#f08a4b", "#2cc295", "#e29ac4", "#f0b83c", "#8fd0f5", "#b18fd0"),
+    lines=(
+        "#56a8e0",
+        "#f08a4b",
+        "#2cc295",
+        "#e29ac4",
+        "#f0b83c",
+        "#8fd0f5",
+        "#b18fd0",
+        "#9aa5b1",
+        "#d9709b",
+        "#c2c24a",
+    ),
 )
-MARKERS = "osD^vPX"
-
-
-def heat_map(runs: Runs, strategy: str, theme: Theme = LIGHT) -> Figure:
-    """Draw R of one strategy, mean over its seeds, the row before training on top.
-
-    The colours span 0 to 1 in every heat map; values are written in the cells up to T = 12; cells without a
-    measurement (joint training) are grey.
-    """
-    values = _mean_over_seeds(np.stack([record.matrix.values for record in runs.of(strategy)]))
-    tasks = values.shape[1]
-    size = min(0.42 * tasks + 1.5, 9.0)
-    figure, axes = new_axes((size + 0.5, size + 0.2), theme)
-    colours = mpl.colormaps["viridis"].with_extremes(bad=theme.missing)
-    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=0.0, vmax=1.0, aspect="equal")
-    if tasks <= MOST_TASKS_WITH_VALUES:
-        for (row, task), value in np.ndenumerate(values):
-            ink = theme.ink if np.isnan(value) else "#111111" if value > 0.6 else "#ffffff"
-            text = MISSING if np.isnan(value) else f"{value:.2f}".removeprefix("0")
-            label = axes.text(task, row, text, ha="center", va="center", color=ink, fontsize=9.5)
-            label.set_in_layout(False)  # it lies within the axes; measuring it takes most of the time
-    axes.axhline(0.5, color=theme.paper, linewidth=2.5)
-    step = 1 if tasks <= 20 else -(-tasks // 20)
-    axes.set_xticks(range(0, tasks, step), [str(j) for j in range(0, tasks, step)])
-    axes.set_yticks([0, *range(1, tasks + 1, step)], ["before", *(str(t) for t in range(0, tasks, step))])
-    axes.set_xlabel("accuracy on task", color=theme.ink, fontsize=11)
-    axes.set_ylabel("after training task", color=theme.ink, fontsize=11)
-    axes.set_title(_with_seeds(strategy, len(runs.of(strategy))), color=theme.ink, fontsize=14, loc="left")
-    axes.tick_params(length=0, labelsize=10)
-    axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, ticks=[0.0, 0.25, 0.5, 0.75, 1.0])
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(colors=theme.ink, labelsize=8, length=0)
-    return figure
 
 
 def accuracy_curves(runs: Runs, theme: Theme = LIGHT) -> Figure:
@@ -113,22 +105,26 @@ def accuracy_curves(runs: Runs, theme: Theme = LIGHT) -> Figure:
     Joint training, which has no intermediate rows, is a horizontal line at its ``ACC``; training from scratch
     has no sequence and is left out.
     """
-    figure, axes = new_axes((8.6, 4.6), theme)
+    paper = PAPERS[runs.choice.paper]
+    figure, axes = new_axes((paper.width, paper.height), theme, paper)
+    draw_curves(axes, runs, theme)
+    legend(axes, [figure_text(runs.label(name)) for name in runs.strategies], theme, paper)
+    return figure
+
+
+def draw_curves(axes: Axes, runs: Runs, theme: Theme = LIGHT) -> None:
+    """Draw the curves of :func:`accuracy_curves` into axes."""
     tasks = np.arange(1, runs.tasks + 1)
     lowest, highest = 1.0, 0.0
-    drawn = [name for name in runs.pictured if name not in runs.references]
-    for i, strategy in enumerate(drawn):
-        curve = _curve(runs, strategy)
+    painter = painted(runs, theme)
+    for strategy in (name for name in runs.pictured if not runs.is_reference(name)):
+        curve = curve_of(runs, strategy)
         mean = np.array([estimate.mean for estimate in curve])
         half = np.nan_to_num(np.array([estimate.half_width for estimate in curve]))
-        colour = theme.lines[i % len(theme.lines)]
-        style = ("-", "--", ":")[i // len(theme.lines) % 3]
-        axes.plot(
-            tasks, mean, style, color=colour, marker=MARKERS[i % len(MARKERS)], markersize=4.5, linewidth=1.8,
-            label=strategy, zorder=3,
-        )  # fmt: skip
+        style = painter[strategy]
+        axes.plot(tasks, mean, **style, label=figure_text(runs.label(strategy)), zorder=3)
         if half.any():
-            axes.fill_between(tasks, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0, zorder=2)
+            axes.fill_between(tasks, mean - half, mean + half, color=style["color"], alpha=0.18, linewidth=0, zorder=2)
         lowest = min(lowest, float(np.nanmin(mean, initial=1.0)))
         highest = max(highest, float(np.nanmax(mean, initial=0.0)))
     for acc in references(axes, runs, theme):
@@ -138,10 +134,31 @@ def accuracy_curves(runs: Runs, theme: Theme = LIGHT) -> Figure:
     axes.set_xlim(0.8, runs.tasks + 0.2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("tasks seen", color=theme.ink)
-    axes.set_ylabel("average accuracy over tasks seen", color=theme.ink)
+    short = not PAPERS[runs.choice.paper].beside
+    axes.set_ylabel("average accuracy" if short else "average accuracy over tasks seen", color=theme.ink)
     tidy(axes, theme)
-    legend(axes, runs.strategies, theme)
-    return figure
+
+
+def painted(runs: Runs, theme: Theme) -> dict[str, dict[str, Any]]:
+    """Return what matplotlib draws each strategy's line with: colour, mark and dashes, the same in every figure."""
+    return {name: _style(look, theme, PAPERS[runs.choice.paper]) for name, look in looks(runs).items()}
+
+
+def _style(look: Look, theme: Theme, paper: Paper) -> dict[str, Any]:
+    return {
+        "color": theme.lines[look.colour],
+        "linestyle": DASHES[look.dash],
+        "marker": MARKERS[look.mark],
+        "markerfacecolor": theme.paper if look.hollow else theme.lines[look.colour],
+        "markersize": 0.5 * paper.font,
+        "linewidth": 0.19 * paper.font,
+    }
+
+
+def figure_text(text: str) -> str:
+    """Return text that matplotlib prints as it stands: a dollar is no formula, a leading underscore hides nothing."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def references(axes: Axes, runs: Runs, theme: Theme) -> list[float]:
@@ -150,7 +167,7 @@ def references(axes: Axes, runs: Runs, theme: Theme) -> list[float]:
     for place, joint in enumerate(name for name in runs.references if name != "scratch"):
         acc = t_interval(average_accuracy(record.matrix) for record in runs.of(joint))
         dashes = (0, (6 / (place + 1), 3))
-        axes.axhline(acc.mean, color=theme.ink, linestyle=dashes, linewidth=1.3, label=joint)
+        axes.axhline(acc.mean, color=theme.ink, linestyle=dashes, linewidth=1.3, label=figure_text(runs.label(joint)))
         if not np.isnan(acc.half_width):
             low, high = acc.mean - acc.half_width, acc.mean + acc.half_width
             axes.axhspan(low, high, color=theme.ink, alpha=0.08, linewidth=0)
@@ -158,8 +175,8 @@ def references(axes: Axes, runs: Runs, theme: Theme) -> list[float]:
     return found
 
 
-def render(figure: Figure, form: Literal["png", "svg"], *, outlines: bool = True) -> bytes:
-    """Return a figure as the bytes of a PNG (160 dots an inch) or an SVG file, without a date in it.
+def render(figure: Figure, form: Form, *, outlines: bool = True) -> bytes:
+    """Return a figure as the bytes of a PNG (160 dots an inch), SVG or PDF file, without a date in it.
 
     Args:
         figure: what to draw.
@@ -168,16 +185,21 @@ def render(figure: Figure, form: Literal["png", "svg"], *, outlines: bool = True
             is smaller and takes the reader's fonts.
     """
     buffer = io.BytesIO()
-    metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
+    undated: dict[str, dict[str, None]] = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
     # The global settings are the only way to reach the salt of the ids; they are restored on exit.
     with mpl.rc_context(
         {
             "svg.hashsalt": "ong",
+            "pdf.fonttype": 42,  # letters stay letters: journals ask for it
             "svg.fonttype": "path" if outlines else "none",
             "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
         }
     ):
-        figure.savefig(buffer, format=form, dpi=160, metadata=metadata)
+        figure.savefig(buffer, format=form, dpi=160, metadata=undated[form])
     return buffer.getvalue()
 
 
@@ -189,12 +211,15 @@ def tidy(axes: Axes, theme: Theme) -> None:
     axes.tick_params(length=0, which="both", colors=theme.ink)
 
 
-def new_axes(size: tuple[float, float], theme: Theme) -> tuple[Figure, Axes]:
+def new_axes(size: tuple[float, float], theme: Theme, paper: Paper | None = None) -> tuple[Figure, Axes]:
     """Return a figure on a theme's paper with one pair of axes in it."""
     figure = Figure(figsize=size, layout="constrained", facecolor=theme.paper)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor=theme.paper)
-    axes.tick_params(colors=theme.ink, labelsize=9)
+    font = (paper or PAPERS["screen"]).font
+    axes.tick_params(colors=theme.ink, labelsize=font - 0.5)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_fontsize(font + 0.5)
     return figure, axes
 
 
@@ -227,28 +252,27 @@ def band(
         axes.fill_between(x, positive.min(axis=0), positive.max(axis=0), color=colour, alpha=0.18, linewidth=0)
 
 
-def legend(axes: Axes, names: Sequence[str], theme: Theme) -> None:
-    """Put the legend beside the axes, in the order of the names."""
+def legend(axes: Axes, names: Sequence[str], theme: Theme, paper: Paper = PAPERS["screen"]) -> None:
+    """Put the legend beside the axes, or below them on a narrow paper, in the order of the names."""
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: names.index(labels[i]))
-    drawn = axes.legend(
-        [handles[i] for i in order], [labels[i] for i in order],
-        loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=theme.ink, fontsize=9.5,
-        handlelength=3.6,  # long enough to show dashes on both sides of a marker
-    )  # fmt: skip
-    drawn.set_in_layout(True)
+    shown = {
+        "handles": [handles[i] for i in order], "labels": [labels[i] for i in order],
+        "frameon": False, "labelcolor": theme.ink, "fontsize": paper.font,
+        "handlelength": 3.6,  # long enough to show dashes on both sides of a marker
+    }  # fmt: skip
+    if paper.beside:
+        axes.legend(**shown, loc="center left", bbox_to_anchor=(1.01, 0.5)).set_in_layout(True)
+    else:
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        columns = 2
+        figure.legend(**shown, loc="outside lower center", ncols=columns)
+        rows = -(-len(order) // columns)
+        figure.set_figheight(figure.get_figheight() + rows * 1.55 * paper.font / 72)
 
 
-def _curve(runs: Runs, strategy: str) -> list[Estimate]:
+def curve_of(runs: Runs, strategy: str) -> list[Estimate]:
+    """Return the average accuracy over the tasks seen, after each task, with its interval over seeds."""
     seeds = np.stack([average_accuracy_so_far(record.matrix) for record in runs.of(strategy)])
     return [t_interval(seeds[:, t].tolist()) for t in range(runs.tasks)]
-
-
-def _mean_over_seeds(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a cell without any measurement stays NaN
-        return np.asarray(np.nanmean(values, axis=0))
-
-
-def _with_seeds(strategy: str, seeds: int) -> str:
-    return strategy if seeds == 1 else f"{strategy}, mean of {seeds} seeds"

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ong.report.figures import MARKERS, Theme, new_axes, plain_ticks, tidy
+from ong.report.figures import Theme, new_axes, plain_ticks, tidy
+from ong.report.looks import MARKERS
 from ong.report.runs import HistoryRuns
 
 __all__ = ["agreement", "through_training"]

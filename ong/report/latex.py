@@ -51,16 +51,17 @@ def escape(text: str) -> str:
 def latex(groups: Sequence[Runs | Document]) -> str:
     r"""Write one ``table`` for each benchmark: the metrics of R, mean ± half-width, best in bold.
 
-    Joint and scratch training do not compete for bold. Labels are ``tab:BENCHMARK``.
+    Columns that were chosen stand alone, without what strategies need. Joint and scratch training do not compete for
+    bold. Labels are ``tab:BENCHMARK``; for the two columns of a paper it is a ``table*``.
     """
     head = "% Written by `ong report`; needs \\usepackage{booktabs}.\n"
     return head + "\n".join(_table(runs) if isinstance(runs, Runs) else _document_table(runs) for runs in groups)
 
 
 def _table(runs: Runs) -> str:
-    columns = shown(runs, [key for key in FORMULAS if key != "forgetting_first"])
+    columns = shown(runs, runs.choice.columns or [key for key in FORMULAS if key != "forgetting_first"])
     winners = {c.key: best(runs, c) for c in columns}
-    has_needs = any(runs.needs(strategy) for strategy in runs.strategies)
+    has_needs = not runs.choice.columns and any(runs.needs(strategy) for strategy in runs.strategies)
     counts = {strategy: len(runs.of(strategy)) for strategy in runs.strategies}
     uneven = len(set(counts.values())) > 1
     headings = [
@@ -71,18 +72,20 @@ def _table(runs: Runs) -> str:
     ]
     rows = []
     for strategy, row in estimates(runs).items():
-        cells = [_cell(c, row[c.key], strategy in winners[c.key]) for c in columns]
+        cells = [_cell(c, row[c.key], runs.label(strategy) in winners[c.key]) for c in columns]
         seeds_of = [str(counts[strategy])] if uneven else []
-        rows.append([escape(strategy), *seeds_of, *cells, *([escape(runs.needs(strategy))] if has_needs else [])])
+        rows.append(
+            [escape(runs.label(strategy)), *seeds_of, *cells, *([escape(runs.needs(strategy))] if has_needs else [])]
+        )
     seeds = ", ".join(map(str, runs.seeds))
     caption = (
         f"{escape(runs.benchmark)}, {runs.tasks} tasks, seeds {seeds}: mean "
         r"\(\pm\) half-width of the 95\% t-interval over seeds; "
         "best in bold, joint and scratch not competing."
     )
-    return _float(
-        runs.benchmark, caption, f"l{'r' * (len(columns) + uneven)}{'l' if has_needs else ''}", [headings, *rows]
-    )
+    layout = f"l{'r' * (len(columns) + uneven)}{'l' if has_needs else ''}"
+    wide = runs.choice.paper == "two-column"
+    return _float(runs.benchmark, caption, layout, [headings, *rows], "table*" if wide else "table")
 
 
 def _document_table(document: Document) -> str:
@@ -95,10 +98,10 @@ def _document_table(document: Document) -> str:
     return _float(document.benchmark, caption, columns, [[escape(str(name)) for name in table.frame.columns], *rows])
 
 
-def _float(name: str, caption: str, columns: str, rows: Sequence[Sequence[str]]) -> str:
+def _float(name: str, caption: str, columns: str, rows: Sequence[Sequence[str]], environment: str = "table") -> str:
     label = re.sub(r"[^A-Za-z0-9-]", "-", name)
     lines = [
-        r"\begin{table}",
+        f"\\begin{{{environment}}}",
         r"  \centering",
         r"  \footnotesize",
         r"  \setlength{\tabcolsep}{4pt}",
@@ -111,7 +114,7 @@ def _float(name: str, caption: str, columns: str, rows: Sequence[Sequence[str]])
         *(f"    {' & '.join(row)} \\\\" for row in rows[1:]),
         r"    \bottomrule",
         r"  \end{tabular}",
-        r"\end{table}",
+        f"\\end{{{environment}}}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -119,6 +122,8 @@ def _float(name: str, caption: str, columns: str, rows: Sequence[Sequence[str]])
 def _cell(column: Column, estimate: Estimate, bold: bool) -> str:
     if math.isnan(estimate.mean):
         return "--"
+    if not column.interval:  # words and units, such as 2.4 MB
+        return escape(column.write(estimate.mean))
     mean = column.write(estimate.mean).replace("−", "-")
     mean = f"\\mathbf{{{mean}}}" if bold else mean
     if math.isnan(estimate.half_width):

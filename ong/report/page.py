@@ -1,4 +1,4 @@
-"""One HTML page that holds a whole report: no network, no scripts; tables, figures and recipes inside."""
+"""One HTML page that holds a whole report: no network; tables, charts, recipes and what draws them inside."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ong.metrics import FORMULAS
-from ong.report.certificates import certificate_text, certified, promised_and_measured
-from ong.report.columns import COLUMNS, COSTS, column
-from ong.report.costs import ABOUT, Cost, accuracy_against, costs
+from ong.report.certificates import certificate_text, certified
+from ong.report.charts import charts
+from ong.report.columns import COLUMNS, Column, column
+from ong.report.commands import commands
+from ong.report.costs import ABOUT, costs
 from ong.report.document import Document, TextTable, recipe_pairs
-from ong.report.figures import DARK, LIGHT, Theme, accuracy_curves, heat_map, render
+from ong.report.figures import DARK, LIGHT, Theme, render
+from ong.report.heat_tables import SHADES, heat_table
 from ong.report.published import published
 from ong.report.runs import HistoryRuns, Runs, flatten
-from ong.report.tables import best, estimates, seeds_text, shown, summary_text, task_frame
+from ong.report.summary import chooser, memory_groups, summary
+from ong.report.swatches import swatches
+from ong.report.tables import estimates, every_column, seeds_text, task_frame
+from ong.report.words import why, won_back
 
 __all__ = ["page"]
 
@@ -49,17 +55,28 @@ class Picture:
 def page(groups: Sequence[Runs | Document]) -> str:
     """Return the self-contained HTML page of one or several benchmarks' runs."""
     files = resources.files("ong.report")
+
+    def text(name: str) -> str:
+        return files.joinpath(name).read_text(encoding="utf-8")
+
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-        loader=jinja2.FunctionLoader(lambda name: files.joinpath(name).read_text(encoding="utf-8")),
+        loader=jinja2.FunctionLoader(text),
     )
+    of_tasks = [runs for runs in groups if isinstance(runs, Runs)]
+    formulas = {c.key: c for runs in of_tasks for c in (*map(column, FORMULAS), *every_column(runs))}
     return environment.get_template("page.html.j2").render(
         title=", ".join(runs.benchmark for runs in groups),
-        css=files.joinpath("page.css").read_text(encoding="utf-8"),
-        formulas=FORMULAS if any(isinstance(runs, Runs) for runs in groups) else {},
+        css=text("page.css"),
+        line_colours={"light": LIGHT.lines, "dark": DARK.lines},
+        shades=SHADES,
+        scripts=[text("static/plotly-basic.min.js"), text("static/charts.js"), text("static/page.js")]
+        if of_tasks
+        else [],
+        formulas=list(formulas.values()),
         benchmarks=[_benchmark(runs) if isinstance(runs, Runs) else _document(runs) for runs in groups],
     )
 
@@ -73,18 +90,21 @@ def _benchmark(runs: Runs) -> dict[str, Any]:
         "recipe": _recipe(recipe, ("kind", *TOLD_ELSEWHERE)),
         "seeds": ", ".join(map(str, runs.seeds)),
         "tiles": _tiles(runs),
-        "summary": _summary(runs),
-        "needs": {name: runs.needs(name) for name in runs.strategies},
-        "notes": runs.notes(),
+        "summary": summary(runs),
+        "chooser": chooser(runs),
+        "swatches": swatches(runs),
+        "groups": memory_groups(runs),
+        "notes": [*runs.notes(), *filter(None, [won_back(runs)])],
         "failures": runs.failures,
-        "curves": _picture(lambda theme: accuracy_curves(runs, theme), "Average accuracy over tasks seen"),
-        "costs": [
-            {"title": ABOUT[cost][0], "lead": ABOUT[cost][1], "picture": _cost(runs, cost)} for cost in costs(runs)
-        ],
-        "matrices": [_matrix(runs, name) for name in runs.pictured],
-        "promised": _promised(runs) if certified(runs) else None,
+        "charts": charts(runs),
+        "costs": [(cost, *ABOUT[cost]) for cost in costs(runs)],
+        "matrices": [heat_table(runs, name) for name in runs.strategies],
+        "why": [(name, runs.label(name), " ".join(said)) for name, said in why(runs).items()],
+        "promised": _table(certificate_text(runs)) if certified(runs) else None,
         "every_seed": _table(seeds_text(runs)),
         "strategies": [_strategy(runs, name) for name in runs.strategies],
+        "names": {runs.label(name): name for name in runs.strategies},
+        "commands": commands(runs),
         "environment": _environment(runs),
         "published": published(runs.benchmark),
     }
@@ -154,47 +174,28 @@ def _tiles(runs: Runs) -> list[tuple[str, str, str]]:
         if name in table:
             tiles.append(
                 (
-                    f"{label}: {name}" if label == "best strategy" else label,
+                    f"{label}: {runs.label(name)}" if label == "best strategy" else label,
                     acc.text(table[name]["ACC"]),
                     "ACC",
                 )
             )
     if competing and table[competing[0]]["recovered"].count and competing[0] != "naive":
         share = table[competing[0]]["recovered"].mean
-        tiles.append(("of what forgetting costs", f"{100 * share:.0f} %", f"won back by {competing[0]}"))
+        tiles.append(("of what forgetting costs", f"{100 * share:.0f} %", f"won back by {runs.label(competing[0])}"))
     return tiles
 
 
-def _summary(runs: Runs) -> Table:
-    winners = {c.title: best(runs, c) for c in shown(runs)}
-    frame = summary_text(runs)  # needs stand under the strategy's name instead of in a column
-    return _table(frame.drop(columns="Needs", errors="ignore"), winners)
-
-
-def _table(frame: pd.DataFrame, winners: dict[str, set[str]] | None = None) -> Table:
-    """Prepare a frame of strings; ``winners`` names, for a column, the rows (by first cell) that are best."""
-    hints = {c.title: c.hint for c in (*COLUMNS, *map(column, [*FORMULAS, *COSTS]))}
-    bold = winners or {}
+def _table(frame: pd.DataFrame) -> Table:
+    """Prepare a frame of strings."""
+    hints = {c.title: _hint(c) for c in COLUMNS}
     return Table(
         [(str(name), hints.get(str(name), ""), name in TEXT_COLUMNS) for name in frame.columns],
-        [
-            [(str(cell), str(row[0]) in bold.get(str(name), ())) for name, cell in zip(frame.columns, row, strict=True)]
-            for row in frame.itertuples(index=False, name=None)
-        ],
+        [[(str(cell), False) for cell in row] for row in frame.itertuples(index=False, name=None)],
     )
 
 
-def _matrix(runs: Runs, strategy: str) -> Picture:
-    return _picture(lambda theme: heat_map(runs, strategy, theme), f"Accuracy matrix of {strategy}")
-
-
-def _cost(runs: Runs, cost: Cost) -> Picture:
-    return _picture(lambda theme: accuracy_against(runs, cost, theme), ABOUT[cost][0])
-
-
-def _promised(runs: Runs) -> dict[str, Any]:
-    picture = _picture(lambda theme: promised_and_measured(runs, theme), "Promised and measured change of old outputs")
-    return {"picture": picture, "table": _table(certificate_text(runs))}
+def _hint(of: Column) -> str:
+    return ": ".join(part for part in (of.about, of.formula) if part)
 
 
 def _picture(draw: Callable[[Theme], Figure], alt: str) -> Picture:
@@ -216,6 +217,7 @@ def _strategy(runs: Runs, name: str) -> dict[str, Any]:
     }
     return {
         "name": name,
+        "label": runs.label(name),
         "summary": str(recipe.get("summary", "")),
         "source": str(recipe.get("source", "")),
         "needs": runs.needs(name),
@@ -233,8 +235,9 @@ def _task_text(runs: Runs, strategy: str) -> pd.DataFrame:
         if str(name).startswith("certificate_"):  # which have a section of their own
             continue
         known = column(str(name))
-        title = known.title if known.title != known.key else known.key.replace("_", " ").capitalize()
-        text[title] = [known.write(float(value)) for value in frame[name]]
+        text[known.title if known.title != known.key else known.key.capitalize()] = [
+            known.write(float(value)) for value in frame[name]
+        ]
     return text
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -15,6 +18,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ong.errors import UserError, nearest
+from ong.files import is_there, read_text
 from ong.metrics import AccuracyMatrix
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -29,6 +33,7 @@ __all__ = [
     "Timing",
     "read_failure",
     "read_record",
+    "understood",
 ]
 
 SCHEMA = 1
@@ -38,8 +43,17 @@ KINDS = ("continual", "autoencoder", "deep-linear", "fisher")
 """The kinds of benchmark that have a report; all but the first keep a history instead of an accuracy matrix."""
 
 
+_MOST_DIGITS = 300  # more do not fit a float
+
+
 def _nan_is_none(value: object) -> object:
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 Number = Annotated[float | None, BeforeValidator(_nan_is_none)]
@@ -51,7 +65,7 @@ class Timing(BaseModel):
     ``cpu_seconds`` are the processor's for training, where a kind measures them: less disturbed by other programs.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True)
 
     train_seconds: list[Number] = []
     cpu_seconds: list[Number] = []
@@ -62,7 +76,7 @@ class Timing(BaseModel):
 class BaseRecord(BaseModel):
     """What every ``record.json`` holds, typed and read-only."""
 
-    model_config = ConfigDict(frozen=True, ignored_types=(cached_property,))
+    model_config = ConfigDict(frozen=True, strict=True, ignored_types=(cached_property,))
 
     benchmark: dict[str, Any]
     strategy: dict[str, Any]
@@ -99,6 +113,12 @@ class BaseRecord(BaseModel):
     def kind(self) -> str:
         """The benchmark's kind."""
         return str(self.benchmark.get("kind", KINDS[0]))
+
+    def _repr_html_(self) -> str:
+        from ong.report.notebooks import record_html  # which knows records
+
+        assert isinstance(self, Record | HistoryRecord)
+        return record_html(self)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -149,7 +169,7 @@ class Record(BaseRecord):
 class Failure(BaseModel):
     """A run that ended early: ``failure.json``."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True)
 
     strategy: str
     seed: int
@@ -213,12 +233,34 @@ def read_failure(path: Path) -> Failure:
     return _validated(Failure, _load(path) | {"path": path}, path)
 
 
-def _load(path: Path) -> dict[str, Any]:
+@contextmanager
+def understood(path: Path | str) -> Iterator[None]:
+    """Name the records where what a report makes of them fails for what they hold, such as text among numbers.
+
+    Args:
+        path: a record, or the folder that holds several.
+
+    Raises:
+        UserError: it does.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a run's folder or its file") from error
-    except ValueError as error:  # not JSON, or not UTF-8
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__}: {str(error)[:200]}, at {Path(last.filename).name}:{last.lineno}"
+        raise UserError(f"{path}: holds what no report understands ({told}); if it was changed, {_REMEDY}") from error
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not is_there(path):
+        raise UserError(f"{path}: cannot be read (there is no such file); give a run's folder or its file")
+    try:
+        content = json.loads(read_text(path, "record"), parse_int=_whole)
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: truncated or not JSON ({error}); {_REMEDY}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: a JSON object is expected, got {type(content).__name__}; {_REMEDY}")

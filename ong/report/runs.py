@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ import numpy as np
 
 from ong.errors import UserError
 from ong.metrics import AccuracyMatrix, all_metrics, average_accuracy
+from ong.report.choice import Choice
 from ong.report.records import Failure, HistoryRecord, Record, read_failure, read_record
+from ong.report.text import printable
 
 __all__ = ["HistoryRuns", "Runs", "flatten", "group", "read_runs", "unsized", "with_sibling_metrics"]
 
@@ -28,14 +30,15 @@ FEWEST_SEEDS = 5
 """A published comparison has at least so many seeds."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Runs:
-    """All records and failures of one benchmark, records ordered by strategy and seed."""
+    """All records and failures of one benchmark, records ordered by strategy and seed, and what is shown of them."""
 
     benchmark: str
     records: tuple[Record, ...]
     failures: tuple[Failure, ...] = ()
     remarks: tuple[str, ...] = ()
+    choice: Choice = field(default_factory=Choice)
 
     @property
     def tasks(self) -> int:
@@ -43,10 +46,21 @@ class Runs:
         return self.records[0].matrix.tasks
 
     @property
+    def names(self) -> list[str]:
+        """The names of all strategies, sorted."""
+        return sorted({record.strategy_name for record in self.records})
+
+    @property
     def strategies(self) -> list[str]:
-        """The strategies' names, by mean ``ACC`` from the best down."""
-        names = sorted({record.strategy_name for record in self.records})
+        """The names of the strategies shown: those chosen, or all by mean ``ACC`` from the best down."""
+        names = self.names
+        if self.choice.only:
+            return [name for name in self.choice.only if name in names]
         return sorted(names, key=self._mean_accuracy, reverse=True)
+
+    def label(self, strategy: str) -> str:
+        """Return the name to print for a strategy."""
+        return printable(self.choice.labels.get(strategy, strategy))
 
     @property
     def pictured(self) -> list[str]:
@@ -69,8 +83,12 @@ class Runs:
 
     @property
     def references(self) -> list[str]:
-        """Strategies that bound the others and do not compete with them: joint training and a net a task."""
-        return [name for name in self.strategies if name in ("joint", "scratch") or self._at_once(name)]
+        """Strategies shown that bound the others and do not compete with them."""
+        return [name for name in self.strategies if self.is_reference(name)]
+
+    def is_reference(self, strategy: str) -> bool:
+        """Return whether a strategy is joint training, under whatever name, or trains a net a task."""
+        return strategy in ("joint", "scratch") or self._at_once(strategy)
 
     def _at_once(self, strategy: str) -> bool:
         """Return whether a strategy has all tasks at once, under whatever name: R then has a last row only."""
@@ -84,7 +102,7 @@ class Runs:
         """Return what a reader must know before comparing: few seeds, tuning seeds, recipes that differ."""
         notes = list(self.remarks)
         counts = Counter(record.strategy_name for record in self.records)
-        few = [f"{name} ({counts[name]})" for name in self.strategies if counts[name] < FEWEST_SEEDS]
+        few = [f"{self.label(name)} ({counts[name]})" for name in self.strategies if counts[name] < FEWEST_SEEDS]
         if few:
             notes.append(f"Fewer than {FEWEST_SEEDS} seeds: {', '.join(few)}.")
         tuning = [str(seed) for seed in self.seeds if seed >= TUNING_SEEDS_FROM]
@@ -96,8 +114,8 @@ class Runs:
             notes.append(f"The benchmark's recipe differs between records: {differs}.")
         for name in self.strategies:
             for differs in _differences([record.strategy for record in self.of(name)]):
-                notes.append(f"The recipe of {name} differs between seeds: {differs}.")
-        if "scratch" in counts:
+                notes.append(f"The recipe of {self.label(name)} differs between seeds: {differs}.")
+        if "scratch" in self.strategies:
             notes.append("scratch trains a fresh net for each task: only its learning accuracy compares.")
         return notes
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -17,12 +18,14 @@ from ong.report.runs import Runs
 __all__ = [
     "best",
     "estimates",
+    "every_column",
     "seeds_frame",
     "seeds_text",
     "shown",
     "summary_frame",
     "summary_text",
     "task_frame",
+    "wide",
 ]
 
 
@@ -31,9 +34,8 @@ def seeds_frame(runs: Runs) -> pd.DataFrame:
 
     Columns: ``benchmark, strategy, seed``; the metrics in the order of :data:`ong.metrics.FORMULAS`, then any
     others the records have; ``train_seconds`` (sum over tasks), ``evaluate_seconds`` (sum),
-    ``total_seconds``, ``memory_bytes`` (largest over tasks), ``leak`` and ``descent_cosine`` (means over
-    tasks); ``rank`` and ``space_left`` (of the last task); certificates where records have them (means over tasks);
-    ``needs``.
+    ``total_seconds``; every diagnostic kept by task, as its :class:`~ong.report.columns.Column` says (the largest
+    ``memory_bytes``, the last ``rank``, the mean ``leak`` …); ``needs``.
     """
     return pd.DataFrame([row for rows in _rows(runs).values() for row in rows])
 
@@ -44,17 +46,22 @@ def summary_frame(runs: Runs) -> pd.DataFrame:
     Columns are pairs (quantity, statistic) with statistics ``mean``, ``half_width`` (NaN for a single seed)
     and ``count``, the number of seeds on which the quantity is defined.
     """
-    table = estimates(runs)
-    quantities = list(next(iter(table.values())))
+    return wide(estimates(runs))
+
+
+def wide(rows: Mapping[str, Mapping[str, Estimate]]) -> pd.DataFrame:
+    """Lay estimates out as :func:`summary_frame` does: by strategy, then by quantity."""
+    quantities = list(next(iter(rows.values())))
     return pd.DataFrame(
-        [[x for e in row.values() for x in (e.mean, e.half_width, e.count)] for row in table.values()],
-        index=pd.Index(list(table), name="strategy"),
+        [[x for e in row.values() for x in (e.mean, e.half_width, e.count)] for row in rows.values()],
+        index=pd.Index(list(rows), name="strategy"),
         columns=pd.MultiIndex.from_product(
             [quantities, ["mean", "half_width", "count"]], names=["quantity", "statistic"]
         ),
     )
 
 
+@lru_cache(maxsize=16)
 def estimates(runs: Runs) -> dict[str, dict[str, Estimate]]:
     """Return for each strategy, by ``ACC``, best first, the interval of every quantity over seeds."""
     return {
@@ -64,19 +71,25 @@ def estimates(runs: Runs) -> dict[str, dict[str, Estimate]]:
 
 
 def shown(runs: Runs, keys: Sequence[str] | None = None) -> list[Column]:
-    """Return the columns worth showing: those asked for (default all) on which some strategy has a value.
+    """Return the columns worth showing: those asked for on which some strategy has a value.
 
-    Columns that are on request are left out by default: ``forgetting_first``, which is −BWT, and the certificates.
+    By default they are those chosen, or all but those on request, such as ``forgetting_first``, which is −BWT.
     """
-    wanted = [c.key for c in COLUMNS if not c.on_request] if keys is None else keys
+    usual = runs.choice.columns or [c.key for c in COLUMNS if not c.on_request]
     table = estimates(runs).values()
-    return [column(key) for key in wanted if any(key in row and row[key].count for row in table)]
+    return [column(key) for key in (usual if keys is None else keys) if any(key in r and r[key].count for r in table)]
+
+
+def every_column(runs: Runs) -> list[Column]:
+    """Return the columns that some strategy has a value in: those shown first, then all others."""
+    others = [*(c.key for c in COLUMNS), *next(iter(estimates(runs).values()))]
+    return shown(runs, list(dict.fromkeys([*(c.key for c in shown(runs)), *others])))
 
 
 def best(runs: Runs, of: Column) -> set[str]:
-    """Name the strategies whose mean is best as written, the references (joint, scratch) not competing."""
+    """Return the labels of the strategies whose mean is best as written, references (joint, scratch) not competing."""
     table, references = estimates(runs), runs.references
-    return of.best({name: row[of.key].mean for name, row in table.items() if name not in references})
+    return of.best({runs.label(name): row[of.key].mean for name, row in table.items() if name not in references})
 
 
 def summary_text(runs: Runs, keys: Sequence[str] | None = None) -> pd.DataFrame:
@@ -88,7 +101,7 @@ def summary_text(runs: Runs, keys: Sequence[str] | None = None) -> pd.DataFrame:
     rows = []
     for strategy, row in estimates(runs).items():
         seeds = len(runs.of(strategy))
-        cells = {"Strategy": strategy, "Seeds": str(seeds)}
+        cells = {"Strategy": runs.label(strategy), "Seeds": str(seeds)}
         for c in columns:
             short = f" (n={row[c.key].count})" if 0 < row[c.key].count < seeds and c.key not in COSTS else ""
             cells[c.title] = c.text(row[c.key]) + short
@@ -101,7 +114,7 @@ def summary_text(runs: Runs, keys: Sequence[str] | None = None) -> pd.DataFrame:
 def seeds_text(runs: Runs) -> pd.DataFrame:
     """Every seed's values as they are printed."""
     frame = seeds_frame(runs)
-    text = pd.DataFrame({"Strategy": frame["strategy"], "Seed": frame["seed"].astype(str)})
+    text = pd.DataFrame({"Strategy": frame["strategy"].map(runs.label), "Seed": frame["seed"].astype(str)})
     for c in shown(runs):
         text[c.title] = [c.write(value) for value in frame[c.key]]
     return text
@@ -136,30 +149,22 @@ _NOT_QUANTITIES = ("benchmark", "strategy", "seed", "needs")
 def _rows(runs: Runs) -> dict[str, list[dict[str, str | int | float]]]:
     """Return each strategy's rows of :func:`seeds_frame`; all have the same keys."""
     metrics = list(dict.fromkeys([*FORMULAS, *(name for record in runs.records for name in record.metrics)]))
-    certificates = [c.key for c in COLUMNS if any(c.key in r.by_task for r in runs.records) and c.on_request]
+    measured = dict.fromkeys(name for record in runs.records for name in record.by_task)
+    known = [c.key for c in COLUMNS if c.key in measured or c.key in COSTS]
+    by_task = [column(key) for key in dict.fromkeys([*known, *measured]) if key != "train_seconds"]
+    return {strategy: [_row(record, metrics, by_task) for record in runs.of(strategy)] for strategy in runs.strategies}
+
+
+def _row(record: Record, metrics: Sequence[str], by_task: Sequence[Column]) -> dict[str, str | int | float]:
     return {
-        strategy: [_row(record, metrics, certificates) for record in runs.of(strategy)] for strategy in runs.strategies
-    }
-
-
-def _row(record: Record, metrics: Sequence[str], certificates: Sequence[str]) -> dict[str, str | int | float]:
-    row: dict[str, str | int | float] = {
         "benchmark": record.benchmark_name,
         "strategy": record.strategy_name,
         "seed": record.seed,
-    }
-    row |= {name: _float(record.metrics.get(name)) for name in metrics}
-    total = record.timing.total_seconds
-    return row | {
+        **{name: _float(record.metrics.get(name)) for name in metrics},
         "train_seconds": _total(record.timing.train_seconds),
         "evaluate_seconds": _total(record.timing.evaluate_seconds),
-        "total_seconds": _float(total),
-        "memory_bytes": max(_defined(record.by_task.get("memory_bytes", [])), default=math.nan),
-        "leak": _mean(record.by_task.get("leak", [])),
-        "descent_cosine": _mean(record.by_task.get("descent_cosine", [])),
-        "rank": _last(record.by_task.get("rank", [])),
-        "space_left": _last(record.by_task.get("space_left", [])),
-        **{name: _mean(record.by_task.get(name, [])) for name in certificates},
+        "total_seconds": _float(record.timing.total_seconds),
+        **{c.key: _OVER[c.over](record.by_task.get(c.key, [])) for c in by_task},
         "needs": "; ".join(record.needs),
     }
 
@@ -180,6 +185,13 @@ def _mean(values: Sequence[float]) -> float:
 def _last(values: Sequence[float]) -> float:
     defined = _defined(values)
     return defined[-1] if defined else math.nan
+
+
+def _largest(values: Sequence[float]) -> float:
+    return max(_defined(values), default=math.nan)
+
+
+_OVER = {"mean": _mean, "last": _last, "max": _largest}
 
 
 def _total(seconds: Sequence[float | None]) -> float:

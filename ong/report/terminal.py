@@ -17,6 +17,7 @@ from ong.report.documents import document
 from ong.report.records import BaseRecord, Failure, HistoryRecord, Record
 from ong.report.runs import HistoryRuns, Runs, flatten, group
 from ong.report.tables import best, shown, summary_text, task_frame
+from ong.report.text import printable
 
 __all__ = ["print_record", "print_summary"]
 
@@ -56,7 +57,7 @@ def print_summary(
         for failure in runs.failures:
             where = f" at {failure.where}" if failure.where else ""
             line = f"failed: {failure.strategy}, seed {failure.seed}{where}: {failure.message}"
-            console.print(Text(line, style="red"))
+            console.print(Text(printable(line), style="red"))
 
 
 def _print_document(found: Document, console: Console) -> None:
@@ -68,32 +69,35 @@ def _print_document(found: Document, console: Console) -> None:
         if console.measure(table, options=unbounded).maximum <= console.width:
             break
     console.print(table)
-    console.print(Text(found.summary.lead, style="dim"))
+    console.print(Text(printable(found.summary.lead), style="dim"))
     for finding in found.findings:
-        console.print(Text(finding, style="yellow"))
+        console.print(Text(printable(finding), style="yellow"))
 
 
 def _document_table(found: Document, dropped: Sequence[str]) -> Table:
     summary = found.summary
-    table = Table(title=found.benchmark, box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(title=Text(printable(found.benchmark)), box=box.SIMPLE_HEAD, title_justify="left")
     frame = summary.frame.drop(columns=list(dropped))
     for name in frame.columns:
         table.add_column(str(name), justify="left" if name in summary.text else "right", no_wrap=True)
     for row in frame.itertuples(index=False, name=None):
         cells = zip(frame.columns, map(str, row), strict=True)
         bold = [str(row[0]) in summary.best.get(str(name), ()) for name in frame.columns]
-        table.add_row(*(Text(cell, style="bold" if best else "") for (_, cell), best in zip(cells, bold, strict=True)))
+        table.add_row(
+            *(Text(printable(cell), style="bold" if best else "") for (_, cell), best in zip(cells, bold, strict=True))
+        )
     return table
 
 
 def print_record(record: Record | HistoryRecord, console: Console) -> None:
     """Print one record: R and diagnostics by task, or the tables of its kind; then metrics and the recipe."""
     title = f"{record.benchmark_name} · {record.strategy_name} · seed {record.seed}"
-    console.print(Text(title, style="bold"))
+    console.print(Text(printable(title), style="bold"))
     if record.strategy.get("summary"):
-        console.print(Text(str(record.strategy["summary"]), style="dim"))
+        console.print(Text(printable(str(record.strategy["summary"])), style="dim"))
     if isinstance(record, Record):
-        console.print(_matrix_table(record))
+        for table in _matrix_tables(record, console.width):
+            console.print(table)
         console.print(_metrics_table(record))
         runs = Runs(record.benchmark_name, (record,))
         for table in _tasks_tables(runs, record.strategy_name, console.width):
@@ -106,7 +110,7 @@ def print_record(record: Record | HistoryRecord, console: Console) -> None:
     recipe = Table(title="Recipe", box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
     for name, part in (("benchmark", record.benchmark), ("strategy", record.strategy)):
         for key, value in flatten(part, name).items():
-            recipe.add_row(Text(key, style="dim"), Text(str(value)))
+            recipe.add_row(Text(printable(key), style="dim"), Text(printable(str(value))))
     console.print(recipe)
 
 
@@ -125,7 +129,9 @@ def _styled(runs: Runs, keys: Sequence[str]) -> Table:
     frame = summary_text(runs, keys)
     columns = shown(runs, keys)
     bold = {c.title: best(runs, c) for c in columns}
-    table = Table(title=f"{runs.benchmark}, {runs.tasks} tasks", box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(
+        title=Text(printable(f"{runs.benchmark}, {runs.tasks} tasks")), box=box.SIMPLE_HEAD, title_justify="left"
+    )
     for heading in frame.columns:
         longest = max(len(heading), *(len(str(cell)) for cell in frame[heading]))
         table.add_column(
@@ -137,22 +143,36 @@ def _styled(runs: Runs, keys: Sequence[str]) -> Table:
         strategy = str(cells["Strategy"])
         table.add_row(
             *(
-                Text(str(cell), style="bold" if strategy in bold.get(str(key), ()) else "")
+                Text(printable(str(cell)), style="bold" if strategy in bold.get(str(key), ()) else "")
                 for key, cell in cells.items()
             )
         )
     return table
 
 
-def _matrix_table(record: Record) -> Table:
-    table = Table(title="Accuracy on task (column) after training task (row)", box=None, title_justify="left")
-    table.add_column("", style="dim", justify="right")
-    for j in range(record.matrix.tasks):
-        table.add_column(str(j), justify="right")
-    for t, row in enumerate(record.matrix.values):
-        cells = [Text(number(float(x)), style=_shade(float(x), bold=j == t - 1)) for j, x in enumerate(row)]
-        table.add_row("before" if t == 0 else str(t - 1), *cells)
-    return table
+def _matrix_tables(record: Record, width: int) -> Iterator[Table]:
+    """Yield R: with three digits where that fits, else in whole per cent, some tasks at a time if there are many."""
+    tasks = record.matrix.tasks
+    whole = 7 + 6 * tasks > width
+    at_once = max(1, (width - 7) // 3) if whole else tasks
+    title = "Accuracy on task (column) after training task (row)" + (", in %" if whole else "")
+    for start in range(0, tasks, at_once):
+        table = Table(
+            title=None if start else title, box=None, title_justify="left", padding=(0, 0) if whole else (0, 1, 0, 0)
+        )
+        table.add_column("", style="dim", justify="right")
+        some = range(start, min(start + at_once, tasks))
+        for j in some:
+            table.add_column(str(j), justify="right", min_width=3 if whole else 5)
+        for t, row in enumerate(record.matrix.values):
+            cells = [
+                Text(
+                    number(100 * float(row[j]), 0) if whole else number(float(row[j])), _shade(row[j], bold=j == t - 1)
+                )
+                for j in some
+            ]
+            table.add_row("before " if t == 0 else f"{t - 1} ", *cells)
+        yield table
 
 
 def _shade(value: float, *, bold: bool) -> str:
@@ -168,7 +188,7 @@ def _metrics_table(record: BaseRecord) -> Table:
     table = Table(title="Metrics", box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
     for name, value in record.metrics.items():
         text = MISSING if value is None else number(value, 4) if abs(value) >= 0.001 else _scientific(value)
-        table.add_row(name, Text(text, justify="right"), Text(FORMULAS.get(name, ""), style="dim"))
+        table.add_row(Text(printable(name)), Text(text, justify="right"), Text(FORMULAS.get(name, ""), style="dim"))
     return table
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from fake_records import matrix, write_runs
 
-from ong.report.figures import accuracy_curves, heat_map, render
+from ong.report.figures import accuracy_curves, render
+from ong.report.heat_maps import heat_map
 from ong.report.intervals import t_interval
 from ong.report.runs import Runs, read_runs
 
