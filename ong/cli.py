@@ -5,22 +5,22 @@ Exit codes: 0 done; 2 the user's input is wrong (one line says what, where and w
 
 from __future__ import annotations
 
-import codecs
-import io
 import json
 import os
-import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from ong.errors import UserError, WorkStoppedError
-from ong.experiments.arguments import check_jobs, find_records, parse_seeds, parse_settings
+from ong.console import one_line, run_command_line, say
+from ong.errors import UserError
+from ong.experiments.arguments import check_jobs, find_records, parse_settings, seeds_of
 from ong.experiments.levels import level_of_records, level_of_sweep, take_level
+from ong.files import is_there
 
 if TYPE_CHECKING:
     from ong.experiments.sweep import Job
@@ -35,55 +35,36 @@ app = typer.Typer(
 )
 
 
-_INTERRUPTED = 130  # what typer turns Ctrl-C into
-_SIMILAR = {"−": "-", "–": "-", "—": "-", "±": "+-", "×": "x", "·": "*", "…": "...", "≤": "<=", "≥": ">=", "→": "->"}
-
-
 def main() -> None:
     """Run the command line and exit with its code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        codecs.register_error("ong.similar", _similar)
-        sys.stdout.reconfigure(errors="ong.similar")
     sys.path.append(os.getcwd())  # for a recipe's plugins in the present folder
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the workers too
-    try:
-        code = app(standalone_mode=False)
-    except UserError as error:
-        _fail(str(error))
-    except WorkStoppedError as error:
-        print(f"ong: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        code = _INTERRUPTED
-    except Exception as error:
-        usage = getattr(error, "format_message", None)  # click's errors, whichever click typer brings
-        if usage is None:
-            raise
-        _fail(usage())
-    if code == _INTERRUPTED:
-        print("interrupted; the same command resumes where it was (with --force it begins anew)", file=sys.stderr)
-    sys.exit(code if isinstance(code, int) else 0)
+    run_command_line(lambda: app(standalone_mode=False))
 
 
-def _similar(error: UnicodeError) -> tuple[str, int]:
-    """Replace what the console's encoding lacks: a minus sign by a hyphen, a letter of a formula by a question mark."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    lacking = error.object[error.start : error.end]
-    return "".join(_SIMILAR.get(character, "?") for character in lacking), error.end
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"ong {version('ong')}, Python {sys.version.split()[0]}, torch {version('torch')}")
+        raise typer.Exit
 
 
-def _fail(message: str) -> None:
-    print("ong: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options of the command line itself."""
 
 
 @app.command("list")
 def list_command() -> None:
-    """List strategies, benchmarks and data sets."""
+    """List strategies, benchmarks, data sets, streams and networks."""
     from ong.experiments.kinds import KINDS
+    from ong.experiments.models import MODELS
     from ong.experiments.recipes import list_recipes, load_benchmark, load_strategy
-    from ong.streams import DATASETS
+    from ong.streams import DATASETS, STREAMS
 
     console = Console()
     benchmarks = [load_benchmark(name) for name in list_recipes("benchmarks")]
@@ -93,7 +74,8 @@ def list_command() -> None:
         groups[f"{kind.name}: strategies"] = [
             (name, load_strategy(name, kind.name).summary) for name in list_recipes(kind.folder)
         ]
-    groups["data sets"] = [(name, entry.description) for name, entry in DATASETS.items()]
+    registries: dict[str, Mapping[str, Any]] = {"data sets": DATASETS, "streams": STREAMS, "networks": MODELS}
+    groups |= {title: [(n, entry.description) for n, entry in known.items()] for title, known in registries.items()}
     for title, rows in groups.items():
         table = Table(
             title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
@@ -112,7 +94,10 @@ def run_command(
     strategies: Annotated[
         list[str] | None, typer.Argument(help="Strategies by name or path; without any, the benchmark's usual ones.")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="5 is seeds 0…4; 3,7 are those two; '3,' is seed 3 alone.")] = "1",
+    seeds: Annotated[
+        str | None, typer.Option(help="5 or 0-4 are seeds 0…4; 3,7 are those two. Default: seed 0.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="One seed alone.")] = None,
     jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core.")] = 0,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="key=value in a recipe, such as training.epochs=1.")
@@ -129,7 +114,7 @@ def run_command(
 ) -> int:
     """Train strategies on a benchmark; finished runs are skipped, unfinished ones resumed."""
     check_jobs(jobs)
-    seed_list = parse_seeds(seeds)
+    seed_list = seeds_of(seeds, seed, [0])
     changes = parse_settings(settings or [])
     from ong.experiments.memory import read_budgets
     from ong.experiments.plan import plan
@@ -146,7 +131,7 @@ def run_command(
         force=force,
         device=device,
         memory=read_budgets(memory) if memory is not None else (),
-        tell=lambda line: console.print(line, highlight=False, soft_wrap=True),
+        tell=lambda line: console.out(line, highlight=False),
     )
     return _do(planned, jobs, console)
 
@@ -159,44 +144,52 @@ def sweep_command(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder of all runs, in place of the file's.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat finished runs and drop unfinished ones.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is done and what is to do, and stop.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option(help="dask://HOST:PORT: a Dask scheduler, whose workers do the runs.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is done, what is to do and how long it may take, and stop.")
+    ] = False,
 ) -> int:
     """Do all runs of a sweep file; finished runs are skipped, unfinished ones resumed."""
     check_jobs(jobs)
     take_level(level_of_sweep(file))
+    from ong.experiments.sweep import default_workers
     from ong.experiments.sweep_file import summary_of, sweep_jobs
 
     console = Console()
-    planned = sweep_jobs(file, out, data_root, force=force, device=device, tell=console.print)
+    planned = sweep_jobs(
+        file, out, data_root, force=force, device=device, tell=lambda line: console.out(line, highlight=False)
+    )
     if dry_run:
-        for line in summary_of(planned):
-            console.print(line, highlight=False, soft_wrap=True)
+        for line in summary_of(planned, jobs or default_workers(len(planned))):
+            console.out(line, highlight=False)
         return 0
-    return _do(planned, jobs, console)
+    return _do(planned, jobs, console, cluster)
 
 
-def _do(planned: list[Job], workers: int, console: Console) -> int:
+def _do(planned: list[Job], workers: int, console: Console, cluster: str | None = None) -> int:
     """Do runs, print their table and return the exit code."""
     from ong.experiments.sweep import default_workers, sweep
     from ong.report.records import read_failure, read_record
     from ong.report.terminal import print_summary
 
     for path in (job.folder.path / "record.json" for job in planned if not job.force):
-        if path.exists():
+        if is_there(path):
             read_record(path)  # a broken one shows before anything is trained
-    outcomes = sweep(planned, workers or default_workers(len(planned)))
+    outcomes = sweep(planned, workers or default_workers(len(planned)), cluster=cluster)
     finished = [read_record(o.job.folder.path / "record.json") for o in outcomes if o.record is not None]
     stopped = [o.job.folder.path / "failure.json" for o in outcomes if o.record is None]
-    failed = [read_failure(path) for path in stopped if path.exists()]  # none where another process is at work
+    failed = [read_failure(path) for path in stopped if is_there(path)]  # none where another process is at work
     skipped = sum(outcome.skipped for outcome in outcomes)
     if skipped:
-        console.print(f"{skipped} of {len(outcomes)} runs were finished before (--force repeats them)")
+        console.out(f"{skipped} of {len(outcomes)} runs were finished before (--force repeats them)", highlight=False)
     print_summary(finished, console, failed)
     for folder in dict.fromkeys(o.job.out / o.job.benchmark.name for o in outcomes):
-        console.print(f"records in {folder}{os.sep}", soft_wrap=True)
+        console.out(f"records in {one_line(str(folder))}{os.sep}", highlight=False)
     for outcome in outcomes:
         if outcome.failure is not None:
-            print("ong: " + outcome.failure, file=sys.stderr)
+            say(f"ong: {outcome.failure}")
     return 0 if not stopped else 2 if all(o.wrong for o in outcomes if o.record is None) else 1
 
 
@@ -231,12 +224,24 @@ def verify_command(
 @app.command("report")
 def report_command(
     directory: Annotated[Path, typer.Argument(help="A folder that holds records.")],
-    formats: Annotated[str, typer.Option("--format", help="Any of md,csv,tex,html,png.")] = "md,csv,tex,html,png",
+    formats: Annotated[
+        str, typer.Option("--format", help="Any of md,csv,tex,html,png, and on request pdf,matrices,npz.")
+    ] = "md,csv,tex,html,png",
+    only: Annotated[str, typer.Option(help="The strategies shown, in this order, such as ogd,naive.")] = "",
+    labels: Annotated[
+        list[str] | None, typer.Option("--label", help="A strategy's printed name, as in ogd='OGD (ours)'.")
+    ] = None,
+    columns: Annotated[str, typer.Option(help="The columns shown, in this order, such as ACC,BWT.")] = "",
+    paper: Annotated[str, typer.Option(help="What figures are for: screen, one-column or two-column.")] = "screen",
 ) -> None:
     """Write tables, figures and one HTML page from records."""
+    from ong.report.choice import read_choice
+    from ong.report.records import understood
     from ong.report.write import write_report
 
-    written = write_report(directory, [part.strip() for part in formats.split(",") if part.strip()])
+    choice = read_choice(only, labels or [], columns, paper)
+    with understood(directory):
+        written = write_report(directory, [part.strip() for part in formats.split(",") if part.strip()], choice)
     for path in sorted(written, key=lambda path: path.suffix == ".html"):  # the page last, to be opened
         print(path)
 
@@ -248,13 +253,15 @@ def compare_command(
 ) -> None:
     """Print each strategy's differences from a baseline, paired by seed."""
     from ong.report.compare import print_differences
+    from ong.report.records import understood
     from ong.report.runs import Runs, read_runs
 
     found = [runs for runs in read_runs(directory) if isinstance(runs, Runs)]
     if not found:
         raise UserError(f"{directory}: no runs over tasks, which alone are compared")
     for runs in found:
-        print_differences(runs, baseline, Console())
+        with understood(directory):
+            print_differences(runs, baseline, Console())
 
 
 @app.command("show")
@@ -262,10 +269,22 @@ def show_command(
     record: Annotated[Path, typer.Argument(help="A record.json, or the folder of a run.")],
 ) -> None:
     """Show one record in the terminal."""
-    from ong.report.records import read_record
+    from ong.report.records import read_record, understood
     from ong.report.terminal import print_record
 
-    print_record(read_record(record / "record.json" if record.is_dir() else record), Console())
+    with understood(record):
+        print_record(read_record(record), Console())
+
+
+@app.command("schema")
+def schema_command(
+    what: Annotated[str, typer.Argument(help="record, benchmark or strategy.")],
+    kind: Annotated[str, typer.Option(help="The kind of benchmark; see ong list.")] = "continual",
+) -> None:
+    """Print the JSON Schema of a record or recipe, by which editors complete and check TOML."""
+    from ong.experiments.json_schema import json_schema
+
+    print(json.dumps(json_schema(what, kind), indent=2, ensure_ascii=False))
 
 
 @app.command("tune")
@@ -273,7 +292,8 @@ def tune_command(
     benchmark: Annotated[str, typer.Argument(help="A benchmark's name, or the path of a recipe.")],
     strategy: Annotated[str, typer.Argument(help="A strategy's name, or the path of a recipe.")],
     trials: Annotated[int, typer.Option(help="Points to try; use the same number for all you compare.")] = 12,
-    seeds: Annotated[str, typer.Option(help="Tuning seeds from 1000 on; '1000,1001' are those two.")] = "1000,",
+    seeds: Annotated[str | None, typer.Option(help="Tuning seeds from 1000 on, such as 1000-1002.")] = None,
+    seed: Annotated[int | None, typer.Option(help="One tuning seed alone. Default: 1000.")] = None,
     jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value in a recipe.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Another data set than the benchmark's.")] = None,
@@ -292,16 +312,16 @@ def tune_command(
     from ong.experiments.tune import Trial, tune, write_block
 
     check_jobs(jobs)
-    seed_list = parse_seeds(seeds)
+    seed_list = seeds_of(seeds, seed, [1000])
     console = Console()
     learned = load_benchmark(benchmark)
     kind = kind_of(learned.kind)
     merit, means = (kind.merit.metric, kind.merit.means) if kind.merit else ("", "")
 
     def tell(trial: Trial) -> None:
-        console.print(trial.line(merit), highlight=False)
+        console.out(trial.line(merit), highlight=False)
         if trial.failure is not None:
-            console.print(f"  {trial.failure}", style="dim", highlight=False, soft_wrap=True)
+            console.out(f"  {trial.failure}", style="dim", highlight=False)
 
     settings_given = parse_settings(settings or [])
     budget = read_budget(memory) if memory is not None else None
@@ -323,16 +343,17 @@ def tune_command(
     block = name if budget is None else f"{name}@{budget_name(budget)}"
     named = ", ".join(map(str, seed_list))
     best = found.trials[0]
-    console.print(f"\n{merit} is {means}.", highlight=False, soft_wrap=True)
-    for note in found.notes():
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
     heading = block if budget is None else json.dumps(block)
     held_out = " on held-out training data" if kind.merit and kind.merit.changes else ""
     told = f"best of {trials} trials: {merit} {best.score:.4f}{held_out}, seeds {named}"
-    console.print(f"\n\\[on.{heading}]  # {told}", highlight=False, soft_wrap=True)
-    for key, value in best.values.items():
-        console.print(f'"{key}" = {json.dumps(value)}', highlight=False)
-    if write:
-        path = recipe_path(strategy, kind.folder)
+    path = recipe_path(strategy, kind.folder)
+    if write:  # before anything that may not be printable
         write_block(path, block, best.values, told)
-        console.print(f"written to {path}", soft_wrap=True)
+    for line in (
+        f"\n{merit} is {means}.",
+        *found.notes(),
+        f"\n[on.{heading}]  # {told}",
+        *(f'"{key}" = {json.dumps(value)}' for key, value in best.values.items()),
+        *([f"written to {one_line(str(path))}"] if write else []),
+    ):
+        console.out(line, highlight=False)

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "plugins": {"methods", "streams", *BELOW_METHODS},
     "integrations": {"methods", *BELOW_METHODS},
     "report": {"metrics", "errors"},
+    "results": {"report", "metrics", "errors", "files"},
     "experiments": {
         "plugins", "integrations", "natural", "streams", "methods", "report", "metrics", *BELOW_METHODS,
     },

@@ -9,7 +9,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from ong.curvature import eigenblock
+from ong.curvature import covariances
 from ong.threads import one_blas_thread
 
 
@@ -43,7 +43,7 @@ def test_blas_has_one_thread_while_torch_has_several_and_its_own_number_after(to
 
 
 CALLS: dict[str, tuple[Any, str, Callable[[], Any]]] = {
-    "moments": (eigenblock, "get_blas_funcs", lambda: eigenblock._upper_moment(torch.ones(4, 3))),
+    "moments": (covariances, "get_blas_funcs", lambda: covariances._upper_moment(torch.ones(4, 3))),
 }
 
 

@@ -12,6 +12,8 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
+from ong.files import read_text
+
 __all__ = ["level_of_records", "level_of_sweep", "take_level"]
 
 _VARIABLE = "ATEN_CPU_CAPABILITY"
@@ -26,8 +28,8 @@ def take_level(level: str | None) -> None:
 def level_of_sweep(path: Path) -> str | None:
     """Return a sweep file's ``cpu_capability``; None where it has none, or where reading it will show what is wrong."""
     try:
-        level = tomllib.loads(path.read_text(encoding="utf-8")).get("cpu_capability")
-    except (OSError, ValueError):
+        level = tomllib.loads(read_text(path, "sweep file")).get("cpu_capability")
+    except (ValueError, RecursionError):
         return None
     return level if isinstance(level, str) else None
 
@@ -37,8 +39,9 @@ def level_of_records(paths: Iterable[Path]) -> str | None:
     levels = set()
     for path in paths:
         try:
-            environment = json.loads(path.with_name("environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            environment = json.loads(read_text(path.with_name("environment.json"), "environment"))
+        except (ValueError, RecursionError):
             environment = {}
-        levels.add(environment.get("cpu_capability"))
+        level = environment.get("cpu_capability") if isinstance(environment, dict) else None
+        levels.add(level if isinstance(level, str) else None)
     return levels.pop() if len(levels) == 1 else None

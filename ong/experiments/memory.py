@@ -18,6 +18,7 @@ from ong.errors import UserError
 from ong.experiments.recipes import override
 from ong.experiments.schema import ContinualBenchmark, ContinualStrategy, StrategyRecipe
 from ong.experiments.store import deciding, fingerprint
+from ong.files import is_there, read_text, write_text
 
 __all__ = [
     "DoesNotFitError",
@@ -89,16 +90,25 @@ class Rehearsals:
         }
         settings = deciding({"benchmark": self.benchmark.settings(), "strategy": _without_fractions(recipe)})
         path = self._folder / f"{fingerprint(settings | {'ong': version('ong')})[:20]}.json"
-        if path.exists():
-            return int(json.loads(path.read_text(encoding="utf-8"))["bytes"])
+        if is_there(path):
+            return _bytes_in(path)
         from ong.experiments.continual import ContinualRun
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what the run itself will say again
             kept = ContinualRun(self.benchmark, strategy, 0, self._data_root).rehearse()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"bytes": kept} | settings, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps({"bytes": kept} | settings, indent=1) + "\n")
         return kept
+
+
+def _bytes_in(path: Path) -> int:
+    try:
+        kept = json.loads(read_text(path, "rehearsal"))["bytes"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        kept = None
+    if not isinstance(kept, int) or isinstance(kept, bool) or kept < 0:
+        raise UserError(f"'{path}' is not what a rehearsal wrote; remove it")
+    return kept
 
 
 def _without_fractions(values: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -53,7 +54,7 @@ def _check(kind: TypeAdapter[Any], value: Any, where: str) -> None:
     try:
         kind.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        raise UserError(f"{where}: {error.errors()[0]['msg']}, got {value!r}") from None
+        raise UserError(f"{where}: {error.errors()[0]['msg']}, got {reprlib.repr(value)}") from None
     except TypeError as error:  # dates
         raise UserError(f"{where}: {error}, got {value}") from None
 

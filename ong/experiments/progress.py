@@ -1,13 +1,16 @@
-"""What a run tells while it goes on: bars in a terminal, events to a parent process, or nothing."""
+"""What a run tells while it goes on: bars in a terminal, lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
-import sys
+import threading
+import time
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
-__all__ = ["Bars", "Progress", "Relay", "Silent"]
+from ong.console import on_terminal, say
+
+__all__ = ["Bars", "Overview", "Progress", "Silent"]
 
 
 class Progress(Protocol):
@@ -48,7 +51,7 @@ class Bars:
     def __init__(self, label: str) -> None:
         """Name the run."""
         self._label = label
-        self._hidden = not sys.stderr.isatty()
+        self._hidden = not on_terminal()
         self._tasks: Any = None
         self._steps: Any = None
 
@@ -94,17 +97,47 @@ class Bars:
                 bar.close()
 
 
-class Relay(Silent):
-    """Sends each finished task of a run in another process to the parent's queue."""
+class Overview:
+    """One bar over the parts of many runs, with those in training; elsewhere than on a terminal a line a finished run.
 
-    def __init__(self, queue: Any) -> None:
-        """Send to a queue."""
-        self._queue = queue
+    A run tells from a thread of its own.
+    """
 
-    def start_run(self, tasks: int, done: int, unit: str = "task") -> None:
-        """Tell what a checkpoint already has."""
-        self._queue.put(done)
+    def __init__(self, runs: int, parts: int, *, show: bool = True) -> None:
+        """Begin with so many runs, of so many tasks or epochs together."""
+        terminal = on_terminal()
+        self._bar = tqdm(total=parts, unit="part", disable=not (show and terminal), dynamic_ncols=True)
+        self._lines = show and not terminal
+        self._runs, self._finished = runs, 0
+        self._parts: dict[str, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+        self._describe()
 
-    def end_task(self) -> None:
-        """Tell of a task."""
-        self._queue.put(1)
+    def tell(self, label: str, done: int, total: int) -> None:
+        """Note how far a run is; one that had to begin again falls back."""
+        with self._lock:
+            before, _ = self._parts.get(label, (0, 0))
+            self._parts[label] = (done, total)
+            self._bar.update(done - before)
+            self._describe()
+
+    def finish(self, label: str, failure: str | None) -> None:
+        """Note that a run has ended."""
+        with self._lock:
+            self._parts.pop(label, None)
+            self._finished += 1
+            if self._lines:
+                seconds = time.monotonic() - self._started
+                told = f"{label}: {'done' if failure is None else 'failed'}"
+                say(f"{told} ({self._finished} of {self._runs} runs, {seconds:.0f} s)")
+            self._describe()
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+        self._bar.close()
+
+    def _describe(self) -> None:
+        self._bar.set_description_str(f"{self._finished} of {self._runs} runs", refresh=False)
+        running = [f"{label.partition(' / ')[2]}: {done}/{total}" for label, (done, total) in self._parts.items()]
+        self._bar.set_postfix_str(", ".join(running))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import reprlib
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -14,7 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from ong.errors import UnknownNameError, UserError
 from ong.experiments.kinds import KINDS, kind_of
+from ong.experiments.limits import check_numbers, check_tasks
 from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
+from ong.files import read_text
 
 __all__ = [
     "checked",
@@ -94,11 +98,10 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or is not TOML.
     """
+    text = read_text(path, what)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the {what} '{path}': {error}") from None
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # of numbers with too many digits, brackets in brackets
         raise UserError(f"the {what} '{path}' is not TOML: {error}") from None
 
 
@@ -111,21 +114,26 @@ def checked(recipe: type[R], values: Mapping[str, Any], what: str) -> R:
         what: how errors name it.
 
     Raises:
-        UserError: a key that the model does not have, one that is missing, or a value of another type.
+        UserError: a key that the model does not have, one that is missing, a value of another type, or a number that
+            no run can compute with.
     """
+    check_numbers(values, what)
     try:
-        return recipe.model_validate_json(json.dumps(values), strict=True)  # arrays are any sequence there
-    except TypeError as error:
+        made = recipe.model_validate_json(json.dumps(values), strict=True)  # arrays are any sequence there
+    except (TypeError, UnicodeEncodeError) as error:  # dates, halves of characters
         raise UserError(f"{what}: {error}") from None
     except ValidationError as error:
         problems = error.errors()
         first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"])[:200]
         if first["type"] == "extra_forbidden":
             raise UnknownNameError(f"key of {what}:", where, _keys_beside(recipe, first["loc"])) from None
         if first["type"] == "missing":
             raise UserError(f"{what}: '{where}' is missing") from None
-        raise UserError(f"{what}: '{where}': {first['msg']}, got {first['input']!r}") from None
+        raise UserError(f"{what}: '{where}': {first['msg']}, got {reprlib.repr(first['input'])}") from None
+    if hasattr(made, "stream"):
+        check_tasks(made.stream.options.get("tasks"), what)
+    return made
 
 
 def _keys_beside(recipe: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -167,7 +175,7 @@ def _step(place: Any, part: str, key: str, whose: str) -> Any:
             raise UnknownNameError(f"part of the key '{key}' of {whose}:", part, [str(k) for k in place])
         return place[part]
     if isinstance(place, list):
-        if not part.isdigit() or int(part) >= len(place):
+        if not re.fullmatch("[0-9]{1,9}", part) or int(part) >= len(place):
             raise UserError(f"'{key}' of {whose}: '{part}' is not one of its {len(place)} entries, counted from 0")
         return place[int(part)]
     raise UserError(f"'{key}' of {whose} leads into a plain value at '{part}'")

@@ -6,23 +6,27 @@ import hashlib
 import json
 import math
 import os
-import platform
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
-from ong.errors import UserError
+from ong.errors import UserError, WorkStoppedError
+from ong.experiments.environment import environment
+from ong.files import cannot, is_there, read_text, remove_leftovers, replacing, write_text
 
 __all__ = ["RunFolder", "deciding", "fingerprint"]
 
 SCHEMA = 1
 _DESCRIBING = ("summary", "source", "needs")
+_RECORD, _ENVIRONMENT = "record.json", "environment.json"
+_CHECKPOINT, _FAILURE, _LOCK = "checkpoint.pt", "failure.json", ".lock"
+_ANEW = "repeat the run with --force"
 
 
 def deciding(settings: dict[str, Any]) -> dict[str, Any]:
@@ -64,15 +68,17 @@ class RunFolder:
         """Make the folder.
 
         Raises:
-            UserError: it cannot be written to.
+            UserError: it cannot be written to, or something else lies where its files belong.
         """
+        probe = self.path / f".write.{os.getpid()}.tmp"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".write"
             probe.touch()
             probe.unlink()
-        except OSError as error:
-            raise UserError(f"cannot write to the output folder '{self.path}': {error.strerror or error}") from None
+        except (OSError, ValueError) as error:
+            raise cannot("write to the output folder", self.path, error) from None
+        for name in (_RECORD, _CHECKPOINT, _FAILURE, _ENVIRONMENT, _LOCK):
+            is_there(self.path / name)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -81,17 +87,20 @@ class RunFolder:
         Raises:
             UserError: another process is at work.
         """
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / _LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
                 f"another process is at work in '{self.path}'; wait for it, stop it, or use another --out"
             ) from None
+        except OSError as error:
+            raise cannot("lock", self.path, error) from None
         try:
+            remove_leftovers(self.path)
             yield
         finally:
-            (self.path / ".lock").unlink(missing_ok=True)
+            (self.path / _LOCK).unlink(missing_ok=True)
             lock.release()
 
     def record(self) -> dict[str, Any] | None:
@@ -100,109 +109,138 @@ class RunFolder:
         Raises:
             UserError: a file that is not a record.
         """
-        path = self.path / "record.json"
-        if not path.exists():
+        path = self.path / _RECORD
+        if not is_there(path):
             return None
         try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"'{path}' is not a record ({error}); remove it or repeat the run with --force") from None
+            values: dict[str, Any] = json.loads(read_text(path, "record"))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"'{path}' is not a record ({error}); remove it or {_ANEW}") from None
         if not isinstance(values, dict):
-            raise UserError(f"'{path}' is not a record; remove it or repeat the run with --force")
+            raise UserError(f"'{path}' is not a record; remove it or {_ANEW}")
         return values
 
     def checkpoint(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         """Return the checkpoint of an unfinished run of the same settings, or None.
 
         Raises:
-            UserError: a checkpoint of other settings, or one that cannot be read.
+            UserError: a checkpoint of other settings, one that has changed since it was written, or one that holds
+                numbers that are not finite.
         """
-        path = self.path / "checkpoint.pt"
-        if not path.exists():
+        path = self.path / _CHECKPOINT
+        if not is_there(path):
             return None
         try:
-            saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        except Exception as error:
-            raise UserError(f"cannot read '{path}' ({error}); repeat the run with --force") from None
-        if not isinstance(saved, dict) or "fingerprint" not in saved:
-            raise UserError(f"'{path}' is not a checkpoint; repeat the run with --force")
+            whole = _is_as_written(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickles, which are refused
+                saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu") if whole else {}
+        except OSError as error:
+            raise cannot("read", path, error) from None
+        except Exception:  # torch advises to trust the file
+            whole = False
+        if not whole:
+            raise UserError(f"'{path}' is not a checkpoint, or has changed since it was written; {_ANEW}")
+        if not isinstance(saved, dict) or not isinstance(saved.get("fingerprint"), str):
+            raise UserError(f"'{path}' is not a checkpoint; {_ANEW}")
         if saved["fingerprint"] != fingerprint(settings):
             raise UserError(
                 f"'{path}' is of a run with other settings; continue that one, use another --out, or start anew "
                 "with --force"
             )
+        wrong = next(_not_finite({key: part for key, part in saved.items() if key != "plugins"}), None)
+        if wrong is not None:
+            raise UserError(f"'{path}' holds numbers that are not finite in '{wrong}'; {_ANEW}")
         return saved
 
+    def restore(self, settings: dict[str, Any], into: Callable[[dict[str, Any]], None]) -> None:
+        """Give a run the checkpoint it has left, where there is one.
+
+        Args:
+            settings: the run's.
+            into: takes what was saved.
+
+        Raises:
+            UserError: a checkpoint that cannot be taken, or does not fit, such as weights of another shape.
+        """
+        saved = self.checkpoint(settings)
+        if saved is None:
+            return
+        try:
+            into(saved)
+        except Exception as error:
+            told = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"'{self.path / _CHECKPOINT}' does not fit this run ({type(error).__name__}: {told}); {_ANEW}"
+            ) from error
+
     def save_checkpoint(self, state: dict[str, Any], settings: dict[str, Any]) -> None:
-        """Write a checkpoint in place of the one before."""
-        temporary = self.path / "checkpoint.pt.tmp"
-        with temporary.open("wb") as file:
-            torch.save(state | {"fingerprint": fingerprint(settings)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path / "checkpoint.pt")
+        """Write a checkpoint in place of the one before; its last 32 bytes are the SHA-256 of all others."""
+        with replacing(self.path / _CHECKPOINT) as file:
+            digested = _Digested(file)
+            torch.save(state | {"fingerprint": fingerprint(settings)}, cast(IO[bytes], digested))
+            file.write(digested.digest())
 
     def save_failure(self, failure: dict[str, Any]) -> None:
-        """Note why a run stopped; its checkpoint stays."""
-        self._write_json("failure.json", failure)
+        """Note why a run stopped; its checkpoint stays. On a disk that is full there is no note."""
+        with suppress(UserError, WorkStoppedError):
+            self._write_json(_FAILURE, failure)
 
     def finish(self, record: dict[str, Any], device: str = "cpu") -> None:
         """Write record and environment, then remove the checkpoint."""
-        self._write_json("environment.json", _environment() | {"device": device})
-        self._write_json("record.json", {"schema": SCHEMA} | record)
-        for leftover in ("checkpoint.pt", "failure.json"):
-            (self.path / leftover).unlink(missing_ok=True)
+        self._write_json(_ENVIRONMENT, environment() | {"device": device})
+        self._write_json(_RECORD, {"schema": SCHEMA} | record)
+        self.clear()
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed has left beside a finished record, unless one is at work here."""
+        with suppress(UserError, OSError):
+            if set(os.listdir(self.path)) - {_RECORD, _ENVIRONMENT}:
+                with self.locked():
+                    self.clear()
 
     def clear(self) -> None:
         """Forget failure and checkpoint; a finished record stays until another takes its place."""
-        for name in ("failure.json", "checkpoint.pt"):
+        for name in (_FAILURE, _CHECKPOINT):
             (self.path / name).unlink(missing_ok=True)
 
     def _write_json(self, name: str, values: dict[str, Any]) -> None:
-        temporary = self.path / f"{name}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(_finite(values), file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path / name)
+        write_text(self.path / name, json.dumps(_finite(values), indent=1) + "\n")
 
 
-def _environment() -> dict[str, Any]:
-    def installed(package: str) -> str | None:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return None
+class _Digested:
+    """A file that is written to, and the digest of what was."""
 
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "packages": {name: installed(name) for name in ("ong", "torch", "torchvision", "avalanche-lib", "numpy")},
-        "commit": _commit(),
-    }
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._sha = file, hashlib.sha256()
+        self.digest = self._sha.digest
+
+    def write(self, content: bytes) -> int:
+        self._sha.update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
-def _commit() -> str | None:
-    """Return the commit of this package's own repository; None where it has none, or there is no git."""
-    here = Path(__file__).resolve().parents[2]
-    command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
-    try:
-        found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False).stdout
-    except OSError:
-        return None
-    top, _, commit = found.strip().partition("\n")
-    return commit if top and Path(top).resolve() == here else None
+def _is_as_written(path: Path) -> bool:
+    """Return whether the last bytes of a file are the digest of all others."""
+    size = hashlib.sha256().digest_size
+    left, sha = path.stat().st_size - size, hashlib.sha256()
+    with path.open("rb") as file:
+        while left > 0 and (part := file.read(min(left, 1 << 20))):
+            sha.update(part)
+            left -= len(part)
+        return file.read() == sha.digest()
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+def _not_finite(state: Any, place: str = "") -> Iterator[str]:
+    """Yield the dotted keys of tensors that hold NaN or infinity."""
+    if isinstance(state, Tensor):
+        if state.is_floating_point() and not bool(state.isfinite().all()):
+            yield place
+    elif isinstance(state, dict | list | tuple):
+        for key, part in state.items() if isinstance(state, dict) else enumerate(state):
+            yield from _not_finite(part, f"{place}.{key}" if place else str(key))

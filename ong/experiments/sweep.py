@@ -5,32 +5,39 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import threading
-import time
 import traceback
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
-from functools import cache
-from multiprocessing import Manager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from joblib import Parallel, delayed
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
+from ong.console import on_terminal
 from ong.errors import NotFiniteError, UserError, WorkStoppedError
+from ong.experiments.cluster import Cluster
 from ong.experiments.kinds import Run, kind_of
-from ong.experiments.progress import Bars, Progress, Relay, Silent
+from ong.experiments.limits import within_memory
+from ong.experiments.progress import Bars, Overview, Progress, Silent
 from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
 from ong.experiments.stopped import StoppedError
 from ong.experiments.store import RunFolder, deciding, fingerprint
+from ong.experiments.workers import LostWorkerError, Workers
 
-__all__ = ["Job", "Outcome", "finished", "perform", "perform_in_worker", "sweep"]
+__all__ = [
+    "Job",
+    "Outcome",
+    "attempt",
+    "default_workers",
+    "finished",
+    "from_anywhere",
+    "outcome_of",
+    "perform",
+    "sweep",
+]
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,17 @@ class Job:
         Raises:
             UserError: whatever is wrong with it.
         """
-        return kind_of(self.benchmark.kind).make_run(self.benchmark, self.strategy, self.seed, self.data_root)
+        try:
+            with within_memory(self.label):
+                return kind_of(self.benchmark.kind).make_run(self.benchmark, self.strategy, self.seed, self.data_root)
+        except UserError:
+            raise
+        except Exception as error:  # of classes of others, which take what they are given
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise UserError(
+                f"{self.label}: it cannot be built from its recipes ({told}; at {last.filename}:{last.lineno})"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,7 @@ class Outcome:
         failure: why it stopped, in one line.
         skipped: it had been finished before.
         wrong: it stopped for wrong input.
+        lost: it has not stopped; the process that did it died.
     """
 
     job: Job
@@ -99,6 +117,7 @@ class Outcome:
     failure: str | None = None
     skipped: bool = False
     wrong: bool = False
+    lost: bool = False
 
 
 def finished(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -178,33 +197,17 @@ def perform(job: Job, progress: Progress | None = None) -> Outcome:
         torch.set_num_threads(threads)
 
 
-def perform_in_worker(job: Job, parent: int, progress: Progress | None = None) -> Outcome:
-    """Do one job in a worker process, which ends when its parent is gone."""
-    _end_with(parent)
-    return perform(job, progress)
-
-
-@cache
-def _end_with(parent: int) -> None:
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    if os.getppid() == parent:  # not in the parent itself, nor on another machine
-        threading.Thread(target=watch, daemon=True).start()
-
-
 def _perform(job: Job, run: Run, progress: Progress) -> Outcome:
     record = finished(job, run.settings)
     if record is not None:
+        job.folder.clear()
         return Outcome(job, record, skipped=True)
     if job.force:
         job.folder.clear()
     wrong = False
     try:
         return Outcome(job, run.run(job.folder, progress))
-    except (StoppedError, NotFiniteError, UserError) as error:
+    except (StoppedError, NotFiniteError, UserError, WorkStoppedError) as error:
         message, place = f"{job.label}: {error}", error.place if isinstance(error, StoppedError) else run.place
         wrong = isinstance(error, UserError)
     except Exception as error:
@@ -215,13 +218,25 @@ def _perform(job: Job, run: Run, progress: Progress) -> Outcome:
     return Outcome(job, None, failure=message, wrong=wrong)
 
 
-def sweep(jobs: Sequence[Job], workers: int = 1, *, show: bool = True) -> list[Outcome]:
+def attempt(job: Job, progress: Progress | None = None) -> Outcome:
+    """Do one job in a worker; whatever is wrong with it, such as data that are not on that machine, is its failure."""
+    try:
+        return perform(job, progress)
+    except UserError as error:
+        return Outcome(job, None, failure=f"{job.label}: {error}", wrong=True)
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        return Outcome(job, None, failure=f"{job.label}: {type(error).__name__}: {error}")
+
+
+def sweep(jobs: Sequence[Job], workers: int = 1, *, cluster: str | None = None, show: bool = True) -> list[Outcome]:
     """Do jobs, all checked before the first one starts.
 
     Args:
         jobs: the runs.
         workers: processes; each uses one thread, as torch's threads fight when runs share cores.
-        show: progress bars on the error stream, when it is a terminal.
+        cluster: ``dask://HOST:PORT`` of a Dask scheduler, whose workers do the runs in place of processes here.
+        show: on the error stream, progress bars where it is a terminal, and a line for each of several runs elsewhere.
 
     Raises:
         UserError: a job that cannot run; nothing has been started then.
@@ -233,67 +248,57 @@ def sweep(jobs: Sequence[Job], workers: int = 1, *, show: bool = True) -> list[O
         if record is None:
             record, checked[job.recipes] = check(job, checked.get(job.recipes))
         if record is not None:
+            job.folder.tidy()
             outcomes[number] = Outcome(job, record, skipped=True)
     waiting = [(number, job) for number, job in enumerate(jobs) if number not in outcomes]
-    if workers == 1 or len(waiting) == 1:
-        for number, job in waiting:
-            bars = Bars(job.label) if show else None
-            try:
-                outcomes[number] = perform(job, bars)
-            finally:
-                if bars is not None:
-                    bars.close()
+    if cluster is None and (workers == 1 or len(waiting) == 1):
+        outcomes |= _one_by_one(waiting, show=show)
     elif waiting:
-        total = sum(checked[job.recipes].units for _, job in waiting)
-        done = _in_parallel([job for _, job in waiting], workers, total, show=show)
-        outcomes |= {number: replace(outcome, job=job) for (number, job), outcome in zip(waiting, done, strict=True)}
+        parts = sum(checked[job.recipes].units for _, job in waiting)
+        with Workers(workers) if cluster is None else Cluster(cluster) as pool:
+            outcomes |= _side_by_side(waiting, pool, Overview(len(waiting), parts, show=show))
     return [outcomes[number] for number in range(len(jobs))]
 
 
-def _in_parallel(jobs: Sequence[Job], workers: int, total: int, *, show: bool) -> Iterable[Outcome]:
-    with Manager() as manager:
-        queue = manager.Queue()
-        hidden = not (show and sys.stderr.isatty())
-        with tqdm(total=total, desc=f"{len(jobs)} runs", unit="part", disable=hidden, dynamic_ncols=True) as bar:
-
-            def listen() -> None:
-                while (count := queue.get()) is not None:
-                    bar.update(count)
-
-            listener = threading.Thread(target=listen, daemon=True)
-            listener.start()
-            try:
-                with watched():
-                    outcomes: list[Outcome] = Parallel(n_jobs=workers, backend="loky")(
-                        delayed(perform_in_worker)(_from_anywhere(job), os.getpid(), Relay(queue)) for job in jobs
-                    )
-            finally:
-                queue.put(None)
-                listener.join()
+def _one_by_one(waiting: Sequence[tuple[int, Job]], *, show: bool) -> dict[int, Outcome]:
+    outcomes = {}
+    lines = Overview(len(waiting), 0, show=show and len(waiting) > 1 and not on_terminal())
+    for number, job in waiting:
+        bars = Bars(job.label) if show else None
+        try:
+            outcomes[number] = perform(job, bars)
+        finally:
+            if bars is not None:
+                bars.close()
+        lines.finish(job.label, outcomes[number].failure)
     return outcomes
 
 
-@contextmanager
-def watched() -> Iterator[None]:
-    """Name what happens to workers that the system kills, and be silent about those that joblib replaces.
-
-    Raises:
-        WorkStoppedError: one was.
-    """
+def _side_by_side(waiting: Sequence[tuple[int, Job]], pool: Workers | Cluster, shown: Overview) -> dict[int, Outcome]:
+    outcomes = {}
+    asked = {pool.submit(from_anywhere(job), partial(shown.tell, job.label)): (number, job) for number, job in waiting}
     try:
-        with warnings.catch_warnings():
-            # joblib replaces a worker whose memory grew by a stream's size, and wonders why it had to
-            warnings.filterwarnings("ignore", "A worker stopped while some jobs")
-            yield
-    except TerminatedWorkerError:
-        raise WorkStoppedError(
-            "a worker process was killed, as a system that is short of memory does (--jobs 1 takes the least); "
-            "the same command resumes where it was"
-        ) from None
+        for future in as_completed(asked):
+            number, job = asked[future]
+            outcomes[number] = outcome = outcome_of(future, job)
+            shown.finish(job.label, outcome.failure)
+    finally:
+        shown.close()
+    return outcomes
 
 
-def _from_anywhere(job: Job) -> Job:
-    """Make a job's paths absolute: a worker that joblib keeps from an earlier call stands in that call's folder."""
+def outcome_of(future: Future[Outcome], job: Job) -> Outcome:
+    """Return what a worker made of a job; one that died is noted as the run's failure."""
+    try:
+        return replace(future.result(), job=job)
+    except LostWorkerError as error:
+        message = f"{job.label}: {error}; the same command resumes the run where it was"
+        job.folder.save_failure({"strategy": job.strategy.name, "seed": job.seed, "message": message})
+        return Outcome(job, None, failure=message, lost=True)
+
+
+def from_anywhere(job: Job) -> Job:
+    """Make a job's paths absolute: a worker may stand in another folder."""
     return replace(job, out=job.out.absolute(), data_root=job.data_root and job.data_root.absolute())
 
 

@@ -9,7 +9,7 @@
     [[runs]]
     benchmarks = ["permuted-mnist"]
     strategies = ["naive", "replay", "my-recipe.toml"]
-    seeds = 5                                   # 0…4, or a list
+    seeds = 5                                   # 0…4, or a list, or as --seeds: "0-4,7"
     dataset = "mnist"                           # in place of the benchmark's; may be left out
     memory = "1MB,4MB"                          # as --memory; may be left out
     set = { "training.epochs" = 5 }             # as --set
@@ -21,20 +21,25 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ong.errors import UserError
-from ong.experiments.memory import read_budgets
+from ong.experiments.arguments import parse_seeds
+from ong.experiments.memory import budget_name, read_budgets
 from ong.experiments.plan import plan
 from ong.experiments.recipes import checked, override, read_toml
 from ong.experiments.schema import Strict
+from ong.experiments.store import deciding
 from ong.experiments.sweep import Job, finished
+from ong.files import read_text
 
 __all__ = ["RunsTable", "SweepFile", "load_sweep", "summary_of", "sweep_jobs"]
 
@@ -50,7 +55,7 @@ class RunsTable(Strict):
 
     benchmarks: Annotated[list[str], Field(min_length=1)]
     strategies: list[str] = Field(default_factory=list)
-    seeds: Annotated[int, Field(ge=1)] | Annotated[list[int], Field(min_length=1)] = 1
+    seeds: Annotated[int, Field(ge=1, le=1000)] | Annotated[list[int], Field(min_length=1)] | str = 1
     dataset: str | None = None
     memory: str | None = None
     set: dict[str, Any] = Field(default_factory=dict)
@@ -108,7 +113,7 @@ def sweep_jobs(
 
     jobs: dict[Path, Job] = {}
     for table in file.runs:
-        seeds = list(range(table.seeds)) if isinstance(table.seeds, int) else table.seeds
+        seeds = table.seeds if isinstance(table.seeds, list) else parse_seeds(str(table.seeds))
         for benchmark in table.benchmarks:
             for given in table.overrides or [Override(suffix="")]:
                 for job in plan(
@@ -137,16 +142,43 @@ def sweep_jobs(
 
 
 def _inside(here: Path, path: str) -> Path:
-    return (here / Path(path).expanduser()).resolve()
+    try:
+        return (here / Path(path).expanduser()).resolve()
+    except RuntimeError as error:  # no HOME
+        raise UserError(f"'{path}': {error}; give the path without ~") from None
 
 
-def summary_of(jobs: Sequence[Job]) -> Iterator[str]:
-    """Yield a line on each benchmark and strategy: its seeds, and how many of them are done; nothing is built."""
+def summary_of(jobs: Sequence[Job], workers: int = 1) -> Iterator[str]:
+    """Yield a line on each benchmark and strategy: its seeds, how many of them are done, and what others will take.
+
+    Nothing is built. Seconds and bytes kept are those of finished runs of the same recipes, where there are any.
+
+    Args:
+        jobs: the runs.
+        workers: processes that are to do them.
+    """
+    left, unknown = 0.0, 0
     for benchmark, strategy in dict.fromkeys((job.benchmark.name, job.strategy.name) for job in jobs):
         own = [job for job in jobs if (job.benchmark.name, job.strategy.name) == (benchmark, strategy)]
-        states = ", ".join(f"{count} {state}" for state, count in Counter(map(_state, own)).items())
-        yield f"{benchmark}  {strategy}  seeds {', '.join(str(job.seed) for job in own)}: {states}"
+        counts = Counter(map(_state, own))
+        states = ", ".join(f"{count} {state}" for state, count in counts.items())
+        to_do = len(own) - counts["done"] - counts[_OTHER]
+        seconds, kept = _costs(own[0])
+        told = ""
+        if to_do and seconds is None:
+            unknown += to_do
+        elif to_do and seconds is not None:
+            left += to_do * seconds
+            told = f", about {_duration(seconds)} each"
+            told += f"; keeps {budget_name(kept)}" if kept else ""
+        yield f"{benchmark}  {strategy}  seeds {', '.join(str(job.seed) for job in own)}: {states}{told}"
     yield f"{len(jobs)} runs, {sum(_state(job) == 'done' for job in jobs)} done"
+    if left:
+        told = f"about {_duration(left)} of computing left, {_duration(left / workers)} with {workers} jobs"
+        yield told + (f"; {unknown} runs of which nothing is known come to that" if unknown else "")
+
+
+_OTHER = "done with another recipe"
 
 
 def _state(job: Job) -> str:
@@ -155,7 +187,28 @@ def _state(job: Job) -> str:
         if finished(job, job.settings) is not None:
             return "done"
     except UserError:
-        return "done with another recipe"
+        return _OTHER
     return (
         "unfinished" if (path / "checkpoint.pt").exists() else "failed" if (path / "failure.json").exists() else "to do"
     )
+
+
+def _costs(job: Job) -> tuple[float | None, int | None]:
+    """Return the mean seconds of a job's finished runs of any seed, and the most bytes any kept; None where unknown."""
+    seconds, kept = list[float](), list[int]()
+    for path in job.folder.path.parent.glob("seed-*/record.json"):
+        try:
+            record = json.loads(read_text(path, "record"))
+            if deciding(record | {"seed": job.seed}).items() >= deciding(job.settings).items():
+                seconds.append(float(record["timing"]["total_seconds"]))
+                kept += [n for n in record["diagnostics"].get("memory_bytes", []) if isinstance(n, int)]
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            continue  # the run itself will say what is wrong with it
+    return (mean(seconds) if seconds else None), max(kept, default=None)
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import joblib
 import optuna
 import tomlkit
+import tomlkit.exceptions
 from optuna.distributions import BaseDistribution
 
 from ong.errors import UserError, WorkStoppedError
@@ -20,8 +19,10 @@ from ong.experiments.kinds import KINDS, kind_of
 from ong.experiments.memory import DoesNotFitError, knobs
 from ong.experiments.plan import plan
 from ong.experiments.ranges import end_of, holds, present, read_range, rounded, widened, words
-from ong.experiments.recipes import load_benchmark, load_strategy
-from ong.experiments.sweep import Job, check, perform_in_worker, watched
+from ong.experiments.recipes import load_benchmark, load_strategy, read_toml
+from ong.experiments.sweep import Job, Outcome, check, outcome_of, perform
+from ong.experiments.workers import Workers
+from ong.files import read_text, write_text
 
 __all__ = ["TUNING_SEEDS", "Search", "Trial", "tune", "write_block"]
 
@@ -163,17 +164,15 @@ def tune(
     for job in jobs({}):
         check(job)
     at_once = max(1, workers // len(seeds))
-    with joblib.Parallel(n_jobs=workers) as parallel:
+    with Workers(workers) as pool:
         while len(done) < trials:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # infinite scores count as the worst finite one
                 asked = [study.ask(space) for _ in range(min(at_once, trials - len(done)))]
             points = [{key: rounded(value) for key, value in t.params.items()} for t in asked]
-            with watched():
-                planned = [_jobs_or_why_not(jobs, values) for values in points]
-                distinct = {job.folder.path: job for part in planned if not isinstance(part, str) for job in part}
-                done_now = parallel(joblib.delayed(perform_in_worker)(job, os.getpid()) for job in distinct.values())
-                outcomes = dict(zip(distinct, done_now, strict=True))
+            planned = [_jobs_or_why_not(jobs, values) for values in points]
+            distinct = {job.folder.path: job for part in planned if not isinstance(part, str) for job in part}
+            outcomes = _outcomes(distinct, pool if workers > 1 else None)
             for place, trial in enumerate(asked):
                 part = planned[place]
                 if isinstance(part, str):
@@ -193,6 +192,22 @@ def tune(
     if all(math.isnan(trial.score) for trial in done):
         raise WorkStoppedError(f"every trial stopped, the last one so: {done[-1].failure}")
     return Search(_best_first(done, higher=higher), space, given)
+
+
+def _outcomes(jobs: Mapping[Path, Job], pool: Workers | None) -> dict[Path, Outcome]:
+    """Do runs, in this process without a pool.
+
+    Raises:
+        WorkStoppedError: a worker died, which says nothing of a trial.
+    """
+    if pool is None:
+        return {path: perform(job) for path, job in jobs.items()}
+    asked = {path: (pool.submit(job), job) for path, job in jobs.items()}
+    outcomes = {path: outcome_of(future, job) for path, (future, job) in asked.items()}
+    lost = next((outcome.failure for outcome in outcomes.values() if outcome.lost), None)
+    if lost is not None:
+        raise WorkStoppedError(lost)
+    return outcomes
 
 
 def _jobs_or_why_not(jobs: Callable[[Mapping[str, Any]], list[Job]], values: Mapping[str, Any]) -> list[Job] | str:
@@ -239,11 +254,21 @@ def write_block(path: Path, benchmark: str, values: Mapping[str, Any], told: str
         benchmark: the benchmark's name.
         values: dotted keys and their values.
         told: how they were found, which becomes a comment.
+
+    Raises:
+        UserError: the file cannot be written to; it stays as it was.
+        WorkStoppedError: the disk is full; likewise.
     """
-    document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    present = read_toml(path, "strategy recipe").get("on", {})
+    if not isinstance(present, dict) or not isinstance(present.get(benchmark, {}), dict):
+        raise UserError(f"strategy recipe '{path}': 'on' and 'on.{benchmark}' must be tables")
+    try:
+        document = tomlkit.parse(read_text(path, "strategy recipe"))
+    except (tomlkit.exceptions.TOMLKitError, RecursionError) as error:
+        raise UserError(f"the strategy recipe '{path}' cannot be changed: {error}") from None
     tables = document.setdefault("on", tomlkit.table(is_super_table=True))
     block = tables.setdefault(benchmark, tomlkit.table())
     block.comment(told)
     for key, value in values.items():
         block[key] = value
-    path.write_text(tomlkit.dumps(document), encoding="utf-8")
+    write_text(path, tomlkit.dumps(document))

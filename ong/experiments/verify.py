@@ -11,11 +11,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from ong.errors import UserError
 from ong.experiments.kinds import kind_of
 from ong.experiments.recipes import checked, override
 from ong.experiments.sweep import Job, Outcome, sweep
+from ong.files import is_there, read_text
 from ong.report.records import read_record
 
 __all__ = ["TOLERANCE", "Verdict", "difference", "other_machine", "table_of", "verify"]
@@ -79,8 +81,10 @@ def verify(
 def _job(path: Path, out: Path, data_root: Path | None) -> Job:
     """Return the job of a record, on the device that it was made on."""
     read_record(path)  # says what is wrong with a file that is none
-    record = json.loads(path.read_text(encoding="utf-8"))
-    kind = kind_of(record["benchmark"]["kind"])
+    record = _read(path)
+    kind = kind_of(record["benchmark"].get("kind", "continual"))
+    if "accuracy_matrix" in record and not isinstance(record.get("metrics", {}).get("ACC"), int | float):
+        raise UserError(f"'{path}' has no ACC to be compared")
     try:
         benchmark = checked(kind.benchmark, record["benchmark"], "its benchmark")
         strategy = checked(kind.strategy, record["strategy"], "its strategy")
@@ -96,7 +100,11 @@ def _job(path: Path, out: Path, data_root: Path | None) -> Job:
 
 def _environment_of(path: Path) -> dict[str, Any]:
     beside = path.with_name("environment.json")
-    found: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+    return _read(beside) if is_there(beside) else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(read_text(path, "record"))
     return found
 
 
@@ -105,9 +113,9 @@ def _verdict(path: Path, outcome: Outcome, tolerance: float) -> Verdict:
     names = job.benchmark.name, job.strategy.name, job.seed
     if outcome.record is None:
         return Verdict(path, *names, "", False, math.nan, outcome.failure, False)
-    published = json.loads(path.read_text(encoding="utf-8"))
-    again = json.loads((job.folder.path / "record.json").read_text(encoding="utf-8"))
-    other = other_machine(_environment_of(path), _environment_of(job.folder.path / "record.json"))
+    published, made = _read(path), job.folder.path / "record.json"
+    again = _read(made)
+    other = other_machine(_environment_of(path), _environment_of(made))
     same = _measured(published) == _measured(again)
     far = difference(published, again)
     return Verdict(path, *names, other, same, far, None, far <= tolerance if other else same)
@@ -158,5 +166,5 @@ def table_of(verdicts: Iterable[Verdict]) -> Table:
     for v in verdicts:
         told = v.failure or (f"another kind of machine: {v.other}" if v.other else "")
         marks = "yes" if v.same else "no", f"{v.difference:.4g}", "ok" if v.passes else "FAILS"
-        table.add_row(v.benchmark, v.strategy, str(v.seed), *marks, told)
+        table.add_row(v.benchmark, v.strategy, str(v.seed), *marks, Text(told))
     return table

@@ -37,12 +37,14 @@ def test_a_sweep_is_done_goes_on_and_is_verified(ong: Command, tmp_path: Path) -
         "permuted-digits  naive  seeds 0, 1: 2 to do\npermuted-digits  ogd  seeds 0, 1: 2 to do\n4 runs, 0 done\n",
     )
     code, out, err = ong("sweep", "sweep.toml", "--jobs", "1")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert all(": done (" in line for line in err.splitlines())
     assert "records in" in out
     (tmp_path / "runs/permuted-digits/ogd/seed-1/record.json").unlink()
     assert "3 of 4 runs were finished before" in ong("sweep", "sweep.toml", "--jobs", "1")[1]
     code, out, err = ong("verify", "runs", "--jobs", "1")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert all(": done (" in line for line in err.splitlines())
     lines = [line.split() for line in out.splitlines()]
     for name in ("naive", "ogd"):
         for seed in "01":

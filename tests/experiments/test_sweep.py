@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
 from ong.errors import UserError
-from ong.experiments import store
+from ong.experiments import environment
 from ong.experiments.continual import ContinualRun
 from ong.experiments.plan import plan
 from ong.experiments.sweep import Job, check, perform, sweep
@@ -103,7 +101,10 @@ def test_a_file_that_is_no_checkpoint_is_named(content: dict[str, Tensor] | list
     (job,) = jobs(tmp_path, "naive")
     job.folder.prepare()
     torch.save(content, job.folder.path / "checkpoint.pt")
-    with pytest.raises(UserError, match=r"checkpoint\.pt' is not a checkpoint; repeat the run with --force"):
+    with pytest.raises(
+        UserError,
+        match=r"checkpoint\.pt' is not a checkpoint, or has changed since it was written; repeat the run with --force",
+    ):
         sweep([job], show=False)
 
 
@@ -142,16 +143,15 @@ def test_without_git_a_run_finishes_and_names_no_commit(tmp_path: Path, monkeypa
     monkeypatch.setenv("PATH", str(tmp_path))
     (job,) = jobs(tmp_path, "naive")
     assert perform(job).record is not None
-    environment = json.loads((job.folder.path / "environment.json").read_text())
-    assert environment["commit"] is None
+    assert json.loads((job.folder.path / "environment.json").read_text())["commit"] is None
 
 
 def test_another_repository_around_the_package_is_not_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    inside = tmp_path / "site" / "ong" / "experiments" / "store.py"
+    inside = tmp_path / "site" / "ong" / "experiments" / "environment.py"
     inside.parent.mkdir(parents=True)
-    monkeypatch.setattr(store, "__file__", str(inside))
-    assert store._commit() is None
+    monkeypatch.setattr(environment, "__file__", str(inside))
+    assert environment._commit() is None
 
 
 def test_words_that_describe_a_recipe_do_not_decide_its_runs(tmp_path: Path) -> None:
@@ -174,40 +174,3 @@ def test_a_run_that_was_built_to_be_checked_is_let_go_of(tmp_path: Path) -> None
     (job,) = jobs(tmp_path, "naive")
     check(job)
     assert not any(isinstance(thing, ContinualRun) for thing in gc.get_objects())
-
-
-ORPHAN = """
-import os, pathlib, sys, time
-from joblib import Parallel, delayed
-from ong.experiments.sweep import _end_with
-
-def work(parent):
-    _end_with(parent)
-    pathlib.Path(f"worker-{os.getpid()}").touch()
-    time.sleep(120)
-
-Parallel(n_jobs=2, backend="loky")(delayed(work)(os.getpid()) for _ in range(2))
-"""
-
-
-def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    (tmp_path / "orphan.py").write_text(ORPHAN)
-    parent = subprocess.Popen([sys.executable, "orphan.py"], cwd=tmp_path)
-    deadline = time.monotonic() + 60
-    while len(workers := list(tmp_path.glob("worker-*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    parent.kill()
-    parent.wait()
-    numbers = [int(path.name.split("-")[1]) for path in workers]
-    assert len(numbers) == 2
-    while any(_lives(number) for number in numbers) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(_lives(number) for number in numbers)
-
-
-def _lives(number: int) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent does not."""
-    try:
-        return "(zombie)" not in Path(f"/proc/{number}/status").read_text()
-    except FileNotFoundError:
-        return False

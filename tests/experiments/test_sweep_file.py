@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_what_is_done_is_told_without_a_run_and_not_repeated(tmp_path: Path) -> 
     ]
     assert not (tmp_path / "runs").exists()
     first = sweep(sweep_jobs(path)[:1], show=False)
-    assert next(summary_of(sweep_jobs(path))).endswith("seeds 0, 1: 1 done, 1 to do")
+    assert "seeds 0, 1: 1 done, 1 to do, about" in next(summary_of(sweep_jobs(path)))
     outcomes = sweep(sweep_jobs(path), show=False)
     assert [outcome.skipped for outcome in outcomes] == [True, False]
     assert outcomes[0].record["timing"] == first[0].record["timing"]
@@ -118,3 +119,25 @@ def test_what_is_wrong_with_a_file_is_told(case: str, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read the sweep file"):
         sweep_jobs(tmp_path / "gone.toml")
+
+
+def test_what_is_left_is_estimated_from_finished_runs_of_the_same_recipes(tmp_path: Path) -> None:
+    text = f'[[runs]]\nbenchmarks = ["permuted-digits"]\nstrategies = ["naive", "ogd"]\nseeds = "0-2,5"\nset = {{ {QUICK} }}\n'
+    path = written(tmp_path, text)
+    jobs = sweep_jobs(path)
+    assert [job.seed for job in jobs[:4]] == [0, 1, 2, 5]
+    sweep(jobs[:1], show=False)
+    record = jobs[0].folder.path / "record.json"
+    values = json.loads(record.read_text())
+    values["timing"]["total_seconds"] = 90.0
+    values["diagnostics"]["memory_bytes"] = [1000, 3000]
+    record.write_text(json.dumps(values))
+    assert [*summary_of(jobs, 2)] == [
+        "permuted-digits  naive  seeds 0, 1, 2, 5: 1 done, 3 to do, about 90 s each; keeps 3kB",
+        "permuted-digits  ogd  seeds 0, 1, 2, 5: 4 to do",
+        "8 runs, 1 done",
+        "about 4.5 min of computing left, 2.2 min with 2 jobs; 4 runs of which nothing is known come to that",
+    ]
+    values["strategy"]["optimizer"]["lr"] = 0.5  # another recipe, which tells nothing of these
+    record.write_text(json.dumps(values))
+    assert "about" not in " ".join(summary_of(jobs, 2))

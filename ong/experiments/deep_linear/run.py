@@ -96,9 +96,7 @@ class DeepLinearRun:
             UserError: a checkpoint of other settings.
         """
         shuffle = torch.Generator()
-        saved = folder.checkpoint(self.settings)
-        if saved is not None:
-            self._restore(saved, shuffle)
+        folder.restore(self.settings, lambda saved: self._restore(saved, shuffle))
         progress.start_run(self.units, self._done(), "epoch")
         stopped: DivergedError | None = None
         with warnings.catch_warnings():

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ong.curvature import EKFAC, EigenBlock, find_blocks, record
-from ong.curvature.eigenblock import rotated_squares
 from ong.curvature.ekfac import MOST_SAMPLES
 from ong.curvature.fisher import cotangents
+from ong.curvature.squares import rotated_squares
 from ong.curvature.variance import (
     ESTIMATORS,
     DiagonalVariances,

@@ -86,10 +86,7 @@ class FisherRun:
             StoppedError: a loss that is not finite; finished epochs are kept in the checkpoint.
             UserError: a checkpoint of other settings.
         """
-        saved = folder.checkpoint(self.settings)
-        if saved is not None:
-            self.model.load_state_dict(saved["model"])
-            self.rows, self.train_seconds, self.measure_seconds = saved["rows"], saved["train"], saved["measure"]
+        folder.restore(self.settings, self._restore)
         progress.start_run(self.units, len(self.rows), "epoch")
         while len(self.rows) < self.units:
             epoch = len(self.rows)
@@ -109,6 +106,10 @@ class FisherRun:
         record = self._record()
         folder.finish(record)
         return record
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.rows, self.train_seconds, self.measure_seconds = saved["rows"], saved["train"], saved["measure"]
 
     def _model(self) -> nn.Module:
         widths = [self.train[0].shape[1], *self.benchmark.hidden, self.classes]

@@ -1,0 +1,124 @@
+"""kill -9 at any instant of a command: the same command then ends as if nothing had been, and nothing is left."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kills import all_gone, command, kill, leftovers, timeless, wait_until
+
+QUICK = ("--set", "training.epochs=1", "--set", "stream.tasks=3", "--jobs", "2")
+SWEEP = """
+[[runs]]
+benchmarks = ["permuted-digits"]
+strategies = ["naive", "ogd"]
+seeds = 2
+set = { "training.epochs" = 1, "stream.tasks" = 3 }
+"""
+RECIPE = """
+summary = "s"
+source = "s"
+[optimizer]
+use = "torch.optim:SGD"
+lr = 0.02
+[search]
+"optimizer.lr" = { low = 0.01, high = 0.1, log = true }
+"""
+COMMANDS = {
+    "run": ("run", "permuted-digits", "naive", "ogd", *QUICK),
+    "sweep": ("sweep", "sweep.toml", "--jobs", "2"),
+    "tune": ("tune", "permuted-digits", "./mine.toml", "--trials", "4", "--write", *QUICK),
+    "report": ("report", "runs"),
+}
+FEW = [
+    ("run", "parent", 0),
+    ("sweep", "worker", 1),
+    ("sweep", "group", 2),
+    ("tune", "parent", 3),
+    ("report", "parent", 4),
+]
+MANY = [(name, whom, seed) for name in COMMANDS for whom in ("parent", "worker", "group") for seed in range(5)]
+CASES = [*FEW, *(pytest.param(*case, marks=pytest.mark.nightly) for case in MANY[:50])]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A command that nobody has killed: how long it took, and all it left but clocks."""
+
+    folder: Path
+    seconds: float
+    result: dict[str, Any]
+
+
+def prepared(folder: Path, name: str, finished: Path | None = None) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "sweep.toml").write_text(SWEEP)
+    (folder / "mine.toml").write_text(RECIPE)
+    if name == "report" and finished is not None:
+        shutil.copytree(finished / "runs", folder / "runs")
+    return folder
+
+
+def done(folder: Path, name: str) -> str:
+    """Run a command to its end and return what it prints."""
+    process = command(folder, *COMMANDS[name])
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err
+    return out
+
+
+def result(folder: Path, name: str, out: str) -> dict[str, Any]:
+    """What a command has made: records without clocks, other files as they are, and what a search printed."""
+    found: dict[str, Any] = {"out": out} if name == "tune" else {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        place = str(path.relative_to(folder))
+        if path.name == "record.json":
+            found[place] = timeless(json.loads(path.read_text()))
+        elif path.name != "environment.json":
+            found[place] = path.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Whole]:
+    return {}
+
+
+def whole(name: str, known: dict[str, Whole], factory: pytest.TempPathFactory) -> Whole:
+    if name not in known:
+        runs = whole("run", known, factory).folder if name == "report" else None
+        folder = prepared(factory.mktemp("whole") / name, name, runs)
+        begun = time.monotonic()
+        out = done(folder, name)
+        known[name] = Whole(folder, time.monotonic() - begun, result(folder, name, out))
+    return known[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "whom", "seed"), CASES)
+def test_a_command_that_is_killed_ends_as_if_it_had_not_been(
+    name: str,
+    whom: str,
+    seed: int,
+    wholes: dict[str, Whole],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    expected = whole(name, wholes, tmp_path_factory)
+    folder = prepared(tmp_path / name, name, wholes["run"].folder if name == "report" else None)
+    process = command(folder, *COMMANDS[name])
+    time.sleep(random.Random(f"{name} {whom} {seed}").uniform(0.1, 1) * expected.seconds)
+    members = kill(process, whom)
+    _, err = process.communicate(timeout=900)
+    if whom == "worker":
+        assert process.returncode == 0, err
+    wait_until(lambda: all_gone(members), 60)
+    again = result(folder, name, done(folder, name))
+    assert again == expected.result
+    assert leftovers(folder) == []
