@@ -8,8 +8,16 @@ from collections.abc import Iterable
 __all__ = ["NotFiniteError", "UnknownNameError", "UserError", "WorkStoppedError", "nearest"]
 
 
+_LONGEST = 2000  # characters of a message, which may quote what was given
+
+
 class UserError(ValueError):
     """The user's input is wrong; the command line prints the message as one line and exits with 2."""
+
+    def __init__(self, message: str = "") -> None:
+        """Keep the message; of a very long one its two ends."""
+        whole = len(message) <= _LONGEST
+        super().__init__(message if whole else f"{message[: _LONGEST // 2]} … {message[-_LONGEST // 2 :]}")
 
 
 class WorkStoppedError(RuntimeError):
@@ -25,7 +33,6 @@ class UnknownNameError(UserError):
 
     def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
         known = sorted(set(choices))
-        name = name if len(name) <= 200 else f"{name[:100]}…"
         close = nearest(name, known)
         hint = f"did you mean '{close}'?" if close else f"known: {', '.join(known)}"
         super().__init__(f"unknown {kind} '{name}'; {hint}")

@@ -13,6 +13,8 @@ BELOW_METHODS = {"projection", "curvature", "errors", "threads"}
 MAY_IMPORT = {
     "errors": set(),
     "threads": set(),
+    "files": {"errors"},
+    "console": {"errors", "files"},
     "metrics": {"errors"},
     "curvature": {"errors", "threads"},
     "projection": {"curvature", "errors", "threads"},
@@ -21,10 +23,10 @@ MAY_IMPORT = {
     "streams": {"errors"},
     "plugins": {"methods", "streams", *BELOW_METHODS},
     "integrations": {"methods", *BELOW_METHODS},
-    "report": {"metrics", "errors"},
+    "report": {"metrics", "errors", "files"},
     "results": {"report", "metrics", "errors", "files"},
     "experiments": {
-        "plugins", "integrations", "natural", "streams", "methods", "report", "metrics", *BELOW_METHODS,
+        "plugins", "integrations", "natural", "streams", "methods", "report", "metrics", "files", "console", *BELOW_METHODS,
     },
 }  # fmt: skip
 OF_ONE_PART = {

@@ -176,7 +176,6 @@ def test_folders_of_any_name_are_written_to_and_told(name: bytes, encoding: str,
     for arguments in (
         ("report", out, "--format", "md"),
         ("show", f"{out}/permuted-digits/naive/seed-0"),
-        ("compare", out),
     ):
         assert inside(*arguments, encoding=encoding)[::2] == (0, "")
 

@@ -88,7 +88,7 @@ def test_the_best_rate_of_a_grid_is_reported_and_a_diverging_one_only_noted(tmp_
 
 
 def test_a_run_that_diverges_at_every_rate_names_epoch_and_step_and_keeps_what_it_has(tmp_path: Path) -> None:
-    wild = job("sgd", tmp_path, rates=[0.001, 0.002], **{"damping": 0.0}, batch_size=1, noise=1e150)
+    wild = job("sgd", tmp_path, rates=[0.001, 0.002], **{"damping": 0.0}, batch_size=1, noise=1e30)
     outcome = perform(wild)
     assert outcome.failure is not None
     failure = json.loads((wild.folder.path / "failure.json").read_text())

@@ -160,7 +160,9 @@ def test_known_tasks_give_the_built_in_nets_a_head_each(tmp_path: Path) -> None:
     assert scores["task"] > scores["domain"] + 0.1
     changes = {"stream.scenario": "task", "model": {"use": f"{__name__}:Incremental"}}
     (found,) = plan("split-mnist", ["naive"], [0], changes, "digits", out=tmp_path)
-    with pytest.raises(UserError, match="Incremental does not take the task labels that this stream has"):
+    with pytest.raises(
+        UserError, match="Incremental does not end in a linear layer, which heads could take the place of"
+    ):
         found.run()
 
 

@@ -171,7 +171,7 @@ def test_a_template_is_a_table(tmp_path: Path) -> None:
         'summary = "x"\nsource = "x"\ntemplate = "avalanche.training.supervised:DER"\n'
         '[optimizer]\nuse = "torch.optim:SGD"\nlr = 0.1\n'
     )
-    with pytest.raises(UserError, match="'template': .* got 'avalanche.training.supervised:DER'"):
+    with pytest.raises(UserError, match="'template': .* got 'avalanche.tr.*upervised:DER'"):
         load_strategy(str(recipe))
 
 
