@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from ong.curvature.batches import Batch, Forward, batch_size, select
-from ong.curvature.blocks import Block
+from ong.curvature.blocks import Block, dense_gradient
 from ong.curvature.copies import gradients_by_copies
 from ong.curvature.factors import Factors, joined_examples
+from ong.curvature.layers import UnsupportedLayerError
 from ong.curvature.tape import record
 
 __all__ = ["example_gradients"]
@@ -31,13 +33,16 @@ def example_gradients(
         run: from a batch to logits ``[N, C]``; to be called in eval mode with gradients on.
         batch: N examples.
         cotangents: from logits and batch to sets ``[N, C]``.
+
+    Raises:
+        UnsupportedLayerError: gradients of single examples that do not sum up to the batch's.
     """
     together = {name: block for name, block in blocks.items() if block.module is not None or block.broadcast}
     others = {name: block for name, block in blocks.items() if name not in together}
     with record(together, batch_size(batch)) as tape:
         logits = run(batch)
     if not tape.has_examples_first(len(logits)):
-        yield from _one_at_a_time(blocks, run, batch, list(cotangents(logits.detach(), batch)))
+        yield from _one_at_a_time(blocks, run, batch, logits, list(cotangents(logits.detach(), batch)))
         return
     if not others:
         for u in cotangents(logits, batch):
@@ -45,19 +50,42 @@ def example_gradients(
         return
     sets = list(cotangents(logits.detach(), batch))
     apart = gradients_by_copies(others, run, batch, logits, sets) if sets else []
-    for u, parts in zip(sets, apart or _one_at_a_time(others, run, batch, sets), strict=True):
+    for u, parts in zip(sets, apart or _one_at_a_time(others, run, batch, logits, sets), strict=True):
         yield tape.factors(logits, u) | parts
 
 
 def _one_at_a_time(
-    blocks: Mapping[str, Block], run: Forward, batch: Batch, sets: Sequence[Tensor]
-) -> Iterator[dict[str, Factors]]:
+    blocks: Mapping[str, Block], run: Forward, batch: Batch, outputs: Tensor, sets: Sequence[Tensor]
+) -> list[dict[str, Factors]]:
     found: list[list[dict[str, Factors]]] = [[] for _ in sets]
     for n in range(batch_size(batch)):
         with record(blocks) as tape:
             logits = run(select(batch, slice(n, n + 1)))
         for parts, u in zip(found, sets, strict=True):
             parts.append(tape.factors(logits, u[n : n + 1]))
+    result = []
     for parts in found:
         names = {name: None for part in parts for name in part}
-        yield {name: joined_examples([part.get(name) for part in parts]) for name in names}
+        result.append({name: joined_examples([part.get(name) for part in parts]) for name in names})
+    if result:
+        _check_sum(blocks, result[0], outputs, sets[0])
+    return result
+
+
+def _check_sum(blocks: Mapping[str, Block], found: Mapping[str, Factors], outputs: Tensor, cotangents: Tensor) -> None:
+    """See that one example alone has the gradient that it has among others: a kernel of its own may have a bug."""
+    parameters = [parameter for block in blocks.values() for parameter in block.parameters]
+    whole = torch.autograd.grad(outputs, parameters, cotangents.to(outputs), True, allow_unused=True)
+    gradients = iter(whole)
+    for name, block in blocks.items():
+        expected = block.matrix([dense_gradient(next(gradients), parameter) for parameter in block.parameters])
+        if name in found:
+            tolerance = found[name].rounding ** 0.5 * torch.linalg.vector_norm(found[name].absolute().summed())
+            agrees = torch.linalg.vector_norm(found[name].summed() - expected) <= tolerance
+        else:
+            agrees = not expected.any()
+        if not agrees:
+            raise UnsupportedLayerError(
+                f"'{name}' has another gradient when an example is alone than when it is among others, so that no "
+                "example's can be trusted; freeze it, or try another release of torch"
+            )

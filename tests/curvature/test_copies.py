@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
 
-from ong.curvature import cover, logits_of
+from ong.curvature import UnsupportedLayerError, cover, evaluating, example_gradients, find_blocks, logits_of
 
 EXAMPLES, VOCABULARY = 6, 7
 TOGETHER, COPIES, LOOP = 1, 2, 2 + EXAMPLES
@@ -176,3 +176,33 @@ def test_gradients_of_all_examples_take_one_pass_or_two_or_where_that_cannot_be_
     expected = one_by_one(model, run, (x,), blocks)
     for name in blocks:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-10)  # float64 round-off
+
+
+class _WrongAlone(torch.autograd.Function):
+    """x ∘ p, whose backward is wrong for one example, as that of torch 2.14's batch normalisation can be."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: Tensor) -> Tensor:
+        ctx.save_for_backward(x, p)
+        return x * p
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, p = ctx.saved_tensors
+        return grads[0] * p, (grads[0] * x).sum(0) * (2 if len(x) == 1 else 1)
+
+
+class WrongAlone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _WrongAlone.apply(x, self.p)
+
+
+def test_a_gradient_that_is_another_for_one_example_alone_is_refused() -> None:
+    model, x = WrongAlone(), torch.randn(4, 3)
+    blocks = find_blocks(model)
+    with evaluating(model), pytest.raises(UnsupportedLayerError, match="'p' has another gradient when an example is"):
+        list(example_gradients(blocks, model, x, lambda h, _: [torch.ones_like(h)]))
