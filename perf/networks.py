@@ -21,70 +21,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from avalanche.models import SlimResNet18
 from measure import one_thread, publish
-from torch import Tensor, nn
-from torchvision.models import resnet18
 
+from ong.experiments.models.build import build_model
+from ong.experiments.schema import ModelRecipe
 from ong.methods import OGD, Method, ONGPrior
 from ong.methods.directional import STORAGES
 
-CLASSES, TRAIN = 10, 1024
+NETWORKS = ("slim-resnet18", "vit-tiny", "resnet18")
+CLASSES, TRAIN, SHAPE = 10, 1024, (3, 32, 32)
 CONTENDERS = ("naive", "ogd", "ong-prior")
-
-
-class Attention(nn.Module):
-    """Softmax attention of three heads."""
-
-    def __init__(self, width: int, heads: int = 3) -> None:
-        super().__init__()
-        self.heads, self.qkv, self.out = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, tokens, width = x.shape
-        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed: Tensor = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width))
-        return mixed
-
-
-class Layer(nn.Module):
-    """A transformer's layer, normalised first."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.attention, self.first, self.second = Attention(width), nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.first(x))
-        return x + self.mlp(self.second(x))
-
-
-class Transformer(nn.Module):
-    """ViT-tiny: 64 patches of 4 × 4 and a class token, 6 layers of width 192."""
-
-    def __init__(self, width: int = 192, layers: int = 6) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, width, 4, 4)
-        self.token, self.place = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.randn(1, 65, width) / 50)
-        self.layers, self.last = nn.Sequential(*(Layer(width) for _ in range(layers))), nn.LayerNorm(width)
-        self.head = nn.Linear(width, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.patches(x).flatten(2).mT
-        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1) + self.place
-        logits: Tensor = self.head(self.last(self.layers(tokens))[:, 0])
-        return logits
-
-
-def small_images() -> nn.Module:
-    """Torchvision's ResNet-18 with a stem for small images."""
-    net = resnet18(num_classes=CLASSES)
-    net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    return net
-
-
-NETWORKS = {"slim-resnet18": lambda: SlimResNet18(CLASSES), "vit-tiny": Transformer, "resnet18": small_images}
 
 
 class Contender:
@@ -92,9 +38,9 @@ class Contender:
 
     def __init__(self, network: str, kind: str, options: argparse.Namespace) -> None:
         torch.manual_seed(0)
-        self.model = NETWORKS[network]()
+        self.model = build_model(ModelRecipe(name=network), SHAPE, CLASSES)
         self.sgd = torch.optim.SGD(self.model.parameters(), lr=0.01)
-        x, y = torch.randn(TRAIN, 3, 32, 32), torch.arange(TRAIN) % CLASSES
+        x, y = torch.randn(TRAIN, *SHAPE), torch.arange(TRAIN) % CLASSES
         self.data, self.batch = [x, y], [x[: options.batch], y[: options.batch]]
         self.method: Method | None = None
         common = {"max_bytes": options.max_bytes, "storage": options.storage}
@@ -200,7 +146,7 @@ def table(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--directions", type=int, default=100)
     parser.add_argument("--examples", type=int, default=1000, help="of which the Fisher is taken")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 import time
 import warnings
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from ong.experiments.models.build import build_model, parts_of
 from ong.experiments.progress import Progress
 from ong.experiments.run_plugins import AccuracyRecorder, DivergenceGuard, NoMetrics, OneStep, StepCounter
 from ong.experiments.schema import ContinualBenchmark, ContinualStrategy
-from ong.experiments.seeds import derived_seed
+from ong.experiments.seeds import derived_seed, seeded
 from ong.experiments.store import RunFolder
 from ong.methods.packing import packed_bytes
 from ong.metrics import AccuracyMatrix, all_metrics
@@ -41,21 +40,6 @@ from ong.streams.augment import AUGMENTATIONS, Augmentation
 __all__ = ["ContinualRun"]
 
 _MEASURED, _APART = 20, 25  # about so many steps of a task are measured, at least so far apart
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed every global generator inside, put them back after: Avalanche's shuffles and buffers draw from them."""
-    python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng():
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            torch.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 @contextmanager
@@ -103,7 +87,7 @@ class ContinualRun:
         if benchmark.training.validation:
             dataset = [d.for_validation() for d in dataset] if isinstance(dataset, list) else dataset.for_validation()
         self.stream = build_stream(benchmark.stream.name, dataset, seed, **benchmark.stream.options)
-        with _seeded(derived_seed(seed, 0)):
+        with seeded(derived_seed(seed, 0)):
             shape = self.stream.train_stream[0].dataset[0][0].shape
             tasks = len({label for e in self.stream.train_stream for label in getattr(e, "task_labels", (0,))})
             outputs, heads = output_count(self.stream), tasks > 1 and strategy.wrapper is None
@@ -131,7 +115,7 @@ class ContinualRun:
             watched = [self.certificate, *self.plugins]
         else:  # Avalanche's plugins change weights at the end of a task
             watched = [*self.plugins, self.certificate]
-        with _seeded(derived_seed(seed, 2)):  # a template may make networks of its own
+        with seeded(derived_seed(seed, 2)):  # a template may make networks of its own
             self.learner: Any = build(
                 strategy.template,
                 BaseSGDTemplate,
@@ -235,7 +219,7 @@ class ContinualRun:
         return max(self.memory_bytes)
 
     def _train(self, task: int) -> None:
-        with _seeded(derived_seed(self.seed, 4, task)), _without_deprecations():
+        with seeded(derived_seed(self.seed, 4, task)), _without_deprecations():
             start = time.perf_counter()
             self.learner.train(self._experiences(task), eval_streams=[])
             self.train_seconds.append(time.perf_counter() - start)
@@ -280,7 +264,7 @@ class ContinualRun:
 
     def _evaluate(self) -> None:
         start = time.perf_counter()
-        with _seeded(derived_seed(self.seed, 5)):  # heads that Avalanche gives the model when it meets their task
+        with seeded(derived_seed(self.seed, 5)):  # heads that Avalanche gives the model when it meets their task
             for experience in self.stream.test_stream if self.joint else ():  # joint training does not by itself
                 avalanche_model_adaptation(self.learner.model, experience)
             self.learner.eval(self.stream.test_stream)
