@@ -242,8 +242,8 @@ def _task_text(runs: Runs, strategy: str) -> pd.DataFrame:
 
 
 def _recipe(recipe: dict[str, Any], without: Sequence[str]) -> dict[str, str]:
-    flat = flatten({key: value for key, value in recipe.items() if key not in without})
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
+    told = flatten({key: value for key, value in recipe.items() if key not in without})
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items() if v is not None}
 
 
 def _environment(runs: Runs | HistoryRuns) -> dict[str, str]:

@@ -83,7 +83,7 @@ class Runs:
 
     @property
     def references(self) -> list[str]:
-        """Strategies shown that bound the others and do not compete with them."""
+        """Strategies shown that are references, and do not compete with the others."""
         return [name for name in self.strategies if self.is_reference(name)]
 
     def is_reference(self, strategy: str) -> bool:
