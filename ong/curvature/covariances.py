@@ -71,7 +71,7 @@ def covariances(
                 old = sums[name]
                 inputs, outputs, rows, seen = old[0] + inputs, old[1] + outputs, old[2] + rows, old[3] + seen
             sums[name] = (inputs, outputs, rows, seen)
-            rounding[name] = torch.finfo(a.dtype).eps
+            rounding[name] = max(torch.finfo(a.dtype).eps, part.rounding, rounding.get(name, 0.0))
     result = {}
     for name, (inputs, outputs, rows, seen) in sums.items():
         if not (_is_finite(inputs) and outputs.isfinite().all()):

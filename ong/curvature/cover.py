@@ -22,7 +22,12 @@ _FEWER = 3  # of them once more, without the others
 
 
 def cover(
-    model: nn.Module, run: Forward, batch: Batch, *, among: Collection[nn.Parameter] | None = None
+    model: nn.Module,
+    run: Forward,
+    batch: Batch,
+    *,
+    among: Collection[nn.Parameter] | None = None,
+    apart: Collection[str] = (),
 ) -> dict[str, Block]:
     """Return blocks that cover every trainable parameter.
 
@@ -37,6 +42,7 @@ def cover(
         run: from a batch to logits ``[N, C]``.
         batch: examples of the task; eight of them are looked at.
         among: the parameters that count, an optimizer's; all by default.
+        apart: layers whose parameters are to be blocks of their own, as they were in a past task.
 
     Raises:
         UnsupportedLayerError: the output for an example depends on the other examples of its batch, in eval mode.
@@ -48,7 +54,7 @@ def cover(
             raise NotFiniteError(f"the weights '{name}' are not finite: training has diverged")
     batch = select(batch, slice(0, PROBED))
     with evaluating(model):
-        blocks, refused = find_blocks(model, among=among), set[str]()
+        blocks, refused = find_blocks(model, among=among, apart=apart), set[str]()
         while (found := _recorded(blocks, run, batch, refused)) is None:
             pass
         tape, outputs = found
@@ -66,7 +72,7 @@ def cover(
             _check_apart(model, outputs[: len(apart)].detach(), apart)
         others = _of_another_kind(tape, outputs)
     repeated = set(tape.broadcast).difference(others)
-    found_blocks = find_blocks(model, among=among, apart=others) if others else blocks
+    found_blocks = find_blocks(model, among=among, apart=[*apart, *others]) if others else blocks
     return {n: replace(block, broadcast=True) if n in repeated else block for n, block in found_blocks.items()}
 
 
@@ -134,6 +140,9 @@ def _of_another_kind(tape: Tape, outputs: Tensor) -> list[str]:
     copied = {name: as_rows(g) for name, g in zip(tape.copies, taken, strict=False) if g is not None}
     others = []
     for module, blocks in of_module.items():
+        if module is not None and any(call.examples == 0 for call in tape.calls.get(module, [])):
+            others += [block.name for block in blocks]  # an expert, which other batches feed some of their examples
+            continue
         try:
             found = copied if module is None else tape.of_layer(module, pulled.get(module, []), examples)
         except (ValueError, RuntimeError, IndexError, UnsupportedLayerError):  # fed in another way than its type is

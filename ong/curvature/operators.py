@@ -16,14 +16,6 @@ class Operator(Protocol):
     def __call__(self, matrix: Tensor) -> Tensor:
         """Return the image of a matrix, or of each of a batch."""
 
-    @property
-    def bytes(self) -> int:
-        """Memory held."""
-
-
-def _size(*tensors: Tensor | None) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
-
 
 @dataclass(frozen=True)
 class ThinOperator:
@@ -51,11 +43,6 @@ class ThinOperator:
             return image.addmm_(along, self.inputs_basis.T)
         return image.add_(along @ self.inputs_basis.T)
 
-    @property
-    def bytes(self) -> int:
-        """Memory held."""
-        return _size(self.inputs_basis, self.outputs_basis, self.gain, self.rest)
-
 
 @dataclass(frozen=True)
 class DiagonalOperator:
@@ -70,8 +57,3 @@ class DiagonalOperator:
     def __call__(self, matrix: Tensor) -> Tensor:
         """Return the image of ``[…, rows, columns]``."""
         return self.scale * matrix
-
-    @property
-    def bytes(self) -> int:
-        """Memory held."""
-        return _size(self.scale)

@@ -14,7 +14,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from ong.curvature.batches import map_batch
 from ong.curvature.blocks import Block, dense_gradient, in_place_of
 from ong.curvature.factors import Factors, Lookups, as_rows, joined
-from ong.curvature.layers import Call, LayerFactors, factors_of_call
+from ong.curvature.layers import Call, LayerFactors, UnsupportedLayerError, factors_of_call
 
 __all__ = ["Recorded", "Tape", "record"]
 
@@ -73,8 +73,8 @@ class Tape:
             The factors of each block that took part in the forward; a layer used k times has k times the positions.
 
         Raises:
-            ValueError: outputs that are not ``[N, C]``, several examples for a block that is no layer, or a layer that
-                saw another number of examples than N.
+            ValueError: outputs that are not ``[N, C]``, or several examples for a block that is no layer.
+            UnsupportedLayerError: a layer that saw another number of examples than N.
         """
         if outputs.ndim != 2 or cotangents.shape != outputs.shape:
             raise ValueError(
@@ -120,15 +120,16 @@ class Tape:
         """Return the factors of a layer's blocks.
 
         Raises:
-            ValueError: a layer that saw another number of examples.
+            UnsupportedLayerError: a layer that saw another number of examples.
         """
         blocks = [block for block in self.blocks.values() if block.module is module]
         found = []
         for recorded, gradient in calls:
             if recorded.examples != examples:
-                raise ValueError(
-                    f"layer '{blocks[0].name}' saw a leading dimension of {recorded.examples} for {examples} examples; "
-                    "per-example gradients need the examples first in every layer"
+                raise UnsupportedLayerError(
+                    f"layer '{blocks[0].name}' saw a leading dimension of {recorded.examples} for {examples} examples, "
+                    "and had not when the task began; let the examples that tasks begin with reach every layer, or "
+                    "freeze this one"
                 )
             args, kwargs, cotangents = map_batch(_at_least_float32, (recorded.args, recorded.kwargs, gradient))
             call = Call(tuple(args), kwargs, cotangents)

@@ -33,7 +33,7 @@ from ong.curvature import (
 )
 from ong.errors import UserError
 from ong.methods.data import Examples
-from ong.methods.layout import Columns, check_columns, columns_of
+from ong.methods.layout import Columns, apart_of, check_columns, columns_of
 from ong.methods.packing import pack_nested, unpack_nested
 from ong.methods.room import Needs, Shapes, available_bytes, check_room
 from ong.methods.statistics import BatchNorm, RunningStatistics, check_batch_norm
@@ -416,7 +416,8 @@ class Method:
                         f"the outputs depend on parameters of the optimizer outside of {type(self.model).__name__}; "
                         "attach a module that holds all of them"
                     )
-        self.blocks = cover(self.model, self.forward, probe, among=among)
+        apart = apart_of(self._columns, self.model)
+        self.blocks = cover(self.model, self.forward, probe, among=among, apart=apart)
         check_columns(self._columns, self.model, self.blocks)
 
     def _check_room(self, examples: Examples) -> None:

@@ -23,7 +23,8 @@ class Covered:
     Attributes:
         name: the layer's or parameter's path in the model.
         parameters: trainable numbers in it.
-        gradient: the form in which an example's gradient is kept; empty where the outputs do not depend on the block.
+        gradient: the form in which an example's gradient is kept; empty where the first
+            example does not reach the block, as it may be another expert's.
         direction_bytes: of one direction, unpacked.
         fisher: ``"EKFAC"`` or ``"diagonal"``.
         fisher_bytes: of the Fisher that is kept.

@@ -9,7 +9,7 @@ from torch import nn
 from ong.curvature import Block
 from ong.errors import UserError
 
-__all__ = ["Columns", "check_columns", "columns_of"]
+__all__ = ["Columns", "apart_of", "check_columns", "columns_of"]
 
 Columns = dict[str, tuple[int, int]]
 
@@ -20,6 +20,11 @@ def columns_of(blocks: Mapping[str, Block]) -> Columns:
         name: tuple(0 if p is None else p.numel() // block.rows for p in (block.weight, block.bias))  # type: ignore[misc]
         for name, block in blocks.items()
     }
+
+
+def apart_of(before: Columns, model: nn.Module) -> set[str]:
+    """Return the layers whose parameters were blocks of their own in a past task."""
+    return {name.rpartition(".")[0] for name, _ in model.named_parameters() if name in before}
 
 
 def check_columns(before: Columns, model: nn.Module, blocks: Mapping[str, Block]) -> None:
@@ -42,9 +47,13 @@ def check_columns(before: Columns, model: nn.Module, blocks: Mapping[str, Block]
                 f"{new_weight} and {new_bias} now, which what is kept of that task does not fit; freeze a layer as a "
                 "whole, and give it new outputs rather than new inputs"
             )
-    for name in before:
-        if name not in now and any(other.startswith(f"{name}.") for other in now):
+    parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
+    trained = {id(parameter) for block in blocks.values() for parameter in block.parameters}
+    for name in before.keys() - now.keys():
+        held = [parameters[name]] if name in parameters else modules[name].parameters(recurse=False)
+        if any(id(parameter) in trained for parameter in held):
             raise UserError(
-                f"layer '{name}' was used as its type is in a past task and is used in another way now (its weights "
-                "are read by other code, or shared), so what is kept of it does not fit"
+                f"'{name}' was used in another way in a past task than it is now (as its layer's type is, by all "
+                "examples; or read by other code, shared, or fed some of the examples), so what is kept of it does "
+                "not fit"
             )

@@ -50,8 +50,8 @@ class Convolution:
 
     def inputs(self, patches: Tensor, shape: torch.Size) -> Tensor:
         """Return inputs ``[N, C, H, W]`` with patches ``[N, T, C · kernel]``; 0 where no patch reaches."""
-        numbers = torch.arange(1, shape.numel() + 1, dtype=torch.float64, device=patches.device)
-        places = self.patches(numbers.reshape(1, *shape))[0].T.flatten().long()  # 0 is padding
+        numbers = torch.arange(1, shape.numel() + 1, dtype=torch.float64)  # on the CPU, as mps has none
+        places = self.patches(numbers.reshape(1, *shape))[0].T.flatten().long().to(patches.device)  # 0 is padding
         flat = patches.new_zeros(len(patches), shape.numel() + 1)
         flat[:, places] = patches.flatten(1)
         return flat[:, 1:].reshape(-1, *shape)

@@ -126,7 +126,7 @@ def test_a_layer_that_is_used_in_another_way_than_before_is_refused() -> None:
     first, second = tasks(2)
     learner = Learner(OGD(), Sometimes().double()).learn(first)
     learner.model.tied = True
-    with pytest.raises(UserError, match="layer 'code' was used as its type is in a past task and is used in another"):
+    with pytest.raises(UserError, match="'code' was used in another way in a past task than it is now"):
         learner.method.begin_task(second)
 
 
@@ -244,3 +244,50 @@ def test_what_begins_to_train_after_a_task_is_told_as_nothing_of_it_is_stored() 
         first.bias.requires_grad_(True)
         with pytest.warns(UserWarning, match=r"0\.bias begin\(s\) to train"):
             method.begin_task(data)
+
+
+class Routed(nn.Module):
+    """Two experts, one of which each example is sent to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.last = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        to_a = x[:, 0] > 0
+        hidden = x.new_zeros(len(x), 8)
+        hidden[to_a], hidden[~to_a] = self.a(x[to_a]).tanh(), self.b(x[~to_a]).tanh()
+        return self.last(hidden)
+
+
+@pytest.mark.parametrize("make", [METHODS["ogd"], METHODS["ong-prior"]])
+def test_experts_stay_what_they_were_when_all_examples_of_a_later_task_go_to_one(make: Callable[[], Method]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    model, y = seeded(Routed(), generator), torch.arange(EXAMPLES) % 3
+    mixed, alike = torch.randn(2, EXAMPLES, 4, generator=generator, dtype=torch.float64)
+    alike[:, 0] = alike[:, 0].abs()
+    sgd, method = torch.optim.SGD(model.parameters(), lr=0.05), make()
+    parameters = list(model.parameters())
+
+    def step(x: Tensor) -> None:
+        method.begin_task([x, y])
+        sgd.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        sgd.step()
+
+    with method.attach(model, sgd, tasks=2):
+        step(mixed)
+        method.end_task()
+        stored = [
+            torch.cat([
+                torch.zeros(p.numel(), dtype=torch.float64) if g is None else g.flatten()
+                for g, p in zip(torch.autograd.grad(h, parameters, retain_graph=True, allow_unused=True), parameters, strict=True)
+            ])
+            for h in model(mixed).gather(1, y[:, None])[:, 0]
+        ]  # fmt: skip
+        before = torch.cat([p.detach().flatten() for p in parameters])
+        step(alike)
+        moved = torch.cat([p.detach().flatten() for p in parameters]) - before
+        method.end_task()
+    assert moved.norm() > 1e-3
+    assert (torch.stack(stored) @ moved).abs().max() < 1e-12

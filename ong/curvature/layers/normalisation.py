@@ -43,7 +43,8 @@ def _(module: _BatchNorm, call: Call) -> LayerFactors:
         raise UnsupportedLayerError(
             f"{type(module).__name__} mixes the examples of a batch unless it is in eval mode with running statistics"
         )
-    return _of_channels(F.batch_norm(call.inputs, mean, variance, eps=module.eps), call.cotangents)
+    normalised = F.batch_norm(call.inputs, mean.to(call.inputs), variance.to(call.inputs), eps=module.eps)
+    return _of_channels(normalised, call.cotangents)
 
 
 @layer_factors.register(nn.InstanceNorm1d)
