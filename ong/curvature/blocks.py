@@ -48,6 +48,8 @@ class Block:
         holders: of a parameter of its own, the modules that hold it and its name there.
         broadcast: whether it is one for all examples along a leading axis of 1 (class tokens, tables of places), where
             the model may as well read a copy an example; :func:`ong.curvature.cover` finds that out.
+        alone: whether autograd takes a layer's gradients too, an example at a time: no example that was looked at
+            reached the layer (an expert, another task's head), so that nobody knows how examples come to it.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Block:
     layout: Layout = _OF_ITS_OWN
     holders: tuple[tuple[nn.Module, str], ...] = ()
     broadcast: bool = False
+    alone: bool = False
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:

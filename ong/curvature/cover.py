@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from ong.curvature.batches import Batch, Forward, batch_size, checked_logits, select
 from ong.curvature.blocks import Block, dense_gradient, evaluating, find_blocks
-from ong.curvature.factors import Factors, as_rows
+from ong.curvature.factors import Factors, Lookups, as_rows
 from ong.curvature.layers import UnsupportedLayerError, layouts_of
-from ong.curvature.tape import Tape, record
+from ong.curvature.tape import Recorded, Tape, record
 from ong.errors import NotFiniteError, UserError
 
 __all__ = ["PROBED", "cover"]
 
 PROBED = 8  # examples that tell
-_FEWER = 3  # of them once more, without the others
+_AGAIN = 3  # of them once more, without the others and in another order
 
 
 def cover(
@@ -28,14 +28,17 @@ def cover(
     *,
     among: Collection[nn.Parameter] | None = None,
     apart: Collection[str] = (),
+    kept: Collection[str] = (),
 ) -> dict[str, Block]:
     """Return blocks that cover every trainable parameter.
 
     On a few examples Σ_n G_n of each layer, out of its inputs and back-propagated outputs, is compared with autograd,
-    with cotangents for half of the examples only, so that a layer which spreads an example over others shows too. The
-    same is seen to for what is one for all examples (class tokens, tables of places), read as a copy an example. A
-    layer that fails has a ``forward`` of its own, weights that other code reads, or inputs without examples first: its
-    parameters become blocks of their own.
+    with cotangents for half of the examples only, so that a layer which spreads an example over others shows too. Some
+    of the examples pass a second time, in the other order, in which each layer must see them: so a model shows that
+    sorts its examples, whatever order the first one was. The same is seen to for what is one for all examples (class
+    tokens, tables of places), read as a copy an example. A layer that fails has a ``forward`` of its own, weights that
+    other code reads, or inputs without examples first: its parameters become blocks of their own. A layer that none of
+    the examples reached (an expert, another task's head) stays a block, of which nothing is known: it stands alone.
 
     Args:
         model: the network.
@@ -43,6 +46,7 @@ def cover(
         batch: examples of the task; eight of them are looked at.
         among: the parameters that count, an optimizer's; all by default.
         apart: layers whose parameters are to be blocks of their own, as they were in a past task.
+        kept: layers that were blocks in a past task: one that fails stays a block, and stands alone.
 
     Raises:
         UnsupportedLayerError: the output for an example depends on the other examples of its batch, in eval mode.
@@ -65,15 +69,23 @@ def cover(
             )
         if not outputs.isfinite().all():
             raise NotFiniteError("the outputs are not finite: weights or inputs have diverged")
-        if batch_size(batch) > 1:
-            fewer = select(batch, slice(0, min(_FEWER, batch_size(batch) - 1)))
-            with torch.no_grad():
-                apart = checked_logits(run(fewer), fewer)
-            _check_apart(model, outputs[: len(apart)].detach(), apart)
-        others = _of_another_kind(tape, outputs)
+        order = torch.arange(1, min(1 + _AGAIN, batch_size(batch))).flip(0)
+        second = None
+        if len(order):
+            some, known = select(batch, order), tape.broadcast
+            same = {name: replace(block, broadcast=name in known) for name, block in tape.blocks.items()}
+            with record(same, len(order)) as again:
+                second = again, checked_logits(run(some), some), order
+            _check_apart(model, outputs[order.to(outputs.device)].detach(), second[1].detach())
+        others, unreached = _of_another_kind(tape, outputs, second)
+    alone = {blocks[name].module for name in unreached | others.intersection(kept)} - {None}
+    others = {name for name in others if blocks[name].module not in alone}
     repeated = set(tape.broadcast).difference(others)
     found_blocks = find_blocks(model, among=among, apart=[*apart, *others]) if others else blocks
-    return {n: replace(block, broadcast=True) if n in repeated else block for n, block in found_blocks.items()}
+    return {
+        name: replace(block, alone=True) if block.module in alone else replace(block, broadcast=name in repeated)
+        for name, block in found_blocks.items()
+    }
 
 
 def _recorded(blocks: Mapping[str, Block], run: Forward, batch: Batch, refused: set[str]) -> tuple[Tape, Tensor] | None:
@@ -122,7 +134,16 @@ def _check_apart(model: nn.Module, together: Tensor, apart: Tensor) -> None:
         )
 
 
-def _of_another_kind(tape: Tape, outputs: Tensor) -> list[str]:
+def _of_another_kind(
+    tape: Tape, outputs: Tensor, second: tuple[Tape, Tensor, Tensor] | None
+) -> tuple[set[str], set[str]]:
+    """Return the blocks whose factors are not their gradients, and those of layers that no example reached.
+
+    Args:
+        tape: of a pass of all examples.
+        outputs: of that.
+        second: of another pass the same, and which examples that was of.
+    """
     examples = len(outputs)
     without = torch.ones(examples, dtype=torch.bool)  # the first and the last, of which code may read one for all
     without[1 : 1 + examples // 2] = False
@@ -130,29 +151,46 @@ def _of_another_kind(tape: Tape, outputs: Tensor) -> list[str]:
     cotangents = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
     cotangents[without] = 0
     parameters = [parameter for block in tape.blocks.values() for parameter in block.parameters]
-    if not parameters:
-        return []
     pulled, taken = tape.pulled(outputs, cotangents, [*tape.copies.values(), *parameters])
     gradients = dict(zip(map(id, parameters), taken[len(tape.copies) :], strict=True))
     of_module: dict[nn.Module | None, list[Block]] = {}
     for block in tape.blocks.values():
         of_module.setdefault(block.module, []).append(block)
     copied = {name: as_rows(g) for name, g in zip(tape.copies, taken, strict=False) if g is not None}
-    others = []
+    others, unreached = set[str](), set[str]()
+    again: dict[nn.Module, list[tuple[Recorded, Tensor]]] = {}
+    if second is not None:
+        tape_again, outputs_again, order = second
+        again, _ = tape_again.pulled(outputs_again, cotangents[order.to(cotangents.device)], [])
     for module, blocks in of_module.items():
-        if module is not None and any(call.examples == 0 for call in tape.calls.get(module, [])):
-            others += [block.name for block in blocks]  # an expert, which other batches feed some of their examples
+        names = {block.name for block in blocks}
+        expected = {b.name: b.matrix([dense_gradient(gradients[id(p)], p) for p in b.parameters]) for b in blocks}
+        calls = tape.calls.get(module, []) if module is not None else []
+        if module is not None and not (calls and all(call.examples for call in calls)):
+            (others if any(gradient.any() for gradient in expected.values()) else unreached).update(names)
             continue
         try:
             found = copied if module is None else tape.of_layer(module, pulled.get(module, []), examples)
+            moved = set[str]()
+            if module is not None and module in again:
+                moved = _moved(found, tape_again.of_layer(module, again[module], len(order)), order)
         except (ValueError, RuntimeError, IndexError, UnsupportedLayerError):  # fed in another way than its type is
-            others += [block.name for block in blocks]
+            others |= names
             continue
-        for block in blocks:
-            expected = block.matrix([dense_gradient(gradients[id(p)], p) for p in block.parameters])
-            if not _agrees(found.get(block.name), expected, without):
-                others.append(block.name)
-    return others
+        others |= moved | {name for name in names if not _agrees(found.get(name), expected[name], without)}
+    return others, unreached
+
+
+def _moved(found: Mapping[str, Factors], again: Mapping[str, Factors], order: Tensor) -> set[str]:
+    """Return the blocks whose inputs are those of other examples in a second pass, of the first's in an order."""
+    moved = set()
+    for name in found.keys() & again.keys():
+        first, then = (f.indices.float() if isinstance(f, Lookups) else f.inputs for f in (found[name], again[name]))
+        first = first[order.to(first.device)]
+        distance = torch.linalg.vector_norm(first - then) if first.shape == then.shape else torch.inf
+        if distance > 10 * again[name].rounding ** 0.5 * torch.linalg.vector_norm(first):
+            moved.add(name)
+    return moved
 
 
 def _agrees(factors: Factors | None, expected: Tensor, without: Tensor) -> bool:

@@ -110,35 +110,24 @@ class EigenBlock:
             raise ValueError(f"a block cannot shrink from {self.shape} to {(rows, columns)}")
         if not (more_rows or more_columns):
             return self
-        basis, values, eigenvalues = self.inputs_basis, self.inputs_values, self.eigenvalues
+        basis = F.pad(self.inputs_basis, (0, 0, 0, more_columns))
+        values, eigenvalues = self.inputs_values, self.eigenvalues
         if more_columns and self.others and (self.inputs_rest or self.rest.any()):
-            # What was shared by the old columns is 0 on the new ones, so that they need eigenvectors of their own.
-            basis, values, eigenvalues = self._complete()
-        basis = F.pad(basis, (0, 0, 0, more_columns))
+            # What the old columns share is 0 on the new ones, so that these need eigenvectors of their own.
+            own = torch.eye(more_columns, dtype=basis.dtype, device=basis.device)
+            basis = torch.cat([basis, F.pad(own, (0, 0, self.shape[1], 0))], 1)
+            values, eigenvalues = F.pad(values, (0, more_columns)), F.pad(eigenvalues, (0, more_columns))
         outputs = F.pad(self.outputs_basis, (0, more_rows, 0, more_rows))
         outputs.diagonal()[self.shape[0] :] = 1
-        none = self.rest.new_zeros(rows)
         return EigenBlock(
             basis,
             values,
-            self.inputs_rest if not more_columns else self.inputs_rest.new_zeros(()),
+            self.inputs_rest,
             outputs,
             F.pad(self.outputs_values, (0, more_rows)),
             F.pad(eigenvalues, (0, 0, 0, more_rows)),
-            F.pad(self.rest, (0, more_rows)) if not more_columns else none,
+            F.pad(self.rest, (0, more_rows)),
             self.positions,
-        )
-
-    def _complete(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return U, D and Λ with all columns."""
-        columns = self.inputs_basis.shape[0]
-        identity = torch.eye(columns, dtype=self.rest.dtype, device=self.rest.device)
-        whole = torch.linalg.qr(double(torch.cat([self.inputs_basis, identity], 1))).Q.to(identity)
-        whole[:, : columns - self.others] = self.inputs_basis
-        return (
-            whole,
-            torch.cat([self.inputs_values, self.inputs_rest.expand(self.others)]),
-            torch.cat([self.eigenvalues, self.rest[:, None].expand(-1, self.others)], 1),
         )
 
     def moved(self, added: Covariances, *, rank: int | None, decay: float = 1.0) -> EigenBlock:

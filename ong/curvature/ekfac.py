@@ -157,7 +157,7 @@ class EKFAC:
 
         with evaluating(model):
             one = select(batches[0], slice(0, 1))
-            numbers = factor_numbers(blocks, positions_of(blocks, run, one))
+            numbers = factor_numbers(blocks, positions_of(blocks, run, batches[0]))
             with torch.no_grad():
                 drawn = sum(1 for _ in sets(run(one), one))
             pieces = in_pieces(batches, numbers)

@@ -26,7 +26,9 @@ def example_gradients(
     """Yield, for each set of cotangents, the gradients of every example of a batch.
 
     One forward for the batch where all layers see all of its examples. Parameters that are no layer's take a second
-    one, in which every example has copies of them, or where that cannot be a forward and a backward an example.
+    one, in which every example has copies of them, or where that cannot be a forward and a backward an example. The
+    latter is also taken for layers that stand ``alone``, where the batch reaches them, and for all blocks where some
+    examples are sent to a layer and others are not. A layer that an example does not reach has a gradient of zero.
 
     Args:
         blocks: the model's blocks.
@@ -37,10 +39,13 @@ def example_gradients(
     Raises:
         UnsupportedLayerError: gradients of single examples that do not sum up to the batch's.
     """
-    together = {name: block for name, block in blocks.items() if block.module is not None or block.broadcast}
+    layers = {name for name, block in blocks.items() if block.module is not None and not block.alone}
+    together = {name: block for name, block in blocks.items() if name in layers or block.broadcast}
     others = {name: block for name, block in blocks.items() if name not in together}
     with record(together, batch_size(batch)) as tape:
         logits = run(batch)
+    reached = _reached([block for block in others.values() if block.alone], logits)
+    others = {name: block for name, block in others.items() if not block.alone or name in reached}
     if not tape.has_examples_first(len(logits)):
         yield from _one_at_a_time(blocks, run, batch, logits, list(cotangents(logits.detach(), batch)))
         return
@@ -49,9 +54,19 @@ def example_gradients(
             yield tape.factors(logits, u)
         return
     sets = list(cotangents(logits.detach(), batch))
-    apart = gradients_by_copies(others, run, batch, logits, sets) if sets else []
+    apart = gradients_by_copies(others, run, batch, logits, sets) if sets and not reached else []
     for u, parts in zip(sets, apart or _one_at_a_time(others, run, batch, logits, sets), strict=True):
         yield tape.factors(logits, u) | parts
+
+
+def _reached(blocks: Sequence[Block], outputs: Tensor) -> set[str]:
+    """Return the names of blocks that the outputs depend on."""
+    parameters = [parameter for block in blocks for parameter in block.parameters]
+    if not parameters or not outputs.requires_grad:
+        return set()
+    gradients = torch.autograd.grad(outputs.sum(), parameters, retain_graph=True, allow_unused=True)
+    found = {id(parameter) for parameter, g in zip(parameters, gradients, strict=True) if g is not None}
+    return {block.name for block in blocks if any(id(parameter) in found for parameter in block.parameters)}
 
 
 def _one_at_a_time(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ong.curvature.precision import double
 
-__all__ = ["Factors", "Lookups", "as_rows", "joined", "joined_examples"]
+__all__ = ["Factors", "Lookups", "as_factors", "as_rows", "joined", "joined_examples"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,21 @@ def as_rows(gradients: Tensor) -> Factors:
     rows = gradients.reshape(len(gradients), 1, -1)
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     return Factors(rows, rows.new_ones(len(rows), 1, 1), torch.finfo(gradients.dtype).eps)
+
+
+def as_factors(gradient: Tensor, rounding: float, *, looked_up: bool) -> Factors:
+    """Return one gradient ``[rows, columns]`` as the factors of an example: each row is a position of its own.
+
+    Args:
+        gradient: at least float32.
+        rounding: relative, of it.
+        looked_up: whether its rows are an embedding's, of which only those that are not zero are positions.
+    """
+    rows = len(gradient)
+    if looked_up:
+        places = gradient.any(1).nonzero()[:, 0] if gradient.any() else torch.zeros_like(gradient[:1, 0]).long()
+        return Lookups(gradient[places][None], places[None], rows, rounding)
+    return Factors(gradient[None], torch.eye(rows, dtype=gradient.dtype, device=gradient.device)[None], rounding)
 
 
 def joined(parts: Sequence[Factors], dim: int = 0) -> Factors:

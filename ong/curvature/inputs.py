@@ -71,6 +71,8 @@ def input_covariances(
 
     def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         out = output[0] if isinstance(output, tuple) else output
+        if not out.numel():  # an expert that nothing was sent to
+            return
         args, kwargs = map_batch(lambda t: t.detach().to(out) if t.is_floating_point() else t, [list(args), kwargs])
         found = factors_of_call(module, Call(tuple(args), kwargs, torch.zeros_like(out)))
         for block in layers[module]:

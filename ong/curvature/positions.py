@@ -1,4 +1,4 @@
-"""At how many positions a model's layers act, told by one example: with a block's shape, the size of its gradients."""
+"""At how many positions a model's layers act, told by few examples: with a block's shape, its gradients' size."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ __all__ = ["MOST_FACTORS", "factor_numbers", "in_pieces", "positions_of"]
 
 MOST_FACTORS = 2**26
 """The most numbers in the factors of examples that go through a network together."""
+_LOOKED_AT = 8  # examples at most
 
 
 def positions_of(blocks: Mapping[str, Block], run: Forward, batch: Batch) -> dict[str, int]:
-    """Return T of each block in the gradient of a batch's first example, 0 where that does not reach the block.
+    """Return T of each block in the gradient of an example, 0 where none of a batch's first eight reaches the block.
+
+    The first example tells, and of blocks that it does not reach (experts) the next ones.
 
     Args:
         blocks: the model's blocks.
@@ -29,8 +32,13 @@ def positions_of(blocks: Mapping[str, Block], run: Forward, batch: Batch) -> dic
     def ones(logits: Tensor, batch: Batch) -> Iterator[Tensor]:
         yield torch.ones_like(logits)
 
-    (parts,) = example_gradients(blocks, run, select(batch, slice(0, 1)), ones)
-    return {name: parts[name].inputs.shape[1] if name in parts else 0 for name in blocks}
+    found = dict.fromkeys(blocks, 0)
+    for n in range(min(_LOOKED_AT, batch_size(batch))):
+        (parts,) = example_gradients(blocks, run, select(batch, slice(n, n + 1)), ones)
+        found |= {name: max(found[name], part.inputs.shape[1]) for name, part in parts.items()}
+        if all(found.values()):
+            break
+    return found
 
 
 def factor_numbers(blocks: Mapping[str, Block], positions: Mapping[str, int]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ong.curvature.batches import map_batch
 from ong.curvature.blocks import Block, dense_gradient, in_place_of
-from ong.curvature.factors import Factors, Lookups, as_rows, joined
+from ong.curvature.factors import Factors, Lookups, as_factors, as_rows, joined
 from ong.curvature.layers import Call, LayerFactors, UnsupportedLayerError, factors_of_call
 
 __all__ = ["Recorded", "Tape", "record"]
@@ -66,11 +66,13 @@ class Tape:
         """Pull one cotangent an example back: the gradients of Σ_n u_nᵀ h_n, example by example.
 
         Args:
-            outputs: h, ``[N, C]``, of the recorded forward; one example where a block is no layer.
+            outputs: h, ``[N, C]``, of the recorded forward; one example where autograd takes a block's gradients.
             cotangents: u, ``[N, C]``.
 
         Returns:
             The factors of each block that took part in the forward; a layer used k times has k times the positions.
+            Of one example autograd takes the gradients of all that is no layer it was sent to as one: parameters of
+            their own, and experts, which are sent some of its tokens.
 
         Raises:
             ValueError: outputs that are not ``[N, C]``, or several examples for a block that is no layer.
@@ -81,21 +83,35 @@ class Tape:
                 f"outputs and cotangents must both be [examples, outputs], got {list(outputs.shape)} "
                 f"and {list(cotangents.shape)}"
             )
-        others = {n: block for n, block in self.blocks.items() if block.module is None and n not in self.copies}
+        others = {
+            n: block for n, block in self.blocks.items() if n not in self.copies and self._is_apart(block, outputs)
+        }
         if others and len(outputs) != 1:
             raise ValueError(f"gradients of single parameters are taken one example at a time, got {len(outputs)}")
-        weights = [*self.copies.values(), *(block.parameters[0] for block in others.values())]
-        pulled, gradients = self.pulled(outputs, cotangents, weights)
+        weights = [*self.copies.values(), *(parameter for block in others.values() for parameter in block.parameters)]
+        pulled, found = self.pulled(outputs, cotangents, weights)
+        gradients, apart = iter(found), {block.module for block in others.values()}
         result: dict[str, Factors] = {}
         for module, calls in pulled.items():
-            result |= self.of_layer(module, calls, len(outputs))
-        for name, gradient in zip(self.copies, gradients, strict=False):
-            if gradient is not None:
+            if module not in apart:
+                result |= self.of_layer(module, calls, len(outputs))
+        for name in self.copies:
+            if (gradient := next(gradients)) is not None:
                 result[name] = as_rows(gradient)
-        for (name, block), gradient in zip(others.items(), gradients[len(self.copies) :], strict=True):
-            if gradient is not None:
-                result[name] = as_rows(dense_gradient(gradient, block.parameters[0])[None])
+        for name, block in others.items():
+            parts = [(next(gradients), parameter) for parameter in block.parameters]
+            if any(gradient is not None for gradient, _ in parts):
+                matrix = block.matrix([dense_gradient(gradient, parameter) for gradient, parameter in parts])
+                rounding = max(_rounding(parameter) for parameter in block.parameters)
+                result[name] = as_factors(matrix, rounding, looked_up=block.rows > 1 and block.is_diagonal)
         return result
+
+    def _is_apart(self, block: Block, outputs: Tensor) -> bool:
+        """Return whether autograd takes a block's gradients."""
+        if block.module is None or block.alone:
+            return True
+        calls = self.calls.get(block.module, [])
+        return len(outputs) == 1 and any(call.examples != 1 for call in calls)
 
     def pulled(
         self, outputs: Tensor, cotangents: Tensor, weights: Sequence[Tensor]
@@ -127,9 +143,8 @@ class Tape:
         for recorded, gradient in calls:
             if recorded.examples != examples:
                 raise UnsupportedLayerError(
-                    f"layer '{blocks[0].name}' saw a leading dimension of {recorded.examples} for {examples} examples, "
-                    "and had not when the task began; let the examples that tasks begin with reach every layer, or "
-                    "freeze this one"
+                    f"layer '{blocks[0].name}' saw a leading dimension of {recorded.examples} for {examples} examples; "
+                    "per-example gradients want the examples first in every layer, or one example at a time"
                 )
             args, kwargs, cotangents = map_batch(_at_least_float32, (recorded.args, recorded.kwargs, gradient))
             call = Call(tuple(args), kwargs, cotangents)
@@ -149,7 +164,8 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 
 def _assembled(block: Block, parts: LayerFactors, rounding: float) -> Factors:
     used = [(parts.weight_inputs, block.weight), (parts.bias_inputs, block.bias)]
-    inputs = torch.cat([part for part, parameter in used if part is not None and parameter is not None], dim=2)
+    columns = [part for part, parameter in used if part is not None and parameter is not None]
+    inputs = columns[0] if len(columns) == 1 else torch.cat(columns, dim=2)  # of one it would be a copy
     if not parts.outputs.is_floating_point():
         return Lookups(inputs, parts.outputs, block.rows, rounding)
     return Factors(inputs, parts.outputs.to(inputs.dtype), rounding)

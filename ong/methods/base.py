@@ -8,10 +8,8 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ong.curvature import (
-    PROBED,
     Batch,
     Block,
     FisherType,
@@ -19,21 +17,14 @@ from ong.curvature import (
     Likelihood,
     Metric,
     Vector,
-    check_likelihood,
-    cover,
-    evaluating,
-    likelihood_of,
-    likelihood_of_targets,
-    logits_of,
     map_batch,
     needs_likelihood,
-    positions_of,
-    targets_of,
     without_autocast,
 )
 from ong.errors import UserError
 from ong.methods.data import Examples
-from ong.methods.layout import Columns, apart_of, check_columns, columns_of
+from ong.methods.layout import Columns, columns_of
+from ong.methods.network import Network
 from ong.methods.packing import pack_nested, unpack_nested
 from ong.methods.room import Needs, Shapes, available_bytes, check_room
 from ong.methods.statistics import BatchNorm, RunningStatistics, check_batch_norm
@@ -103,12 +94,8 @@ class Method:
         self._resumes = False
         self._displaces = False
         self._moving: frozenset[str] | None = None
-        self._compiled = False
         self._hooks: StepHooks | None = None
-        self._model: nn.Module | None = None
-        self._logits: Forward | None = None
-        self._criterion: Any = None
-        self._likelihood: Likelihood | None = None
+        self._network: Network | None = None
         self._statistics: RunningStatistics | None = None
         self._examples: Examples | None = None
 
@@ -212,14 +199,9 @@ class Method:
         if self._hooks is not None and self._in_task and self._hooks.optimizer is not optimizer:
             raise UserError("a task is in training with another optimizer; end it, or detach(), before attaching anew")
         self.detach()
-        if isinstance(model, DistributedDataParallel):
-            model = model.module
-        self._compiled = hasattr(model, "_orig_mod")
-        self._model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped, whose layers hooks can reach
-        self._logits, self._criterion = logits, criterion
-        self._likelihood = None if likelihood is None else check_likelihood(likelihood)
+        self._network = Network(model, optimizer, logits, criterion, likelihood)
         self.expected_tasks = tasks
-        self._move_to(self.device)
+        self._move_to(self._network.device)
         self._hooks = StepHooks(self, optimizer)
         self._hooks.displaces, self._hooks.moving = self._displaces, self._moving
         return self
@@ -237,7 +219,7 @@ class Method:
             self._hooks.close()
         if self._statistics is not None:
             self._statistics.close()
-        self._hooks = self._statistics = self._logits = self._examples = None
+        self._hooks = self._network = self._statistics = self._examples = None
 
     def __enter__(self) -> Self:
         return self
@@ -286,7 +268,7 @@ class Method:
         self._again, self._in_task = self._in_task, False
         self._move_to(self.device)
         examples = Examples(data, self.device)
-        self._find_blocks(examples)
+        self.blocks = self.network.blocks(examples, self._columns)
         if not self._resumes:
             self.step = 0
         try:
@@ -297,19 +279,19 @@ class Method:
         except BaseException:
             self.blocks = {}
             raise
-        if begun := sorted(self._untrained & self._names(trained=True)):
+        trained = self.network.trained(self.blocks)
+        if begun := sorted(self._untrained & trained):
             warnings.warn(
                 f"{', '.join(begun[:5])} begin(s) to train after a task that was learned without: nothing is known of "
                 "their effect on its outputs, which move; train them from the first task on, or keep them frozen",
                 stacklevel=3,
             )
         later = self.tasks > 0
-        trained = self._names(trained=True)
         self._statistics = RunningStatistics(
             self.model,
             freeze=later and self.batch_norm == "freeze",
             promised=later and self.keeps_outputs,
-            compiled=self._compiled,
+            compiled=self.network.compiled,
             apart={name: p for name, p in self.model.named_parameters() if name not in trained},
         )
         hooks.begin_task(resumes=self.step > 0)
@@ -337,12 +319,12 @@ class Method:
         if self._statistics is not None:
             self._statistics.close()
             self._statistics = None
-        self._find_blocks(examples)  # an evaluation during training may have grown the model
+        self.blocks = self.network.blocks(examples, self._columns)  # an evaluation may have grown the model
         with without_autocast(self.device):
             self._end(examples)
         self.tasks += 1
         self._columns |= columns_of(self.blocks)
-        self._untrained |= self._reached(examples) - self._names(trained=True)
+        self._untrained |= self.network.reached(examples) - self.network.trained(self.blocks)
         self.leave_task()
 
     def leave_task(self) -> None:
@@ -353,21 +335,29 @@ class Method:
         self._statistics = self._examples = self._moving = None
 
     @property
+    def network(self) -> Network:
+        """The network, its outputs and the likelihood of its targets.
+
+        Raises:
+            UserError: no model attached.
+        """
+        self._attached()
+        assert self._network is not None
+        return self._network
+
+    @property
     def model(self) -> nn.Module:
         """The network, bare of wrappers."""
-        self._attached()
-        assert self._model is not None
-        return self._model
+        return self.network.model
 
     @property
     def device(self) -> torch.device:
         """The device of the model."""
-        assert self._model is not None
-        return next(self._model.parameters()).device
+        return self.network.device
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the model's logits ``[N, C]`` of a batch."""
-        return self._logits(batch) if self._logits is not None else logits_of(self.model, batch)
+        return self.network.forward(batch)
 
     def likelihood(self, examples: Examples, fisher: FisherType | None = None) -> Likelihood:
         """Return the likelihood of the targets, given or read from the criterion or the targets.
@@ -381,44 +371,12 @@ class Method:
         """
         if fisher is not None and not needs_likelihood(fisher):
             return "categorical"
-        if self._likelihood is None:
-            if self._criterion is not None:
-                self._likelihood = likelihood_of(self._criterion)
-            else:
-                batch = self._probe(examples)
-                with evaluating(self.model), torch.no_grad():
-                    logits = self.forward(batch)
-                self._likelihood = likelihood_of_targets(logits, targets_of(batch))
-        return self._likelihood
+        return self.network.likelihood(examples)
 
     def _attached(self) -> StepHooks:
         if self._hooks is None:
             raise UserError(f"{type(self).__name__} is attached to no model; call attach(model, optimizer) first")
         return self._hooks
-
-    def _probe(self, examples: Examples) -> Batch:
-        """Return a few examples, always the same."""
-        return examples.probe(PROBED)
-
-    def _find_blocks(self, examples: Examples) -> None:
-        hooks = self._attached()
-        among = [p for group in hooks.optimizer.param_groups for p in group["params"]]
-        probe = self._probe(examples)
-        own = {id(p) for p in self.model.parameters()}
-        outside = [p for p in among if id(p) not in own and p.requires_grad]
-        if len(outside) == len(among):
-            raise UserError(f"the optimizer holds none of the parameters of the model ({type(self.model).__name__})")
-        if outside:
-            with evaluating(self.model):
-                outputs = self.forward(probe).sum()
-                if any(g is not None for g in torch.autograd.grad(outputs, outside, allow_unused=True)):
-                    raise UserError(
-                        f"the outputs depend on parameters of the optimizer outside of {type(self.model).__name__}; "
-                        "attach a module that holds all of them"
-                    )
-        apart = apart_of(self._columns, self.model)
-        self.blocks = cover(self.model, self.forward, probe, among=among, apart=apart)
-        check_columns(self._columns, self.model, self.blocks)
 
     def _check_room(self, examples: Examples) -> None:
         """Estimate what all expected tasks will take, and stop if it cannot fit.
@@ -426,24 +384,9 @@ class Method:
         Raises:
             UserError: more than the memory available.
         """
-        with evaluating(self.model):
-            positions = positions_of(self.blocks, self.forward, self._probe(examples))
-        shapes = Shapes(self.blocks, positions, self.expected_tasks)
+        shapes = Shapes(self.blocks, self.network.positions(self.blocks, examples), self.expected_tasks)
         available = available_bytes(self.device)
         check_room(type(self).__name__, lambda shapes: self._needs(shapes, examples), shapes, self._sizes(), available)
-
-    def _names(self, *, trained: bool = False) -> set[str]:
-        """Return the names of the model's parameters, or of those that the present task trains."""
-        own = {id(parameter) for block in self.blocks.values() for parameter in block.parameters}
-        return {name for name, p in self.model.named_parameters() if not trained or id(p) in own}
-
-    def _reached(self, examples: Examples) -> set[str]:
-        """Return the names of parameters that the outputs depend on; of frozen ones all."""
-        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        with evaluating(self.model):
-            outputs = self.forward(self._probe(examples)).sum()
-            found = torch.autograd.grad(outputs, list(parameters.values()), allow_unused=True)
-        return self._names() - {n for n, gradient in zip(parameters, found, strict=True) if gradient is None}
 
     def _draw(self, examples: Examples, count: int) -> list[Batch]:
         """Draw examples with a seed of the method's own, whose number does not depend on their number."""
@@ -510,7 +453,7 @@ class Method:
         if self._hooks is not None:
             self._hooks.displaces, self._hooks.moving = self._displaces, self._moving
         kept = unpack_nested(state["kept"])
-        self._load(kept if self._model is None else map_batch(lambda t: _moved(t, self.device), kept))
+        self._load(kept if self._hooks is None else map_batch(lambda t: _moved(t, self.device), kept))
 
     def _move_to(self, device: torch.device) -> None:
         """Move what is kept to a device, where it lies on another one."""

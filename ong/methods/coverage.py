@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ong.curvature import PROBED, Batch, Block, Forward, cover, evaluating, logits_of, select
-from ong.methods.room import Shapes, readable
+from ong.methods.room import Shapes, directions_of_few, readable
 from ong.projection import FactoredRows, LookupRows, PatchRows, Rows, collect_directions
 
 __all__ = ["Coverage", "Covered", "coverage"]
@@ -23,8 +23,7 @@ class Covered:
     Attributes:
         name: the layer's or parameter's path in the model.
         parameters: trainable numbers in it.
-        gradient: the form in which an example's gradient is kept; empty where the first
-            example does not reach the block, as it may be another expert's.
+        gradient: the form in which an example's gradient is kept; empty where none of the examples reaches the block.
         direction_bytes: of one direction, unpacked.
         fisher: ``"EKFAC"`` or ``"diagonal"``.
         fisher_bytes: of the Fisher that is kept.
@@ -122,7 +121,9 @@ def coverage(model: nn.Module, batch: Batch, *, logits: Forward | None = None, r
     run = logits if logits is not None else (lambda batch: logits_of(model, batch))
     batch = select(batch, slice(0, PROBED))
     blocks = cover(model, run, batch)
-    rows = collect_directions(model, select(batch, slice(0, 1)), kind="ave", blocks=blocks, forward=run)
+    rows = directions_of_few(
+        lambda example: collect_directions(model, example, kind="ave", blocks=blocks, forward=run), blocks, batch
+    )
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with evaluating(model):
         reached = torch.autograd.grad(run(batch).sum(), list(trainable.values()), allow_unused=True)
@@ -154,4 +155,4 @@ def _form(block: Block, rows: Rows) -> str:
         return f"images, {rows.positions} positions"
     if isinstance(rows, FactoredRows):
         return "factors" if rows.positions == 1 else f"factors, {rows.positions} positions"
-    return "matrix, by autograd" if block.module is None else "matrix"
+    return "matrix, by autograd" if block.module is None or block.alone else "matrix"

@@ -9,17 +9,18 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from ong.curvature import Batch, Likelihood, Vector, batch_size, evaluating, select, targets_of
+from ong.curvature import Batch, Block, Likelihood, Vector, evaluating, targets_of
 from ong.errors import UnknownNameError, UserError
 from ong.methods.base import Method
 from ong.methods.data import Examples
 from ong.methods.fishers import check_positive
 from ong.methods.packing import pack_nested, packed_bytes
-from ong.methods.room import Needs, Shapes, bytes_of, gram_bytes, readable
+from ong.methods.room import Needs, Shapes, bytes_of, directions_of_few, gram_bytes, readable
 from ong.methods.statistics import BatchNorm
 from ong.projection import (
     WORKING_BYTES,
     Bounds,
+    DenseRows,
     DirectionKind,
     DirectionMemory,
     EuclideanProjection,
@@ -97,6 +98,7 @@ class DirectionMethod(Method):
         self.directions_captured = 1.0
         self._projection: EuclideanProjection | MetricProjection | None = None
         self._sample: dict[str, Rows] = {}  # a few directions and how many an example has, for the estimate
+        self._unreached: dict[str, Rows] = {}  # of these the blocks that no example reached
         self._an_example = 1
 
     def _begin(self, examples: Examples) -> None:
@@ -132,7 +134,7 @@ class DirectionMethod(Method):
 
     def _check_targets(self, examples: Examples) -> None:
         """See before training that the kind of direction has the targets it needs."""
-        batch = self._probe(examples)
+        batch = self.network.probe(examples)
         likelihood = self._likelihood_of_directions(examples)
         with evaluating(self.model), torch.no_grad():
             for _ in direction_cotangents(self.forward(batch), targets_of(batch), self.directions, likelihood):
@@ -168,14 +170,19 @@ class DirectionMethod(Method):
         self.directions_dropped += before - len(self.memory)
 
     def _check_room(self, examples: Examples) -> None:
-        batch = select(self._probe(examples), slice(0, 1))
-        self._sample = self._collect(batch, examples)
-        self._an_example = len(DirectionMemory(self._sample)) // batch_size(batch)
+        probe = self.network.probe(examples)
+        self._sample = directions_of_few(lambda batch: self._collect(batch, examples), self.blocks, probe)
+        self._an_example = len(DirectionMemory(self._sample))
+        unreached = self.blocks.keys() - self._sample.keys()
+        self._unreached = {name: _matrices(self.blocks[name], self._an_example) for name in unreached}
+        self._sample |= self._unreached
         super()._check_room(examples)
-        self._sample = {}
+        self._sample, self._unreached = {}, {}
 
     def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
-        """Return what the tasks will leave, from the directions of one example, and what is worked with beside it.
+        """Return what the tasks will leave, from the directions of few examples, and what is worked with beside it.
+
+        Blocks that these do not reach, such as experts, count with matrices, the most that they can take.
 
         Raises:
             UserError: a ``max_bytes`` that holds not one direction.
@@ -186,7 +193,7 @@ class DirectionMethod(Method):
         most = shapes.limited("directions_per_task", most, most)
         a_task, of_a_task = self._left_by_a_task(self._sample, self._an_example, most, shapes)
         each = max(1, of_a_task // a_task)
-        one = of_a_task - bytes_of(self._sample, a_task - 1)
+        one = of_a_task - bytes_of(self._sample, a_task - 1) - bytes_of(self._unreached, 1)
         if self.bounds.max_bytes is not None and one > self.bounds.max_bytes:
             raise UserError(
                 f"max_bytes={self.bounds.max_bytes} holds not one direction of this model, which takes {one} bytes"
@@ -287,3 +294,10 @@ class DirectionMethod(Method):
         self.directions_dropped = state["directions_dropped"]
         self.directions_captured = state["directions_captured"]
         self._projection = None
+
+
+def _matrices(block: Block, count: int) -> DenseRows:
+    """Return zeros as large as gradients of a block can become, in the memory of one number."""
+    parameter = block.parameters[0]
+    zero = torch.zeros((), dtype=torch.promote_types(parameter.dtype, torch.float32), device=parameter.device)
+    return DenseRows(zero.expand(count, *block.shape))

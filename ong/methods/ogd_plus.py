@@ -76,7 +76,7 @@ class OGDPlus(DirectionMethod):
         self._remember(examples, batches=self.stored)
 
     def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
-        batch = self._probe(examples)
+        batch = self.network.probe(examples)
         most = self.directions_per_task if examples.count is None else min(self.directions_per_task, examples.count)
         each = packed_bytes(pack_nested(batch)) // batch_size(batch)
         return super()._needs(shapes, examples).plus(kept=shapes.tasks * most * each)

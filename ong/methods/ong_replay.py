@@ -101,7 +101,7 @@ class ONGReplay(Method):
         self.likelihood(examples, self._options.fisher)  # that it can be told shows before training
         if self.beta:
             self.likelihood(examples)
-            if targets_of(self._probe(examples)) is None:
+            if targets_of(self.network.probe(examples)) is None:
                 raise UserError("beta > 0 takes the labels of stored examples, and the batches have none; use beta=0")
         if self.store.share(self.tasks + 1) < 1:
             raise UserError(f"examples={self.store.size} leaves not one for each of {self.tasks + 1} tasks; raise it")
@@ -115,7 +115,7 @@ class ONGReplay(Method):
         self.metric = Metric(self._ekfac, self.blocks, self.damping)
 
     def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
-        batch, rank = self._probe(examples), self._options.rank
+        batch, rank = self.network.probe(examples), self._options.rank
         with evaluating(self.model), torch.no_grad():
             outputs = self.forward(batch).shape[1]
         each = packed_bytes(pack_nested(batch)) // batch_size(batch) + 2 * outputs  # logits in float16
@@ -160,8 +160,9 @@ class ONGReplay(Method):
             if self.beta:
                 targets = targets_of(batch)
                 assert targets is not None
-                assert self._likelihood is not None
-                losses.append(self.beta * negative_log_likelihood(outputs, targets, self._likelihood))
+                likelihood = self.network.known_likelihood
+                assert likelihood is not None
+                losses.append(self.beta * negative_log_likelihood(outputs, targets, likelihood))
         return torch.stack(losses).sum() * (self.tasks / len(index))
 
     def project(self, vector: Vector) -> Vector:

@@ -8,11 +8,21 @@ from dataclasses import dataclass, field, replace
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from ong.curvature import MOST_FACTORS, Block, factor_numbers, is_wide, sketch_width
+from ong.curvature import MOST_FACTORS, Batch, Block, batch_size, factor_numbers, is_wide, select, sketch_width
 from ong.errors import UserError
 from ong.projection import Rows
 
-__all__ = ["Needs", "Shapes", "available_bytes", "bytes_of", "check_room", "gram_bytes", "readable", "widest_inputs"]
+__all__ = [
+    "Needs",
+    "Shapes",
+    "available_bytes",
+    "bytes_of",
+    "check_room",
+    "directions_of_few",
+    "gram_bytes",
+    "readable",
+    "widest_inputs",
+]
 
 _GRAM = 3 * 8  # bytes an entry: the Gram, its eigenvectors and its inverse, in float64
 _EIGEN = 4  # float64 matrices of an eigenproblem's size while it is solved
@@ -144,6 +154,22 @@ def available_bytes(device: torch.device) -> int:
 def gram_bytes(directions: int) -> int:
     """Return the bytes of a Gram of so many directions, and of what its pseudo-inverse takes."""
     return _GRAM * directions**2
+
+
+def directions_of_few(
+    collect: Callable[[Batch], dict[str, Rows]], blocks: Mapping[str, Block], batch: Batch
+) -> dict[str, Rows]:
+    """Return the directions of a first example, and of a block that it does not reach those of the next that does.
+
+    Blocks that no example of the batch reaches are absent.
+    """
+    found: dict[str, Rows] = {}
+    for n in range(batch_size(batch)):
+        more = collect(select(batch, slice(n, n + 1)))
+        found |= {name: more[name] for name in more.keys() - found.keys()}
+        if found.keys() >= blocks.keys():
+            break
+    return {name: found[name] for name in blocks if name in found}
 
 
 def bytes_of(sample: Mapping[str, Rows], count: int) -> int:

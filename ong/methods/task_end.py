@@ -95,7 +95,7 @@ class TaskEnd:
             change = metric_change(metric, way) / len(self.past)
             if fisher == "logit":
                 found = {"promised": change}
-            elif fisher != "empirical" and method._likelihood == "categorical":
+            elif fisher != "empirical" and method.network.known_likelihood == "categorical":
                 found = {"divergence": change, "divergence_measured": self._divergence()}
         if projection is None and metric is None:
             return found

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ong.curvature import DiagonalOperator, Operator, ThinOperator, double
+from ong.projection.derived import StackedRows
 from ong.projection.lookups import LookupRows
 from ong.projection.patches import PatchRows
 from ong.projection.rows import DenseRows, FactoredRows, Rows
-from ong.projection.slabs import chunks, slabs
+from ong.projection.slabs import by_direction, chunks, slabs
 
 __all__ = ["Image", "gram_of", "image_of"]
 
@@ -67,10 +68,12 @@ class AnyImage:
         if isinstance(operator, DiagonalOperator) and isinstance(rows, LookupRows):
             rows, used = rows.compact()
             return _scaled_gram(rows, operator.scale[used])
-        if isinstance(operator, DiagonalOperator) and isinstance(rows, FactoredRows | DenseRows | PatchRows):
+        if isinstance(operator, DiagonalOperator) and not by_direction(rows):
             return _scaled_gram(rows, operator.scale)
         if isinstance(operator, ThinOperator) and isinstance(rows, FactoredRows | PatchRows):
             return _thin_gram(rows, operator)
+        if isinstance(operator, ThinOperator) and isinstance(rows, DenseRows | StackedRows) and not by_direction(rows):
+            return _columns_gram(rows, operator)
         return torch.cat([double(rows.dot(operator(rows.dense(indices)))) for indices in chunks(rows)])
 
 
@@ -78,8 +81,8 @@ def _scaled_gram(rows: Rows, scale: Tensor) -> Tensor:
     """Return Σ ⟨G_m, scale ∘ G_n⟩."""
     total = double(rows.like.new_zeros(len(rows), len(rows)))
     for start, stop in slabs(rows):
-        part = rows.columns(start, stop)
-        total += double((part * scale[:, start:stop]).flatten(1) @ part.flatten(1).T)
+        part = double(rows.columns(start, stop))
+        total += (part * double(scale[:, start:stop])).flatten(1) @ part.flatten(1).T
     return total
 
 
@@ -89,8 +92,27 @@ def _thin_gram(rows: FactoredRows | PatchRows, operator: ThinOperator) -> Tensor
     if operator.rest is not None:
         images = rows.left(operator.rest)
         for start, stop in slabs(rows):
-            total += double(images.columns(start, stop).flatten(1) @ rows.columns(start, stop).flatten(1).T)
+            total += _product(images.columns(start, stop), rows.columns(start, stop))
     return total
+
+
+def _columns_gram(rows: DenseRows | StackedRows, operator: ThinOperator) -> Tensor:
+    """Return the same of gradients that are no factors of one form, from their columns."""
+    basis, rest = operator.inputs_basis, operator.rest
+    total = double(rows.like.new_zeros(len(rows), len(rows)))
+    turned = rows.like.new_zeros(len(rows), rows.shape[0], basis.shape[1])
+    for start, stop in slabs(rows):
+        part = rows.columns(start, stop)
+        turned += part @ basis[start:stop]
+        if rest is not None:
+            total += _product(rest @ part, part)
+    turned = operator.outputs_basis.T @ turned
+    return total + _product(operator.gain * turned, turned)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Return all ⟨left_m, right_n⟩, in float64."""
+    return double(left).flatten(1) @ double(right).flatten(1).T
 
 
 class ThinImage:

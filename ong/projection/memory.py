@@ -149,32 +149,34 @@ def _zeros(count: int, like: Rows) -> FactoredRows | DenseRows | PatchRows | Loo
 
 
 def _stack(old: Rows | None, new: Rows | None, old_count: int, new_count: int) -> Rows:
-    """Put rows below each other, as one tensor unless natural gradients are among them."""
+    """Put rows below each other, as one tensor where both are of one form."""
     if old is None:
         assert new is not None
         old = _zeros(old_count, new)
+    *parts, last = old.parts if isinstance(old, StackedRows) else [old]
     if new is None:
-        new = _zeros(new_count, old)
+        new = _zeros(new_count, last)
     if not len(old):
         return new
-    *parts, last = old.parts if isinstance(old, StackedRows) else [old]
     joined = _joined(last, new)
     parts = [*parts, last, new] if joined is None else [*parts, joined]
     return StackedRows(parts) if len(parts) > 1 else parts[0]
 
 
 def _joined(old: Rows, new: Rows) -> Rows | None:
-    """Return two sets of gradients as one, in factors where all are and that is smaller; None for natural gradients."""
-    kinds = FactoredRows | DenseRows | PatchRows | LookupRows
-    if not (isinstance(old, kinds) and isinstance(new, kinds)):
-        return None
+    """Return two sets of gradients as one; None where one form would hold one of them in more numbers, or not at all.
+
+    Numbers stay what they are, as a sum of those that float16 holds is none that it holds.
+    """
     if isinstance(old, PatchRows) and isinstance(new, PatchRows) and old.joins(new):
         return old.joined(new)
     if isinstance(old, LookupRows) and isinstance(new, LookupRows):
         return old.joined(new)
+    if isinstance(old, DenseRows) and isinstance(new, DenseRows):
+        return DenseRows(torch.cat([old.matrices, new.matrices]))
     if isinstance(old, FactoredRows) and isinstance(new, FactoredRows):
         positions = max(old.positions, new.positions)
         if old.positions == new.positions or smaller_in_factors(positions, *old.shape):
             old, new = old.padded(positions), new.padded(positions)
             return FactoredRows(torch.cat([old.inputs, new.inputs]), torch.cat([old.outputs, new.outputs]))
-    return DenseRows(torch.cat([rows.columns(0, rows.shape[1]) for rows in (old, new)]))
+    return None

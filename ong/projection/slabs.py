@@ -12,7 +12,7 @@ from ong.projection.derived import CombinedRows, ImageRows, StackedRows
 from ong.projection.lookups import LookupRows
 from ong.projection.rows import DenseRows, FactoredRows, Rows
 
-__all__ = ["chunks", "expanded", "gram_from", "slabs"]
+__all__ = ["by_direction", "chunks", "expanded", "gram_from", "slabs"]
 
 _NUMBERS = 2**22  # of one intermediate
 
@@ -38,7 +38,8 @@ def gram_from(rows: Rows, start: int) -> Tensor:
 
     Gradients of one position take (AAᵀ)∘(DDᵀ), M²(rows + columns) multiplications. All others are multiplied out, some
     columns at a time: MT · rows · columns and M² · rows · columns, where products of factors with all gradients are
-    T · M² · rows · columns.
+    T · M² · rows · columns. Products are summed in float64: rounding of float32 would add eigenvalues of the size of
+    the rank cut (:class:`ong.projection.GramSolver`), by whose inverse a projection multiplies.
     """
     if isinstance(rows, FactoredRows) and rows.positions == 1:
         a, d = double(rows.inputs[:, 0]), double(rows.outputs[:, 0])
@@ -46,13 +47,13 @@ def gram_from(rows: Rows, start: int) -> Tensor:
     if isinstance(rows, LookupRows):
         rows = rows.compact()[0]
     total = double(rows.like.new_zeros(len(rows) - start, len(rows)))
-    if _by_direction(rows):
+    if by_direction(rows):
         for indices in chunks(rows, start):
             total[(indices - start).to(total.device)] = double(rows.dot(rows.dense(indices)))
         return total
     for first, last in slabs(rows):
-        flat = rows.columns(first, last).flatten(1)
-        total += double(flat[start:] @ flat.T)
+        flat = double(rows.columns(first, last)).flatten(1)
+        total += flat[start:] @ flat.T
     return total
 
 
@@ -65,9 +66,9 @@ def expanded(rows: Rows) -> DenseRows:
     return DenseRows(matrices)
 
 
-def _by_direction(rows: Rows) -> bool:
+def by_direction(rows: Rows) -> bool:
     """Return whether whole gradients are had for less than their columns: images, and combinations of rank-one ones."""
     if isinstance(rows, CombinedRows):
         rank_one = isinstance(rows.rows, FactoredRows) and rows.rows.positions == 1
-        return rank_one or _by_direction(rows.rows)
-    return isinstance(rows, ImageRows) or (isinstance(rows, StackedRows) and any(map(_by_direction, rows.parts)))
+        return rank_one or by_direction(rows.rows)
+    return isinstance(rows, ImageRows) or (isinstance(rows, StackedRows) and any(map(by_direction, rows.parts)))

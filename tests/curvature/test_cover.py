@@ -17,6 +17,7 @@ from torchvision.models.convnext import LayerNorm2d
 
 from ong.curvature import Block, UnsupportedLayerError, cover, logits_of
 from ong.errors import NotFiniteError, UserError
+from ong.projection import LookupRows, collect_directions
 
 EXAMPLES = 9  # one more than cover looks at
 VOCABULARY = 7
@@ -224,11 +225,12 @@ def test_experts_that_no_example_looked_at_was_sent_to_are_covered_all_the_same(
     x, run = vectors(5), run_of(model)
     x[:, 0] = -x[:, 0].abs()
     blocks = cover(model, run, (x,))  # all examples go right
+    assert [name for name, block in blocks.items() if block.alone] == ["left"]
     x[3, 0] = 1
     expected, found = one_by_one(model, run, (x,), blocks), dense_gradients(model, run, (x,), blocks)
     for name in blocks:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-10)  # float64 round-off
-    assert expected["left.weight"].any()
+    assert expected["left"].any()
 
 
 def test_a_wide_depthwise_convolution_makes_nothing_larger_than_its_images() -> None:
@@ -313,30 +315,81 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 class TokenExperts(nn.Module):
-    """An expert for tokens of large first number, called with none of a batch's where there is none."""
+    """An expert for tokens of large first number, called with none of a batch's, or not at all, where there is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, guarded: bool) -> None:
         super().__init__()
-        self.expert, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.expert, self.last, self.guarded = nn.Linear(4, 4), nn.Linear(4, 3), guarded
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.reshape(-1, 4)
         sent = tokens[:, 0] > 2
         found = tokens.clone()
-        found[sent] = self.expert(tokens[sent]).tanh()
+        if sent.any() or not self.guarded:
+            found[sent] = self.expert(tokens[sent]).tanh()
         return self.last(found.reshape(x.shape).mean(1))
 
 
-def test_an_expert_that_gets_as_many_tokens_as_there_are_examples_is_not_taken_for_a_layer() -> None:
+@pytest.mark.parametrize("guarded", [False, True])
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+def test_an_expert_that_gets_some_tokens_has_autograds_gradients_though_none_was_seen_before(
+    tokens: int, guarded: bool
+) -> None:
+    """Two tokens each of four examples of eight are as many as there are examples."""
     generator = torch.Generator().manual_seed(0)
-    model = seeded(TokenExperts(), generator)
+    model = seeded(TokenExperts(guarded=guarded), generator)
     x = torch.randn(16, 3, 4, generator=generator, dtype=torch.float64).clamp(-1.9, 1.9)
-    x[8:12, :2, 0] = 3  # two tokens each of four examples of eight
-
-    def run(batch: Any) -> Tensor:
-        return logits_of(model, batch)
-
-    blocks = cover(model, run, x[:8])  # no token is sent to the expert
-    found, expected = one_by_one(model, run, x[8:], blocks), dense_gradients(model, run, x[8:], blocks)
+    x[8:12, :tokens, 0] = 3
+    run = run_of(model)
+    blocks = cover(model, run, (x[:8],))  # no token is sent to the expert
+    unreached = dense_gradients(model, run, (x[:8],), blocks)
+    assert not unreached.get("expert", torch.zeros(1)).any()
+    found, expected = one_by_one(model, run, (x[8:],), blocks), dense_gradients(model, run, (x[8:],), blocks)
     for name in blocks:
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-12)
+    assert expected["expert"].any()
+
+
+def words_or_numbers(model: Any, x: Tensor) -> Tensor:
+    return model.head(x if x.is_floating_point() else model.words(x).mean(1))
+
+
+def test_an_embedding_that_was_not_reached_is_kept_as_the_rows_looked_up_when_it_is() -> None:
+    model = From(words_or_numbers, words=nn.Embedding(3000, 4), head=nn.Linear(4, 3))
+    model, tokens = seeded(model, torch.Generator().manual_seed(0)), torch.tensor([[5, 5, 7], [2999, 0, 5]])
+    run = run_of(model)
+    blocks = cover(model, run, (vectors(4),))
+    assert blocks["words"].alone
+    with Largest() as largest:
+        found = collect_directions(model, (tokens, torch.tensor([0, 2])), blocks=blocks, forward=run)["words"]
+    assert largest.numbers == 3000 * 4
+    assert isinstance(found, LookupRows)
+    assert found.indices.tolist() == [[5, 7, 0], [0, 5, 2999]]  # the last place of the first is padding
+    for n, y in enumerate((0, 2)):
+        (expected,) = torch.autograd.grad(run((tokens[n : n + 1],))[0, y], [model.words.weight])
+        torch.testing.assert_close(found.dense(torch.tensor([n]))[0], expected, rtol=1e-12, atol=0)
+
+
+class Sorting(nn.Module):
+    """Recurrent nets are fed so: the longest example first; outputs are put back in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm, self.head = nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = x[:, 0].argsort()
+        h = self.norm(torch.tanh(self.layer(x[order])))
+        return self.head(h[order.argsort()])
+
+
+@pytest.mark.parametrize("descending", [None, False, True])
+def test_a_model_that_sorts_examples_is_seen_to_whatever_their_order_is(descending: bool | None) -> None:
+    model = seeded(Sorting(), torch.Generator().manual_seed(0))
+    x, run = vectors(5), run_of(model)
+    first = x if descending is None else x[x[:, 0].argsort(descending=descending)]
+    blocks = cover(model, run, (first,))
+    assert list(blocks) == ["layer.weight", "layer.bias", "norm.weight", "norm.bias", "head"]
+    expected, found = one_by_one(model, run, (x,), blocks), dense_gradients(model, run, (x,), blocks)
+    for name in blocks:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-10)  # float64 round-off

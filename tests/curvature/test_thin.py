@@ -175,6 +175,7 @@ def test_what_a_layer_gains_has_no_curvature_and_the_rest_keeps_its_own(
     found = written_out(grown).reshape(*shape, *shape)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-15)  # of numbers up to 0.1
     basis = grown.inputs_basis
+    assert basis.shape[1] == (9 if rank is None else rank + shape[1] - 9)  # thin still: what is new, and no more
     torch.testing.assert_close(basis.T @ basis, identity(basis.shape[1]), rtol=0, atol=1e-14)
     cov = torch.zeros(shape[1], shape[1], dtype=torch.float64)
     cov[:9, :9] = old.inputs_cov

@@ -12,8 +12,10 @@ from methods.matrices import Learner, Task, leak, task, tasks
 from nets import flat, mlp, seeded
 from torch import Tensor, nn
 
+from ong.curvature import PROBED
 from ong.errors import UserError
 from ong.methods import EWC, FOPNG, GPM, NCL, OGD, ONG, OWM, SGP, SI, Method, ONGPrior
+from ong.methods.data import Examples
 
 EXAMPLES = 12
 METHODS: dict[str, Callable[[], Method]] = {
@@ -113,19 +115,37 @@ def test_a_layer_that_is_gone_is_named(name: str) -> None:
         run(name, model, lambda: model.__delitem__(2))
 
 
-def test_a_layer_that_is_used_in_another_way_than_before_is_refused() -> None:
-    class Sometimes(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.code, self.head, self.tied = nn.Linear(6, 9), nn.Linear(6, 3), False
+class Sometimes(nn.Module):
+    """A layer whose weights other code reads too, if it is told so."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            weight = self.code.weight if self.tied else self.code.weight.detach()
-            return self.head(torch.tanh(self.code(x)) @ weight)
+    def __init__(self) -> None:
+        super().__init__()
+        self.code, self.head, self.tied = nn.Linear(6, 9), nn.Linear(6, 3), False
 
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.code.weight if self.tied else self.code.weight.detach()
+        logits: Tensor = self.head(torch.tanh(self.code(x)) @ weight)
+        return logits
+
+
+@pytest.mark.parametrize("name", ["ogd", "ong-prior"])
+def test_a_layer_whose_weights_other_code_reads_from_a_later_task_on_is_held(name: str) -> None:
+    learner, found = Learner(METHODS[name](), Sometimes().double(), batch=4), []
+    for data, tied in zip(tasks(3, examples=EXAMPLES), (False, True, False), strict=True):
+        learner.model.tied = tied
+        learner.method.begin_task(data)
+        learner.steps = []
+        learner.train(data)
+        assert all(leak(torch.cat(found, 1), step.update) < 1e-6 for step in learner.steps if found)
+        found.append(gradients(learner, data))
+        learner.method.end_task()
+
+
+def test_a_layer_that_shares_its_weights_from_a_later_task_on_is_refused() -> None:
     first, second = tasks(2)
     learner = Learner(OGD(), Sometimes().double()).learn(first)
-    learner.model.tied = True
+    learner.model.other = nn.Linear(6, 9).double()
+    learner.model.other.weight = learner.model.code.weight
     with pytest.raises(UserError, match="'code' was used in another way in a past task than it is now"):
         learner.method.begin_task(second)
 
@@ -291,3 +311,52 @@ def test_experts_stay_what_they_were_when_all_examples_of_a_later_task_go_to_one
         method.end_task()
     assert moved.norm() > 1e-3
     assert (torch.stack(stored) @ moved).abs().max() < 1e-12
+
+
+class TokenRouted(nn.Module):
+    """Two experts, each called with the tokens of its sign where there are any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.reshape(-1, 4)
+        found = torch.zeros_like(tokens)
+        for sent, expert in ((tokens[:, 0] > 0, self.a), (tokens[:, 0] <= 0, self.b)):
+            if sent.any():
+                found = found.index_put((sent,), expert(tokens[sent]).tanh())
+        logits: Tensor = self.last(found.reshape(x.shape).mean(1))
+        return logits
+
+
+@every
+def test_experts_that_few_examples_of_a_first_task_are_sent_to_are_held_in_later_tasks(name: str) -> None:
+    """None of the examples that a task begins with goes to expert b, then some do, then all."""
+    generator = torch.Generator().manual_seed(0)
+    model, y = seeded(TokenRouted(), generator), torch.arange(EXAMPLES) % 3
+    x = torch.randn(3, EXAMPLES, 3, 4, generator=generator, dtype=torch.float64)
+    x[0, :, :, 0] = x[0, :, :, 0].abs()
+    seen = Examples([torch.arange(EXAMPLES)], torch.device("cpu")).probe(PROBED)[0].tolist()
+    rare = next(n for n in range(EXAMPLES) if n not in seen)
+    x[0, rare, 1, 0], x[2, :, :, 0] = -1, -x[2, :, :, 0].abs()
+    method, sgd = METHODS[name](), torch.optim.SGD(model.parameters(), lr=0.05)
+    parameters = list(model.parameters())
+    stored: list[Tensor] = []
+    with method.attach(model, sgd, tasks=3):
+        for task in x:
+            method.begin_task([task, y])
+            assert {"a", "b", "last"} == {block.rpartition(".")[0] or block for block in method.blocks}
+            before = torch.cat([p.detach().flatten() for p in parameters])
+            sgd.zero_grad()
+            nn.functional.cross_entropy(model(task), y).backward()
+            sgd.step()
+            moved = torch.cat([p.detach().flatten() for p in parameters]) - before
+            if name in ("ogd", "ong-prior") and stored:
+                assert (torch.stack(stored) @ moved).abs().max() < 1e-12
+            for h in model(task).gather(1, y[:, None])[:, 0]:
+                found = torch.autograd.grad(h, parameters, retain_graph=True, allow_unused=True)
+                pairs = zip(found, parameters, strict=True)
+                stored.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs]))
+            method.end_task()
+    assert moved.norm() > 1e-6 or name in ("gpm", "owm")  # for whom nothing is left that may move

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import ong
 from ong.curvature import UnsupportedLayerError
 from ong.methods import OGD, ONGPrior, coverage  # the module
+from ong.methods.room import Needs
 
 EXAMPLES = 6
 
@@ -89,6 +90,37 @@ def test_it_says_which_parameters_the_outputs_do_not_depend_on_and_how_the_other
     lines = str(found).splitlines()
     assert [line.split()[0] for line in lines[1:-2]] == list(forms)
     assert lines[-1].endswith("the outputs do not depend on spare.weight, spare.bias")
+
+
+class Experts(nn.Module):
+    """Three experts, of which an example is sent to one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts, self.head = nn.ModuleList([nn.Linear(6, 7) for _ in range(3)]), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden, sent = x.new_zeros(len(x), 7), x[:, 0].long().clamp(0, 2)
+        for number, expert in enumerate(self.experts):
+            if (sent == number).any():
+                hidden[sent == number] = expert(x[sent == number])
+        logits: Tensor = self.head(hidden)
+        return logits
+
+
+def test_experts_that_the_first_example_is_not_sent_to_count_as_the_next_ones_say() -> None:
+    torch.manual_seed(0)
+    model, x = Experts(), torch.randn(EXAMPLES, 6)
+    x[:, 0] = torch.tensor([0.5, 0.5, 0.5, 1.5, 1.5, 0.5])  # none is sent to the third
+    found = {block.name: block for block in ong.coverage(model, x).blocks}
+    assert found["experts.1.weight"].direction_bytes == 4 * 6 * 7
+    assert (found["experts.2"].gradient, found["experts.2"].direction_bytes) == ("", 0)
+    method = OGD(directions_per_task=EXAMPLES)
+    with method.attach(model, torch.optim.SGD(model.parameters(), lr=0.0)):
+        needed: list[Needs] = []
+        method._needs = lambda shapes, examples: needed.append(OGD._needs(method, shapes, examples)) or needed[-1]  # type: ignore[method-assign,func-returns-value]
+        method.begin_task([x, torch.arange(EXAMPLES) % 3])
+    assert needed[0].kept == EXAMPLES * (sum(block.direction_bytes for block in found.values()) + 4 * 7 * 7)
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -108,6 +109,17 @@ class _Onto(pickle.Pickler):
         return len(self.apart) - 1
 
 
+class _From(pickle.Unpickler):
+    """Reads it back, its tensors as a function gives them."""
+
+    def __init__(self, file: Any, tensor: Callable[[int], Any]) -> None:
+        super().__init__(file)
+        self._tensor = tensor
+
+    def persistent_load(self, number: int) -> Any:
+        return self._tensor(number)
+
+
 def on_a_fake_device(method: Method, mode: FakeTensorMode, device: str) -> Method:
     """A copy of a method in a task whose tensors have a device, shapes and dtypes, but no numbers.
 
@@ -117,7 +129,6 @@ def on_a_fake_device(method: Method, mode: FakeTensorMode, device: str) -> Metho
     pickler = _Onto(file)
     pickler.dump(method)
     file.seek(0)
-    unpickler = pickle.Unpickler(file)
     made: dict[int, Any] = {}
 
     def load(number: int) -> Any:
@@ -128,9 +139,8 @@ def on_a_fake_device(method: Method, mode: FakeTensorMode, device: str) -> Metho
             made[id(found)] = nn.Parameter(fake) if isinstance(found, nn.Parameter) else fake
         return made.setdefault(id(found), found)
 
-    unpickler.persistent_load = load  # type: ignore[method-assign]
     with mode:
-        moved: Method = unpickler.load()
+        moved: Method = _From(file, load).load()
     return moved
 
 
@@ -149,9 +159,14 @@ class NoDoubles(TorchDispatchMode):
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_an_update_stays_on_its_device(name: str, device: str) -> None:
     """Fake tensors refuse to be mixed across devices, and to be read by the CPU."""
+    mode = FakeTensorMode(allow_non_fake_inputs=False)
+    try:
+        with mode:
+            torch.empty(1).to(device)
+    except RuntimeError as error:  # torch 2.6 without MPS
+        pytest.skip(f"this torch pretends to no such device: {error}")
     method, _, _ = second_task(name, "sgd", torch.float32)
     method.detach()
-    mode = FakeTensorMode(allow_non_fake_inputs=False)
     moved = on_a_fake_device(method, mode, device)
     with mode, NoDoubles(), Waits() as waits:
         gradient = {key: torch.empty(block.shape, device=device) for key, block in method.blocks.items()}

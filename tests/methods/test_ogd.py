@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ong.errors import UserError
 from ong.methods import OGD
+from ong.projection.derived import StackedRows
 
 
 def learned(method: OGD, *stream: Task, **options: Any) -> tuple[Learner, list[Tensor]]:
@@ -228,3 +229,31 @@ def test_directions_in_half_storage_take_half_the_bytes_and_stored_outputs_stay_
     assert bytes_kept["half"] < 0.35 * bytes_kept["full"]  # two bytes a number in place of float64's eight
     with pytest.raises(UserError, match="storage"):
         OGD(storage="quarter")  # type: ignore[arg-type]
+
+
+class Words(nn.Module):
+    """The mean over words of a hidden layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.hidden, self.head = nn.Embedding(30, 8), nn.Linear(8, 9), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.tanh(self.hidden(self.words(x))).mean(1))
+        return logits
+
+
+def test_half_storage_holds_where_tasks_leave_gradients_of_other_numbers_of_positions() -> None:
+    """Texts of 1, 9 and 2 words: of 9 the hidden layer's gradient is kept as a matrix, of 1 and 2 as factors."""
+    generator, model = torch.Generator().manual_seed(0), Words().double()
+    method, sgd = OGD(directions_per_task=24, storage="half"), torch.optim.SGD(model.parameters(), lr=0.1)
+    with method.attach(model, sgd):
+        for words in (1, 9, 2):
+            data = [torch.randint(0, 30, (24, words), generator=generator), torch.arange(24) % 3]
+            method.begin_task(data)
+            sgd.zero_grad()
+            nn.functional.cross_entropy(model(data[0]), data[1]).backward()
+            sgd.step()
+            method.end_task()
+    assert isinstance(method.memory.rows["hidden"], StackedRows)
+    assert method.memory_bytes < 0.3 * method.memory.bytes  # two bytes a number in place of float64's eight

@@ -11,6 +11,7 @@ import torch
 from methods.matrices import Learner, Task, parts, same, saved, tasks, vectors
 from nets import mlp
 
+from ong import methods
 from ong.errors import UserError
 from ong.methods import EWC, FOPNG, GPM, NCL, NGD, OGD, ONG, OWM, SGP, SI, Method, OGDPlus, ONGPrior, ONGReplay, ONGv1
 
@@ -37,6 +38,11 @@ METHODS: dict[str, Callable[[], Method]] = {
     "ewc, ekfac": lambda: EWC(strength=3.0, penalty="ekfac"),
     "ewc, ekfac, online": lambda: EWC(strength=3.0, penalty="ekfac", mode="online", decay=0.9, rank=2),
     "si": lambda: SI(strength=5.0, damping=0.05),
+}
+METHODS |= {  # a method in a new file, with the options it has by default
+    name: method
+    for name, method in methods.METHODS.items()
+    if method not in {type(make()) for make in METHODS.values()}
 }
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.05, "momentum": 0.5},

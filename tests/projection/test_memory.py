@@ -24,6 +24,7 @@ from ong.projection import (
     MetricProjection,
     collect_directions,
 )
+from ong.projection.derived import StackedRows
 
 DAMPING = 0.1
 
@@ -378,8 +379,16 @@ class Twice(nn.Module):
         return self.head(torch.tanh(self.layer(h)) if self.twice else h)
 
 
-@pytest.mark.parametrize(("width", "kind"), [(9, FactoredRows), (3, DenseRows)])  # 2 (9 + 10) < 90, 2 (3 + 4) > 12
-def test_factors_with_other_numbers_of_positions_are_joined_in_the_smaller_form(width: int, kind: type) -> None:
+@pytest.mark.parametrize(
+    ("width", "kind", "numbers"),
+    [
+        (9, FactoredRows, 12 * 2 * (9 + 10)),  # of two positions fewer than 9 * 10, so that all are padded to two
+        (3, StackedRows, 4 * (3 + 4) + 4 * 12 + 4 * (3 + 4)),  # 2 * (3 + 4) > 12
+    ],
+)
+def test_directions_of_other_numbers_of_positions_lie_in_one_tensor_or_below_each_other(
+    width: int, kind: type, numbers: int
+) -> None:
     model = seeded(Twice(width), torch.Generator().manual_seed(0))
     blocks = find_blocks(model)
     x, y = examples(4, width)
@@ -389,10 +398,16 @@ def test_factors_with_other_numbers_of_positions_are_joined_in_the_smaller_form(
         memory.extend(collect_directions(model, (x, y), blocks=blocks), blocks)
         columns.append(jacobian(model, x, blocks)[torch.arange(4), y].T)
     assert isinstance(memory.rows["layer"], kind)
+    assert memory.rows["layer"].bytes == 8 * numbers
     dense = torch.cat(columns, 1)
     torch.testing.assert_close(memory.gram(), dense.T @ dense, rtol=1e-10, atol=1e-12)
     v = torch.randn(len(dense), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     torch.testing.assert_close(memory.dot(unflat(v, blocks)), dense.T @ v, rtol=1e-10, atol=1e-12)
+    ekfac = EKFAC.fit(model, [(x, y)], rank=2, blocks=blocks)
+    m = torch.block_diag(*(written_out(ekfac.blocks[name]) for name in blocks)) / DAMPING
+    m += torch.eye(len(m), dtype=m.dtype)
+    expected = dense.T @ torch.linalg.solve(m, dense)
+    torch.testing.assert_close(memory.gram_in(Metric(ekfac, blocks, DAMPING)), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_factors_take_a_fraction_of_the_dense_memory() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from ong.curvature.layers.registry import Call, LayerFactors, Layout, layer_factors, layer_layouts, leading_dimension
+from ong.extensions import load_all
 
 __all__ = ["register_loaded", "with_ones"]
 
@@ -45,8 +47,14 @@ def _transposed(module: nn.Module, call: Call) -> LayerFactors:
     return with_ones(call.inputs, call.cotangents)
 
 
+@cache
+def _load_installed() -> None:
+    load_all("ong.layers")
+
+
 def register_loaded() -> None:
-    """Register the layer types of packages that are loaded: ``Conv1D`` of transformers, x W + b."""
+    """Register the layer types of other packages: ``Conv1D`` of transformers, x W + b, and those of entry points."""
+    _load_installed()
     found = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
     if found is not None and layer_factors.dispatch(found) is not _transposed:
         layer_layouts.register(found, _transposed_layouts)
