@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test test-third-party lint perf clean
+.PHONY: run test test-third-party docs lint perf clean
 
 run: $(READY)
 	$(BIN)/ong run permuted-mnist naive ewc ogd ncl ong-prior ong-replay joint
@@ -16,8 +16,12 @@ test-third-party: $(READY)
 	$(BIN)/python -m pip install --quiet timm peft
 	$(BIN)/python -m pytest -n auto -m third_party
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
+	@echo open build/site/index.html
+
 perf: $(READY)
-	for program in data_path steps threads refresh ogd_dense profiles networks peers growth whole_run autoencoder; do $(BIN)/python perf/$$program.py || exit 1; done
+	for program in data_path steps threads jobs refresh ogd_dense profiles networks peers growth whole_run autoencoder; do $(BIN)/python perf/$$program.py || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .
