@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ def run(
     data_root: str | Path | None = None,
     out: str | Path = "runs",
     memory: str | None = None,
+    loggers: Sequence[str] = (),
     force: bool = False,
 ) -> Record | HistoryRecord:
     """Train one strategy on one benchmark and return its record; a finished run is read, an unfinished one resumed.
@@ -39,6 +40,7 @@ def run(
         data_root: where data sets that are not in the package lie.
         out: folder of all runs; this one goes to ``out/BENCHMARK/STRATEGY/seed-S``.
         memory: a budget such as ``"4MB"`` of what is kept from task to task, to which the strategy is sized.
+        loggers: names of loggers, such as ``["tensorboard"]``, or ``module:Class``.
         force: repeat a finished run.
 
     Raises:
@@ -47,7 +49,9 @@ def run(
     """
     root = Path(data_root) if data_root is not None else None
     budgets = [read_budget(memory)] if memory is not None else []
-    (job,) = plan(benchmark, [strategy], [seed], settings, dataset, root, out, force=force, memory=budgets)
+    (job,) = plan(
+        benchmark, [strategy], [seed], settings, dataset, root, out, force=force, memory=budgets, loggers=loggers
+    )
     bars = Bars(job.label)
     try:
         outcome = perform(job, bars)

@@ -9,37 +9,31 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
 from avalanche.benchmarks import split_online_stream
 from avalanche.benchmarks.utils.utils import concat_datasets
-from avalanche.core import BasePlugin
 from avalanche.models.dynamic_modules import avalanche_model_adaptation
 from avalanche.training.supervised import Cumulative, JointTraining
-from avalanche.training.templates import BaseSGDTemplate
 
-from ong.errors import UnknownNameError, UserError
+from ong.errors import UserError
 from ong.experiments import avalanche_state
-from ong.experiments.build import build, build_optimizer
-from ong.experiments.data import load_dataset
-from ong.experiments.devices import resolve_device
-from ong.experiments.models.build import build_model, parts_of
+from ong.experiments.diagnostics import quantities_of
+from ong.experiments.learner import make_learner
 from ong.experiments.progress import Progress
-from ong.experiments.run_plugins import AccuracyRecorder, DivergenceGuard, NoMetrics, OneStep, StepCounter
+from ong.experiments.run_plugins import AccuracyRecorder, DivergenceGuard, MeanLoss, OneStep, StepCounter
 from ong.experiments.schema import ContinualBenchmark, ContinualStrategy
 from ong.experiments.seeds import derived_seed, seeded
 from ong.experiments.store import RunFolder
 from ong.methods.packing import packed_bytes
 from ong.metrics import AccuracyMatrix, all_metrics
-from ong.plugins import Certificate, Diagnostics, MethodPlugin
-from ong.streams import InMemoryLoader, build_stream, output_count
-from ong.streams.augment import AUGMENTATIONS, Augmentation
+from ong.plugins import Diagnostic, MethodPlugin
+from ong.streams import InMemoryLoader
+from ong.streams.experiences.augment import Augmentation
 
 __all__ = ["ContinualRun"]
-
-_MEASURED, _APART = 20, 25  # about so many steps of a task are measured, at least so far apart
 
 
 @contextmanager
@@ -82,71 +76,17 @@ class ContinualRun:
             "strategy": strategy.settings(),
             "seed": seed,
         }
-        self.device = resolve_device(benchmark.training.device)
-        dataset = load_dataset(benchmark.dataset, data_root)
-        if benchmark.training.validation:
-            dataset = [d.for_validation() for d in dataset] if isinstance(dataset, list) else dataset.for_validation()
-        self.stream = build_stream(benchmark.stream.name, dataset, seed, **benchmark.stream.options)
-        with seeded(derived_seed(seed, 0)):
-            shape = self.stream.train_stream[0].dataset[0][0].shape
-            tasks = len({label for e in self.stream.train_stream for label in getattr(e, "task_labels", (0,))})
-            outputs, heads = output_count(self.stream), tasks > 1 and strategy.wrapper is None
-            model = build_model(benchmark.model, tuple(shape), outputs, heads=heads)
-            if strategy.wrapper is not None:
-                model = build(strategy.wrapper, torch.nn.Module, "wrapper", **parts_of(model))
-        model = model.to(self.device)
-        training = benchmark.training
-        for_plugins: dict[str, Any] = {
-            "seed": derived_seed(seed, 1),
-            "model": model,
-            "input_size": tuple(shape),
-            "n_classes": outputs,
-            "p_size": outputs,
-            "batch_size_mem": training.batch_size,
-        }
-        self.plugins: list[Any] = [build(plugin, BasePlugin, "plugin", **for_plugins) for plugin in strategy.plugins]
-        longest = max(len(experience.dataset) for experience in self.stream.train_stream)
-        steps = math.ceil(longest / training.batch_size) * training.epochs
-        self.diagnostics = Diagnostics(every=max(_APART, steps // _MEASURED), seed=derived_seed(seed, 1))
-        self.certificate = Certificate(seed=derived_seed(seed, 1), test_stream=self.stream.test_stream)
-        self.recorder = AccuracyRecorder()
-        optimizer = build_optimizer(strategy.optimizer, model)
-        if any(isinstance(plugin, MethodPlugin) for plugin in self.plugins):
-            watched = [self.certificate, *self.plugins]
-        else:  # Avalanche's plugins change weights at the end of a task
-            watched = [*self.plugins, self.certificate]
-        with seeded(derived_seed(seed, 2)):  # a template may make networks of its own
-            self.learner: Any = build(
-                strategy.template,
-                BaseSGDTemplate,
-                "template",
-                **parts_of(model),
-                batch_size_mem=training.batch_size,
-                buffer_transform=None,
-                optimizer=optimizer,
-                criterion=torch.nn.CrossEntropyLoss(),
-                train_mb_size=training.batch_size,
-                train_epochs=training.epochs,
-                eval_mb_size=training.eval_batch_size,
-                device=self.device,
-                plugins=[
-                    InMemoryLoader(seed=derived_seed(seed, 3)),
-                    *self._augmentation(tuple(shape)),
-                    self.diagnostics,
-                    *watched,
-                    DivergenceGuard(),
-                    self.recorder,
-                ],
-                evaluator=NoMetrics(),
-            )
-        if self.learner.optimizer is None:  # streaming LDA
-            self.learner.optimizer = optimizer
+        made = make_learner(benchmark, strategy, seed, data_root)
+        self.stream, self.device, self.learner, self.plugins = made.stream, made.device, made.learner, made.plugins
+        self.diagnostics, self.certificate, self.own = made.diagnostics, made.certificate, made.own
+        self.recorder = made.recorder
         self.joint = isinstance(self.learner, JointTraining)
         self.rows: list[list[float]] = []
         self.train_seconds: list[float] = []
         self.evaluate_seconds: list[float] = []
         self.memory_bytes: list[int] = []
         self.statistics: list[dict[str, float]] = []
+        self._epoch, self._logging_seconds = 0, 0.0
 
     @property
     def tasks(self) -> int:
@@ -179,13 +119,19 @@ class ContinualRun:
                 stacklevel=2,
             )
         self.learner.plugins.insert(0, StepCounter(progress.start_task, progress.step))
+        loss = MeanLoss(lambda: self._end_epoch(progress, loss))
+        self.learner.plugins.append(loss)
         if not self.rows:
             self._evaluate()
         steps = self.units
         progress.start_run(steps, len(self.rows) - 1)
+        for done in range(len(self.rows)):
+            progress.log(done * self._epochs, self._measured(done))
         while len(self.rows) <= steps:
             self._train(len(self.rows) - 1)
             self._evaluate()
+            done = len(self.rows) - 1
+            progress.log(done * self._epochs, {"loss": loss.take()} | self._measured(done))
             progress.end_task()
             if not stuck and len(self.rows) <= steps:
                 folder.save_checkpoint(self._state(), self.settings)
@@ -204,8 +150,7 @@ class ContinualRun:
         for plugin in self._stateful():
             if avalanche_state.bytes_kept(plugin) is None:
                 raise UserError(f"{type(plugin).__name__} has no state_dict, so what it keeps cannot be measured")
-        watching = (self.diagnostics, self.certificate)
-        self.learner.plugins = [*(p for p in self.learner.plugins if p not in watching), OneStep()]
+        self.learner.plugins = [*(p for p in self.learner.plugins if not isinstance(p, Diagnostic)), OneStep()]
         for task in range(self.tasks):
             try:
                 self._train(task)
@@ -220,9 +165,10 @@ class ContinualRun:
 
     def _train(self, task: int) -> None:
         with seeded(derived_seed(self.seed, 4, task)), _without_deprecations():
+            self._epoch, self._logging_seconds = 0, 0.0
             start = time.perf_counter()
             self.learner.train(self._experiences(task), eval_streams=[])
-            self.train_seconds.append(time.perf_counter() - start)
+            self.train_seconds.append(time.perf_counter() - start - self._logging_seconds)
         self.memory_bytes.append(self._kept())
         allowed = self.recipe.memory
         if allowed is not None and allowed.budget is not None and self.memory_bytes[-1] > allowed.budget:
@@ -232,6 +178,35 @@ class ContinualRun:
             )
         ours = [plugin.statistics() for plugin in self.plugins if isinstance(plugin, MethodPlugin)]
         self.statistics.append(ours[0] if ours else {})
+
+    @property
+    def _epochs(self) -> int:
+        """Passes over a task that are logged one by one; an online stream's are over pieces."""
+        training = self.benchmark.training
+        return training.epochs if training.online is None else 1
+
+    def _end_epoch(self, progress: Progress, loss: MeanLoss) -> None:
+        """Log the loss of a pass; that of a task's last one goes with what is measured after it."""
+        self._epoch += 1
+        if self._epoch < self._epochs:
+            start = time.perf_counter()
+            progress.log((len(self.rows) - 1) * self._epochs + self._epoch, {"loss": loss.take()})
+            self._logging_seconds += time.perf_counter() - start
+
+    def _measured(self, done: int) -> dict[str, float | None]:
+        """Return what was measured after so many tasks, as loggers are told it; means are over the tasks so far."""
+        row = self.rows[done]
+        values: dict[str, float | None] = {f"accuracy/task-{task}": accuracy for task, accuracy in enumerate(row)}
+        values["cost/evaluate_seconds"] = self.evaluate_seconds[done]
+        if not done:
+            return values
+        values["ACC"] = fmean(row if self.joint else row[:done])
+        if not self.joint:
+            values["learning_accuracy"] = fmean(self.rows[task + 1][task] for task in range(done))
+        for name, by_task in self._by_task().items():
+            group = "cost" if name in ("memory_bytes", "train_seconds") else "diagnostics"
+            values[f"{group}/{name}"] = by_task[done - 1]
+        return values
 
     def _experiences(self, task: int) -> Any:
         """Return what is trained on: a task, the pieces of it, or all tasks at once."""
@@ -243,24 +218,11 @@ class ContinualRun:
         seed = derived_seed(self.seed, 6, task)
         return list(split_online_stream([experience], size, access_task_boundaries=True, seed=seed))
 
-    def _augmentation(self, shape: tuple[int, ...]) -> list[Augmentation]:
-        """Return the plugin that changes training images, if any do."""
-        transforms = []
-        for part in self.benchmark.training.augment:
-            if not isinstance(part, str):
-                transforms.append(build(part, object, "augment"))
-            elif part in AUGMENTATIONS:
-                transforms.append(AUGMENTATIONS[part](*shape[1:]))
-            else:
-                raise UnknownNameError("augmentation", part, AUGMENTATIONS)
-        return [Augmentation(transforms, seed=derived_seed(self.seed, 7))] if transforms else []
-
     def _kept(self) -> int:
         """Return what a strategy keeps from task to task, in bytes: its plugins' states, or all data it has seen."""
         data = avalanche_state.bytes_of_examples(self.learner.dataset) if isinstance(self.learner, Cumulative) else 0
         in_network = packed_bytes(avalanche_state.get_model_state(self.learner.model)["beside"])
-        watching = (self.diagnostics, self.certificate)
-        return data + in_network + sum(_bytes(part) for part in self._stateful() if part not in watching)
+        return data + in_network + sum(_bytes(part) for part in self._stateful() if not isinstance(part, Diagnostic))
 
     def _evaluate(self) -> None:
         start = time.perf_counter()
@@ -273,7 +235,7 @@ class ContinualRun:
 
     def _stateful(self) -> list[Any]:
         """Return what keeps something from task to task: plugins, those that a template added too, and the template."""
-        passing = (InMemoryLoader, Augmentation, DivergenceGuard, AccuracyRecorder, StepCounter, OneStep)
+        passing = (InMemoryLoader, Augmentation, DivergenceGuard, AccuracyRecorder, StepCounter, OneStep, MeanLoss)
         return [*(plugin for plugin in self.learner.plugins if not isinstance(plugin, passing)), self.learner]
 
     def _state(self) -> dict[str, Any]:
@@ -310,8 +272,8 @@ class ContinualRun:
             for dataset in done[1:]:
                 learner.dataset = concat_datasets([learner.dataset, dataset])
 
-    def _record(self) -> dict[str, Any]:
-        rows: list[list[float]] = self.rows
+    def _by_task(self) -> dict[str, list[Any]]:
+        """Return what was measured and kept of each finished task."""
         by_task: dict[str, list[Any]] = (
             self.diagnostics.measures
             | self.certificate.measures
@@ -320,9 +282,15 @@ class ContinualRun:
                 "train_seconds": self.train_seconds,
             }
         )
+        for diagnostic in self.own:
+            by_task |= diagnostic.measures
         for name in ("directions", "directions_dropped", "directions_captured"):
             if any(name in found for found in self.statistics):
                 by_task[name] = [found.get(name) for found in self.statistics]
+        return by_task
+
+    def _record(self) -> dict[str, Any]:
+        rows, by_task = self.rows, self._by_task()
         if self.joint:  # it passes over all tasks at once: only the last task's row and numbers exist
             rows = [rows[0], *[[math.nan] * self.tasks for _ in range(self.tasks - 1)], rows[1]]
             by_task = {name: [None] * (self.tasks - 1) + values for name, values in by_task.items()}
@@ -336,6 +304,7 @@ class ContinualRun:
             "metrics": all_metrics(AccuracyMatrix(np.array(rows))),
             "diagnostics": by_task | {"steps": self.diagnostics.steps},
             "timing": timing,
+            **quantities_of(self.own),
         }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ong.errors import UnknownNameError, UserError
 from ong.experiments.kinds import kind_of
+from ong.experiments.loggers import with_loggers
 from ong.experiments.memory import DoesNotFitError, Rehearsals, at_budgets, knobs
 from ong.experiments.recipes import list_recipes, load_benchmark, load_strategy, override
 from ong.experiments.schema import ContinualBenchmark, DatasetRecipe
@@ -34,6 +35,7 @@ def plan(
     force: bool = False,
     device: str | None = None,
     memory: Sequence[int] = (),
+    loggers: Sequence[str] = (),
     tell: Callable[[str], None] = _say_nothing,
 ) -> list[Job]:
     """Return a job for each strategy and seed, recipes read and overrides applied.
@@ -50,6 +52,7 @@ def plan(
         force: repeat what is finished.
         device: replaces the benchmark's device.
         memory: budgets in bytes, to each of which strategies are sized (:func:`ong.experiments.memory.at_budgets`).
+        loggers: names of loggers, or ``module:Class``, besides the benchmark's.
         tell: called with a line on each default strategy that is left out, and on each that is sized.
 
     Raises:
@@ -71,6 +74,7 @@ def plan(
         changes["training.device"] = device
     of_benchmark = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in kind.benchmark.model_fields}
     original = learned
+    learned = override(learned, {"loggers": with_loggers(learned.loggers, loggers)})
     learned = override(learned, of_benchmark)
     other_data = _labels(getattr(learned, "dataset", []))
     if "dataset" in of_benchmark and other_data not in ([], _labels(getattr(original, "dataset", []))):

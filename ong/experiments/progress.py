@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from tqdm import tqdm
@@ -28,6 +29,9 @@ class Progress(Protocol):
     def end_task(self) -> None:
         """Announce a trained and evaluated task."""
 
+    def log(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Announce what was measured after so many passes over training data, each number of them once."""
+
 
 class Silent:
     """Says nothing."""
@@ -42,6 +46,9 @@ class Silent:
         """Do nothing."""
 
     def end_task(self) -> None:
+        """Do nothing."""
+
+    def log(self, step: int, values: Mapping[str, float | None]) -> None:
         """Do nothing."""
 
 
@@ -89,6 +96,9 @@ class Bars:
         self._tasks.update()
         if self._tasks.n == self._tasks.total:
             self._tasks.close()
+
+    def log(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Leave the terminal tidy after an interruption."""

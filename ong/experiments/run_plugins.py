@@ -14,7 +14,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from ong.experiments.stopped import StoppedError
 from ong.plugins.boundaries import Boundaries, task_of
 
-__all__ = ["AccuracyRecorder", "DivergenceError", "DivergenceGuard", "NoMetrics", "OneStep", "StepCounter"]
+__all__ = ["AccuracyRecorder", "DivergenceError", "DivergenceGuard", "MeanLoss", "NoMetrics", "OneStep", "StepCounter"]
 
 
 class DivergenceError(StoppedError):
@@ -107,6 +107,35 @@ class AccuracyRecorder(SupervisedPlugin):  # type: ignore[misc]
     def after_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Close an experience."""
         self.accuracies.append(self._right / self._seen)
+
+
+class MeanLoss(SupervisedPlugin):  # type: ignore[misc]
+    """Averages the loss, penalties included. Put it after the plugins that add to the loss."""
+
+    def __init__(self, on_epoch: Callable[[], None]) -> None:
+        """Listen.
+
+        Args:
+            on_epoch: called at the end of each pass over a task, or over a piece of it.
+        """
+        super().__init__()
+        self._on_epoch = on_epoch
+        self._sum, self._count = 0.0, 0
+
+    def take(self) -> float | None:
+        """Return the mean since it was last taken, None where there was no step, and begin anew."""
+        mean = self._sum / self._count if self._count else None
+        self._sum, self._count = 0.0, 0
+        return mean
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        """Add a step's."""
+        self._sum += float(strategy.loss.detach())
+        self._count += 1
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        """Announce the end of a pass."""
+        self._on_epoch()
 
 
 class OneStep(SupervisedPlugin):  # type: ignore[misc]

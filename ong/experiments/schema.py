@@ -12,6 +12,7 @@ __all__ = [
     "ContinualBenchmark",
     "ContinualStrategy",
     "DatasetRecipe",
+    "LoggerRecipe",
     "MemoryRecipe",
     "ModelRecipe",
     "StrategyRecipe",
@@ -36,12 +37,38 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class NamedOrUsed(BaseModel):
+    """Something built in by ``name``, or a class or function by ``use``, and its options.
+
+    Attributes:
+        name: of something built in.
+        use: of one's own, as ``"module:Name"``.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    name: str | None = None
+    use: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class LoggerRecipe(NamedOrUsed):
+    """A logger, which takes what runs measure."""
+
+
 class BenchmarkRecipe(Strict):
     """What is learned, of whatever kind.
 
     Attributes:
+        name: what folders and reports call it; by default that of the recipe's file.
+        summary: a line for ``ong list``.
+        kind: which kind of benchmark it is.
         strategies: those that run when none are asked for; empty is the kind's own choice.
         tuned_as: a like benchmark, whose ``[on.…]`` values a strategy takes that has none for this one.
+        loggers: who is told what is measured; no record depends on them.
     """
 
     name: Name
@@ -49,14 +76,24 @@ class BenchmarkRecipe(Strict):
     kind: str
     strategies: list[str] = []
     tuned_as: str | None = None
+    loggers: list[LoggerRecipe] = []
 
     def settings(self) -> dict[str, Any]:
         """Return what a record keeps: all that decides a run."""
-        return self.model_dump(exclude={"strategies", "tuned_as"})
+        return self.model_dump(exclude={"strategies", "tuned_as", "loggers"})
 
 
 class StrategyRecipe(Strict):
-    """How a learner learns, of whatever kind."""
+    """How a learner learns, of whatever kind.
+
+    Attributes:
+        name: what folders and reports call it; by default that of the recipe's file.
+        summary: a line for ``ong list``.
+        source: the paper, and how the code differs from it.
+        needs: what others do without, such as ``"stored examples"``.
+        on: values by benchmark, dotted keys in a table ``[on.BENCHMARK]``, that hold there.
+        search: what ``ong tune`` searches, by dotted key.
+    """
 
     name: Name
     summary: str
@@ -71,7 +108,11 @@ class StrategyRecipe(Strict):
 
 
 class Buildable(BaseModel):
-    """A class to be built: ``use = "module:Name"`` and its keyword arguments beside it."""
+    """A class to be built, with its keyword arguments beside ``use``.
+
+    Attributes:
+        use: the class, as ``"module:Name"``.
+    """
 
     model_config = ConfigDict(extra="allow")
     use: str
@@ -104,6 +145,8 @@ class ContinualStrategy(StrategyRecipe):
     Attributes:
         template: Avalanche's training loop.
         wrapper: a module that is built around the benchmark's network, where the method needs one.
+        plugins: Avalanche plugins, this project's methods among them.
+        optimizer: what takes the steps.
         scenarios: what kinds of stream it learns; a stream that does not say its scenario is domain-incremental.
         memory: what sizes it to a budget; a record has it where there was one.
     """
@@ -124,29 +167,8 @@ class ContinualStrategy(StrategyRecipe):
         return kept
 
 
-class StreamRecipe(BaseModel):
-    """A stream by name, and its options."""
-
-    model_config = ConfigDict(extra="allow")
-    name: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The stream builder's keyword arguments."""
-        return dict(self.model_extra or {})
-
-
-class NamedOrUsed(BaseModel):
-    """Something built in by ``name``, or a class or function by ``use``, and its options."""
-
-    model_config = ConfigDict(extra="allow")
-    name: str | None = None
-    use: str | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keyword arguments."""
-        return dict(self.model_extra or {})
+class StreamRecipe(NamedOrUsed):
+    """A stream, and its options."""
 
 
 class ModelRecipe(NamedOrUsed):
@@ -212,20 +234,33 @@ class TrainingRecipe(Strict):
 
 
 class ContinualBenchmark(BenchmarkRecipe):
-    """A stream of tasks, learned one after the other."""
+    """A stream of tasks, learned one after the other.
+
+    Attributes:
+        dataset: by name or as a table; for the stream ``sequence`` a list.
+        stream: how tasks are made of the data set.
+        model: the network.
+        training: epochs, batches, device.
+        diagnostics: what is measured of each task besides what all runs measure.
+    """
 
     kind: Literal["continual"]
     dataset: AnyDataset
     stream: StreamRecipe
     model: ModelRecipe
     training: TrainingRecipe
+    diagnostics: list[Buildable] = []
 
     def settings(self) -> dict[str, Any]:
         """Return what a record keeps: all that decides a run, which the device does not."""
-        kept = self.model_dump(exclude={"strategies": True, "tuned_as": True, "training": {"device"}})
+        beside = dict.fromkeys(("strategies", "tuned_as", "loggers"), True)
+        kept = self.model_dump(exclude=beside | {"training": {"device"}})
         for table, name in (("training", "augment"), ("training", "online"), ("model", "head")):
             if not kept[table][name]:
                 del kept[table][name]
+        kept["stream"] = {key: value for key, value in kept["stream"].items() if value is not None}
+        if not self.diagnostics:
+            del kept["diagnostics"]
         return kept
 
 

@@ -68,10 +68,13 @@ class AutoencoderRun:
         """
         folder.restore(self.settings, self._restore)
         progress.start_run(self.units, len(self.trainer.history), "epoch")
+        for epoch in self.trainer.history:
+            _log(progress, epoch)
         epochs = self.trainer.epochs(self.benchmark.training.epochs)
         while len(self.trainer.history) < self.units:
             progress.start_task(1)
             self._advance(epochs)
+            _log(progress, self.trainer.history[-1])
             progress.step()
             progress.end_task()
             state = {"trainer": self.trainer.state_dict(), "evaluate": self.evaluate_seconds}
@@ -116,3 +119,8 @@ class AutoencoderRun:
                 "total_seconds": last["seconds"] + sum(self.evaluate_seconds),
             },
         }
+
+
+def _log(progress: Progress, record: EpochRecord) -> None:
+    values = asdict(record)
+    progress.log(values.pop("epoch"), values)

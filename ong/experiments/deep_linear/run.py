@@ -114,6 +114,7 @@ class DeepLinearRun:
                 place = {} if stopped is None else {"epoch": stopped.epoch, "step": stopped.step}
                 raise StoppedError(str(self.grid[-1]["stopped"]), **place)
             record = self._record()
+        self._log(progress, record["diagnostics"]["rate"])
         folder.finish(record)
         return record
 
@@ -177,6 +178,12 @@ class DeepLinearRun:
             history.epochs.extend(EpochRecord(**row) for row in current["epochs"])
             self.current = TrainingState(network, history, current["damping"], current["step"])
             shuffle.set_state(current["shuffle"])
+
+    def _log(self, progress: Progress, rate: float) -> None:
+        """Log the training at the best rate, as only the end tells which that is."""
+        best = next(entry for entry in self.grid if entry["rate"] == rate)
+        for row in best["epochs"]:
+            progress.log(row["epoch"], {name: value for name, value in row.items() if name != "epoch"})
 
     def _record(self) -> dict[str, Any]:
         finished = [entry for entry in self.grid if not entry["stopped"]]

@@ -88,6 +88,8 @@ class FisherRun:
         """
         folder.restore(self.settings, self._restore)
         progress.start_run(self.units, len(self.rows), "epoch")
+        for row in self.rows:
+            _log(progress, row)
         while len(self.rows) < self.units:
             epoch = len(self.rows)
             progress.start_task(1)
@@ -98,6 +100,7 @@ class FisherRun:
             self.rows.append(self._measure(epoch))
             self.train_seconds.append(trained - started)
             self.measure_seconds.append(time.perf_counter() - trained)
+            _log(progress, self.rows[-1])
             progress.step()
             progress.end_task()
             state = {"model": self.model.state_dict(), "rows": self.rows}
@@ -198,6 +201,14 @@ class FisherRun:
                 "total_seconds": sum(self.train_seconds) + sum(self.measure_seconds) + time.perf_counter() - started,
             },
         }
+
+
+def _log(progress: Progress, row: dict[str, Any]) -> None:
+    """Log test loss, accuracy and each layer's predicted deviations."""
+    values = {name: row[name] for name in ("test_loss", "accuracy")}
+    for name, layer in row["layers"].items():
+        values |= {f"predicted_{estimator}/{name}": value for estimator, value in layer["predicted"].items()}
+    progress.log(row["epoch"], values)
 
 
 def _score(layer: dict[str, Any], estimator: str) -> float:
