@@ -1,6 +1,7 @@
 """ong: continual learning with projected natural gradients, on Avalanche and PyTorch.
 
-Names are imported when they are first touched, so that ``import ong`` does not wait for Avalanche.
+Names are imported when they are first touched, so that ``import ong`` does not wait for Avalanche. Every method of
+:mod:`ong.methods` is here as an Avalanche plugin: ``ong.OGD``.
 """
 
 from __future__ import annotations
@@ -10,33 +11,18 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PLUGINS = (
-    "EWC",
-    "FOPNG",
-    "GPM",
-    "NCL",
-    "NGD",
-    "OGD",
-    "OGDPlus",
-    "ONG",
-    "ONGPrior",
-    "ONGReplay",
-    "ONGv1",
-    "OWM",
-    "SGP",
-    "SI",
-)
-_HOMES = dict.fromkeys(_PLUGINS, "ong.plugins") | {
+_HOMES = {
     "EKFAC": "ong.curvature",
     "NaturalGradient": "ong.natural.online",
     "AccuracyMatrix": "ong.metrics",
     "Certificate": "ong.plugins",
+    "Diagnostic": "ong.plugins",
     "Diagnostics": "ong.plugins",
     "DirectionMemory": "ong.projection",
     "InMemoryLoader": "ong.streams",
     "coverage": "ong.methods.coverage",
-    "Results": "ong.results",
-    "load": "ong.results",
+    "Results": "ong.report.results",
+    "load": "ong.report.results",
     "permuted_mnist": "ong.streams",
     "rotated_mnist": "ong.streams",
     "run": "ong.experiments.api",
@@ -49,16 +35,19 @@ _MODULES = {
     "methods": "ong.methods",
 }
 
-__all__ = ["__version__", *_HOMES, *_MODULES]
-
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name in _MODULES:
         return import_module(_MODULES[name])
+    if name == "__all__":
+        return __dir__()
+    if name[:1].isupper() and hasattr(import_module("ong.methods"), name):  # which does not wait for Avalanche
+        return getattr(import_module("ong.plugins"), name)
     raise AttributeError(f"module 'ong' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    methods: list[str] = list(import_module("ong.methods").METHODS)
+    return sorted(["__version__", *_HOMES, *_MODULES, *methods])

@@ -9,24 +9,25 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ong"
-BELOW_METHODS = {"projection", "curvature", "errors", "threads"}
+BELOW_METHODS = {"projection", "curvature", "errors", "threads", "extensions"}
 MAY_IMPORT = {
     "errors": set(),
     "threads": set(),
     "files": {"errors"},
     "console": {"errors", "files"},
-    "metrics": {"errors"},
-    "curvature": {"errors", "threads"},
+    "extensions": {"errors"},
+    "quantities": {"errors"},
+    "metrics": {"errors", "extensions", "quantities"},
+    "curvature": {"errors", "threads", "extensions"},
     "projection": {"curvature", "errors", "threads"},
     "methods": BELOW_METHODS,
     "natural": {"methods", *BELOW_METHODS},
-    "streams": {"errors"},
-    "plugins": {"methods", "streams", *BELOW_METHODS},
+    "streams": {"errors", "extensions"},
+    "plugins": {"methods", "streams", "quantities", *BELOW_METHODS},
     "integrations": {"methods", *BELOW_METHODS},
-    "report": {"metrics", "errors", "files"},
-    "results": {"report", "metrics", "errors", "files"},
+    "report": {"metrics", "errors", "files", "extensions", "quantities"},
     "experiments": {
-        "plugins", "integrations", "natural", "streams", "methods", "report", "metrics", "files", "console", *BELOW_METHODS,
+        "plugins", "integrations", "natural", "streams", "methods", "report", "metrics", "files", "console", "quantities", *BELOW_METHODS,
     },
 }  # fmt: skip
 OF_ONE_PART = {

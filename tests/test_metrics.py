@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ong.metrics import (
-    FORMULAS,
+    METRICS,
     AccuracyMatrix,
     all_metrics,
     average_accuracy,
@@ -34,6 +34,11 @@ def hand() -> AccuracyMatrix:
     return AccuracyMatrix.from_rows(HAND)
 
 
+def others(tasks: int = 3, **levels: float) -> dict[str, AccuracyMatrix]:
+    """Runs of other strategies, each with one accuracy throughout."""
+    return {name: AccuracyMatrix(np.full((tasks + 1, tasks), level)) for name, level in levels.items()}
+
+
 def _random_matrix(tasks: int = 6, seed: int = 0) -> AccuracyMatrix:
     return AccuracyMatrix(np.random.default_rng(seed).uniform(size=(tasks + 1, tasks)))
 
@@ -54,23 +59,26 @@ def test_average_accuracy_so_far_by_hand_ends_at_acc(hand: AccuracyMatrix) -> No
     assert average_accuracy_so_far(hand)[-1] == average_accuracy(hand)
 
 
-def test_all_metrics_has_the_keys_of_the_formulas_in_their_order(hand: AccuracyMatrix) -> None:
-    values = all_metrics(hand, scratch=[0.9, 0.9, 0.9], acc_naive=0.5, acc_joint=0.9)
-    assert list(values) == list(FORMULAS)
+def test_all_metrics_has_every_metric_of_the_package_in_the_order_of_tables(hand: AccuracyMatrix) -> None:
+    values = all_metrics(hand, others(scratch=0.9, naive=0.5, joint=0.9))
+    assert list(values) == list(METRICS.own) == [
+        "ACC", "learning_accuracy", "BWT", "forgetting", "forgetting_first", "FWT", "intransigence", "recovered",
+    ]  # fmt: skip
+    assert all(known.formula and known.about for known in METRICS.own.values())
     assert values["ACC"] == average_accuracy(hand)
     assert values["intransigence"] == pytest.approx(0.4 / 3, abs=EXACT)
     assert values["recovered"] == pytest.approx((1.9 / 3 - 0.5) / 0.4, abs=EXACT)
 
 
 def test_without_siblings_intransigence_and_recovered_are_undefined(hand: AccuracyMatrix) -> None:
-    values = all_metrics(hand, acc_naive=0.5)
+    values = all_metrics(hand, others(naive=0.5))
     assert values["intransigence"] is None
     assert values["recovered"] is None
 
 
 def test_joint_training_has_acc_and_nothing_that_needs_rows_it_never_had() -> None:
     rows = [[0.1, 0.1, 0.1], [None] * 3, [None] * 3, [0.9, 0.8, 0.7]]
-    values = all_metrics(AccuracyMatrix.from_rows(rows), scratch=[0.9, 0.9, 0.9], acc_naive=0.4, acc_joint=0.8)
+    values = all_metrics(AccuracyMatrix.from_rows(rows), others(scratch=0.9, naive=0.4, joint=0.8))
     defined = {name: value for name, value in values.items() if value is not None}
     assert defined == {
         "ACC": pytest.approx(0.8, abs=EXACT),
@@ -119,11 +127,9 @@ def test_forgetting_from_the_best_is_never_below_forgetting_from_the_first(seed:
 
 def test_metrics_leave_their_arguments_as_they_were() -> None:
     values = np.random.default_rng(1).uniform(size=(5, 4))
-    scratch = np.full(4, 0.9)
     kept = values.copy()
-    all_metrics(AccuracyMatrix(values), scratch=scratch, acc_naive=0.1, acc_joint=0.9)
+    all_metrics(AccuracyMatrix(values), others(4, scratch=0.9, naive=0.1, joint=0.9))
     np.testing.assert_array_equal(values, kept)
-    np.testing.assert_array_equal(scratch, np.full(4, 0.9))
 
 
 def test_the_matrix_is_a_read_only_copy() -> None:

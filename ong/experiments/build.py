@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from importlib import import_module
 from typing import Any
 
 import torch
+from avalanche.core import BasePlugin
 from avalanche.training.templates import BaseSGDTemplate
 from torch import nn
 
-from ong.errors import UnknownNameError, UserError
+from ong.errors import UserError
 from ong.experiments.options import check_options, is_table
 from ong.experiments.schema import Buildable
+from ong.extensions import named
+from ong.methods import Method
+from ong.plugins import as_plugin
 
 __all__ = ["build", "build_optimizer", "resolve"]
 
 
 def resolve(use: str, kind: type, what: str, *, functions: bool = False) -> Any:
-    """Return the class that ``"module:Name"`` names, a subclass of ``kind``.
+    """Return the class that ``"module:Name"`` names, a subclass of ``kind``; of a method its plugin.
 
     Args:
         use: the module and the name in it.
@@ -29,19 +32,11 @@ def resolve(use: str, kind: type, what: str, *, functions: bool = False) -> Any:
     Raises:
         UserError: another form, no such module or name, or a class of another kind.
     """
-    module_name, colon, name = use.partition(":")
-    if not colon or not name:
-        raise UserError(f"{what}: use = '{use}' is not of the form 'module:Name'")
-    try:
-        module = import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"{what}: use = '{use}': cannot import '{module_name}' ({error})") from None
-    if not hasattr(module, name):
-        public = [n for n in dir(module) if not n.startswith("_")]
-        raise UnknownNameError(f"name in {module_name} ({what})", name, public)
-    found = getattr(module, name)
+    found = named(use, what)
     if functions and callable(found) and not isinstance(found, type):
         return found
+    if kind is BasePlugin and isinstance(found, type) and issubclass(found, Method):
+        return as_plugin(found)
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise UserError(f"{what}: use = '{use}' is not a subclass of {kind.__module__}.{kind.__name__}")
     return found

@@ -1,5 +1,12 @@
-"""Continual-learning methods for any PyTorch loop: what a step becomes, and what a finished task leaves behind."""
+"""Continual-learning methods for any PyTorch loop: what a step becomes, and what a finished task leaves behind.
 
+A file in this folder with a subclass of :class:`Method` is a method more: ``ong.methods.NAME``, and ``ong.NAME`` in
+Avalanche. The imports below tell the names to type checkers.
+"""
+
+from typing import TYPE_CHECKING
+
+from ong.extensions import offered, subclasses
 from ong.methods.base import Method
 from ong.methods.certificate import Certificate
 from ong.methods.data import ByNumber, Examples
@@ -23,6 +30,7 @@ __all__ = [
     "EWC",
     "FOPNG",
     "GPM",
+    "METHODS",
     "NCL",
     "NGD",
     "OGD",
@@ -40,3 +48,20 @@ __all__ = [
     "ONGReplay",
     "ONGv1",
 ]
+
+METHODS: dict[str, type[Method]] = {
+    name: method for name, method in subclasses(__name__, Method).items() if method is not DirectionMethod
+}
+"""Every method by name."""
+
+globals().update(METHODS)
+__all__ += [name for name in METHODS if name not in __all__]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> type[Method]:
+        """Return a method that another distribution offers under the entry points ``ong.methods``."""
+        method = None if name.startswith("_") else offered("ong.methods", name)
+        if not (isinstance(method, type) and issubclass(method, Method)):
+            raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+        return method

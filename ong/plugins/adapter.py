@@ -11,7 +11,6 @@ from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import avalanche_forward
 from torch import Tensor
 
-from ong import methods
 from ong.curvature import Batch, Forward, Likelihood, checked_logits
 from ong.errors import UserError
 from ong.methods import Method
@@ -123,8 +122,17 @@ def _check_strategy(method: Method, strategy: Any) -> None:
         raise UserError(f"the model of {name} has no logits in eval mode, so {what} cannot take their gradients")
 
 
+_PLUGINS: dict[type[Method], type[MethodPlugin]] = {}
+
+
 def as_plugin(method: type[Method]) -> type[MethodPlugin]:
-    """Return a plugin class with a method's name and options, and :class:`MethodPlugin`'s two."""
+    """Return a method's plugin class, with its name and options, and :class:`MethodPlugin`'s two."""
+    if method not in _PLUGINS:
+        _PLUGINS[method] = _made(method)
+    return _PLUGINS[method]
+
+
+def _made(method: type[Method]) -> type[MethodPlugin]:
     own = inspect.signature(method).parameters
     extra = [p for n, p in inspect.signature(MethodPlugin).parameters.items() if n != "method"]
 
@@ -140,23 +148,7 @@ def as_plugin(method: type[Method]) -> type[MethodPlugin]:
         {
             "__init__": init,
             "__doc__": f"{method.__doc__}\n    Here as an Avalanche plugin.\n",
-            "__module__": "ong.plugins",
+            "__module__": "ong.plugins" if method.__module__.startswith("ong.") else method.__module__,
             "__signature__": inspect.Signature([*own.values(), *extra]),
         },
     )
-
-
-EWC = as_plugin(methods.EWC)
-FOPNG = as_plugin(methods.FOPNG)
-GPM = as_plugin(methods.GPM)
-NCL = as_plugin(methods.NCL)
-NGD = as_plugin(methods.NGD)
-OGD = as_plugin(methods.OGD)
-OGDPlus = as_plugin(methods.OGDPlus)
-ONG = as_plugin(methods.ONG)
-ONGPrior = as_plugin(methods.ONGPrior)
-ONGReplay = as_plugin(methods.ONGReplay)
-ONGv1 = as_plugin(methods.ONGv1)
-OWM = as_plugin(methods.OWM)
-SGP = as_plugin(methods.SGP)
-SI = as_plugin(methods.SI)

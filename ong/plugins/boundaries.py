@@ -12,7 +12,7 @@ from torch.utils.data import default_collate
 from ong.curvature import Batch
 from ong.errors import UserError
 from ong.methods import ByNumber
-from ong.streams.avalanche_tensors import in_memory_columns
+from ong.streams.experiences.columns import in_memory_columns
 
 __all__ = ["Boundaries", "ExperienceRows", "check_boundaries", "place_of", "stream_length", "task_of"]
 

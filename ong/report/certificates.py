@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ong.report.choice import PAPERS
-from ong.report.columns import COLUMNS
+from ong.report.columns import columns
 from ong.report.figures import LIGHT, Theme, figure_text, painted, plain_ticks, tidy
 from ong.report.runs import Runs
 from ong.report.tables import summary_text, task_frame
@@ -56,7 +56,7 @@ def certified(runs: Runs) -> list[str]:
 
 def certificate_text(runs: Runs) -> pd.DataFrame:
     """Return the certificates of these strategies as they are printed, means over tasks."""
-    keys = [column.key for column in COLUMNS if column.key.startswith("certificate_")]
+    keys = [key for key in columns(runs) if key.startswith("certificate_")]
     frame = summary_text(runs, keys).drop(columns="Needs", errors="ignore")
     return frame[frame["Strategy"].isin(map(runs.label, certified(runs)))].reset_index(drop=True)
 

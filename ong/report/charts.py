@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ong.report.certificates import certified, promises
-from ong.report.columns import column
+from ong.report.columns import Column, column
 from ong.report.costs import AXES, costs
 from ong.report.figures import curve_of
 from ong.report.looks import SYMBOLS, looks
@@ -97,13 +97,18 @@ def _diagnostics(runs: Runs) -> list[dict[str, Any]]:
             found.setdefault(key, {})[name] = {"x": _rounded(x), "y": _rounded(y)}
     order = [key for key in _OF_STEPS if key in found]
     return [
-        {"key": key, "title": column(key).title, "about": _about(key), "log": _spans(found[key]), "lines": found[key]}
+        {
+            "key": key,
+            "title": column(key, runs).title,
+            "about": _about(column(key, runs)),
+            "log": _spans(found[key]),
+            "lines": found[key],
+        }
         for key in [*order, *(key for key in found if key not in order)]
     ]
 
 
-def _about(key: str) -> str:
-    known = column(key)
+def _about(known: Column) -> str:
     formula = known.formula.removeprefix("mean_t ").removeprefix("max_t ").removeprefix("Σ_t ")
     return ": ".join(part for part in (known.about.removesuffix(", mean over tasks"), formula) if part)
 

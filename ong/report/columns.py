@@ -1,16 +1,24 @@
-"""What a table can show: the key of a quantity, its heading and formula, how it is written, which way is better."""
+"""What a table can show: the key of a quantity, its heading and formula, how it is written, which way is better.
+
+Metrics bring their own columns, and so do diagnostics of one's own, which a record describes; the others are here.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Literal
 
-from ong.metrics import FORMULAS
+from ong.errors import UserError
+from ong.metrics import METRICS, Metric
+from ong.quantities import Quantity
 from ong.report.intervals import Estimate
+from ong.report.runs import Runs
+from ong.report.text import printable
 
-__all__ = ["COLUMNS", "COSTS", "MISSING", "Column", "column", "number"]
+__all__ = ["COSTS", "MISSING", "Column", "column", "columns", "metric_columns", "number"]
 
 MISSING = "–"
 """What stands where a quantity is undefined or was not measured."""
@@ -18,12 +26,20 @@ MISSING = "–"
 
 def number(value: float, digits: int = 3) -> str:
     """Write a number with a true minus sign and no negative zero."""
+    return _written(f".{digits}f", value)
+
+
+def _written(form: str, value: float) -> str:
+    """Write a number in a form of Python's, such as ``.3f``, ``.1%`` or ``.1e``."""
     if math.isnan(value):
         return MISSING
-    text = f"{value:.{digits}f}"
-    if float(text) == 0.0:
+    text = format(value, form)
+    if not any(digit in text for digit in "123456789"):
         text = text.removeprefix("-")
     return text.replace("-", "−")
+
+
+_NAMES = ("benchmark", "strategy", "seed", "needs", "task")  # of columns of the CSV and of tables by task
 
 
 @dataclass(frozen=True)
@@ -108,22 +124,7 @@ _CERTIFICATES = tuple(
 )  # fmt: skip
 
 
-def _metric(
-    key: str, title: str, about: str, better: Literal["higher", "lower"] | None, hidden: bool = False
-) -> Column:
-    return Column(key, title, about, FORMULAS[key], better=better, on_request=hidden)
-
-
-COLUMNS = (
-    _metric("ACC", "ACC", "average accuracy at the end", "higher"),
-    _metric("learning_accuracy", "Learning acc.", "accuracy on each task just learned", "higher"),
-    _metric("BWT", "BWT", "backward transfer", "higher"),
-    _metric("forgetting", "Forgetting", "loss from each task's best", "lower"),
-    _metric("forgetting_first", "Forgetting (first)", "loss since each task was learned", "lower", hidden=True),
-    # Accuracy on a task before it is trained depends on what the tasks share more than on the learner: no bold.
-    _metric("FWT", "FWT", "forward transfer", None),
-    _metric("intransigence", "Intransigence", "below a net trained on the task alone", "lower"),
-    _metric("recovered", "Recovered", "of what forgetting costs, the part won back", "higher"),
+_MEASURED = (
     Column("train_seconds", "Train s", "seconds of training, all tasks", "Σ_t seconds_t", _seconds, interval=False),
     Column(
         "memory_bytes", "Memory", "largest state kept between tasks", "max_t bytes_t", _bytes, interval=False,
@@ -172,15 +173,58 @@ COLUMNS = (
     Column("total_seconds", "Total s", "seconds from start to end", "", _seconds, interval=False, on_request=True),
     *_CERTIFICATES,
 )  # fmt: skip
-"""Every quantity of a run, in the order of every table; the metrics first."""
 
 COSTS = ("train_seconds", "memory_bytes", "leak", "descent_cosine", "rank", "space_left")
 """The quantities that are not metrics of R."""
 
 
-def column(key: str) -> Column:
+@lru_cache(maxsize=16)
+def columns(runs: Runs | None = None) -> dict[str, Column]:
+    """Return every column by key, in the order of every table; the metrics first.
+
+    Args:
+        runs: whose; with them come the metrics that were asked for beside the usual ones, and the diagnostics of one's
+            own that their records describe.
+
+    Raises:
+        UserError: a metric has the name of another quantity, or its distribution fails to load it.
+    """
+    measured = {c.key: c for c in _MEASURED}
+    metrics = {m.name: m for m in (*METRICS.values(), *(runs.metrics if runs else ()))}
+    for name in metrics:
+        if name in measured or name in _NAMES:
+            raise UserError(f"metric '{name}' has the name of another column; give it a name of its own")
+    described = {
+        key: about
+        for record in (runs.records if runs else ())
+        for key, about in record.quantities.items()
+        if key not in measured and key not in metrics
+    }
+    found: dict[str, Column] = {}
+    made_of = {key: _column(key, about) for key, about in {**metrics, **described}.items()}
+    for key in [*metrics, *measured, *described]:
+        made = measured.get(key) or made_of[key]
+        if any(made.title == other.title for other in found.values()):
+            made = replace(made, title=f"{made.title} ({key})")
+        found[key] = made
+    return found
+
+
+def _column(key: str, about: Quantity) -> Column:
+    title, text, formula = map(printable, (about.title, about.about, about.formula))
+    write, hidden = partial(_written, about.form), isinstance(about, Metric) and about.on_request
+    return Column(key, title, text, formula, write, better=about.better, on_request=hidden, over=about.over)
+
+
+def metric_columns(runs: Runs) -> list[Column]:
+    """Return those of the metrics, whether or not they are usually shown."""
+    names = {*METRICS, *(metric.name for metric in runs.metrics)}
+    return [c for key, c in columns(runs).items() if key in names]
+
+
+def column(key: str, runs: Runs | None = None) -> Column:
     """Return the column of a key; one unknown here (another program's metric) is shown as a plain number."""
-    return next((known for known in COLUMNS if known.key == key), Column(key, _title(key), "", on_request=True))
+    return columns(runs).get(key) or Column(key, _title(key), "", on_request=True)
 
 
 def _title(key: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ong.report import autoencoder, deep_linear, fisher
 from ong.report.document import Document
-from ong.report.runs import HistoryRuns
+from ong.report.runs import HistoryRuns, Runs
 
-__all__ = ["DOCUMENTS", "document"]
+__all__ = ["DOCUMENTS", "document", "sections"]
 
 DOCUMENTS: dict[str, Callable[[HistoryRuns], Document]] = {
     "autoencoder": autoencoder.document,
@@ -20,3 +20,8 @@ DOCUMENTS: dict[str, Callable[[HistoryRuns], Document]] = {
 def document(runs: HistoryRuns) -> Document:
     """Return the report of a benchmark's runs."""
     return DOCUMENTS[runs.kind](runs)
+
+
+def sections(groups: Sequence[Runs | HistoryRuns]) -> list[Runs | Document]:
+    """Return what a report has a section of: runs over tasks as they are, the others as documents."""
+    return [runs if isinstance(runs, Runs) else document(runs) for runs in groups]

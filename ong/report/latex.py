@@ -6,8 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from ong.metrics import FORMULAS
-from ong.report.columns import Column
+from ong.report.columns import COSTS, Column, columns
 from ong.report.document import Document
 from ong.report.intervals import Estimate
 from ong.report.runs import Runs
@@ -59,20 +58,21 @@ def latex(groups: Sequence[Runs | Document]) -> str:
 
 
 def _table(runs: Runs) -> str:
-    columns = shown(runs, runs.choice.columns or [key for key in FORMULAS if key != "forgetting_first"])
-    winners = {c.key: best(runs, c) for c in columns}
+    usual = [c.key for c in columns(runs).values() if not c.on_request and c.key not in COSTS]
+    chosen = shown(runs, runs.choice.columns or usual)
+    winners = {c.key: best(runs, c) for c in chosen}
     has_needs = not runs.choice.columns and any(runs.needs(strategy) for strategy in runs.strategies)
     counts = {strategy: len(runs.of(strategy)) for strategy in runs.strategies}
     uneven = len(set(counts.values())) > 1
     headings = [
         "Strategy",
         *(["Seeds"] if uneven else []),
-        *(escape(c.title) for c in columns),
+        *(escape(c.title) for c in chosen),
         *(["Needs"] if has_needs else []),
     ]
     rows = []
     for strategy, row in estimates(runs).items():
-        cells = [_cell(c, row[c.key], runs.label(strategy) in winners[c.key]) for c in columns]
+        cells = [_cell(c, row[c.key], runs.label(strategy) in winners[c.key]) for c in chosen]
         seeds_of = [str(counts[strategy])] if uneven else []
         rows.append(
             [escape(runs.label(strategy)), *seeds_of, *cells, *([escape(runs.needs(strategy))] if has_needs else [])]
@@ -83,7 +83,7 @@ def _table(runs: Runs) -> str:
         r"\(\pm\) half-width of the 95\% t-interval over seeds; "
         "best in bold, joint and scratch not competing."
     )
-    layout = f"l{'r' * (len(columns) + uneven)}{'l' if has_needs else ''}"
+    layout = f"l{'r' * (len(chosen) + uneven)}{'l' if has_needs else ''}"
     wide = runs.choice.paper == "two-column"
     return _float(runs.benchmark, caption, layout, [headings, *rows], "table*" if wide else "table")
 

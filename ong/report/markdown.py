@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from ong.metrics import FORMULAS
 from ong.report.certificates import PROMISED, certificate_text, certified
-from ong.report.columns import column
+from ong.report.columns import metric_columns
 from ong.report.costs import ABOUT, costs
 from ong.report.document import Document, TextTable
 from ong.report.published import published
@@ -39,7 +38,7 @@ def markdown(groups: Sequence[Runs | Document], figure_path: FigurePath | None =
         parts += _section(runs, figure_path) if isinstance(runs, Runs) else _document(runs, figure_path)
     if not continual:
         return "\n\n".join(parts) + "\n"
-    columns = {c.key: c for runs in continual for c in (*map(column, FORMULAS), *shown(runs))}
+    columns = {c.key: c for runs in continual for c in (*metric_columns(runs), *shown(runs))}
     formulas = [f"| `{c.key}` | `{c.formula}` | {for_markdown(c.about)} |" for c in columns.values()]
     parts += ["## Formulas", "\n".join(["| name | definition | what it is |", "|---|---|---|", *formulas])]
     parts.append("R[t, j] is the accuracy on task j after training task t; row −1 is before training.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from ong.metrics import FORMULAS
 from ong.report.columns import column
 from ong.report.document import rows_frame
 from ong.report.heat_tables import SHADES, heat_table
@@ -31,7 +30,7 @@ def record_html(record: Record | HistoryRecord) -> str:
     title = _safe(f"{record.benchmark_name} · {record.strategy_name} · seed {record.seed}")
     metrics = "".join(
         f"<tr><th>{_safe(column(name).title)}</th><td>{column(name).write(value)}</td>"
-        f"<td><code>{html.escape(FORMULAS.get(name, ''))}</code></td></tr>"
+        f"<td><code>{html.escape(column(name).formula)}</code></td></tr>"
         for name, value in record.metrics.items()
         if value is not None
     )

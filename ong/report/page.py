@@ -13,10 +13,9 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ong.metrics import FORMULAS
 from ong.report.certificates import certificate_text, certified
 from ong.report.charts import charts
-from ong.report.columns import COLUMNS, Column, column
+from ong.report.columns import Column, column, columns, metric_columns
 from ong.report.commands import commands
 from ong.report.costs import ABOUT, costs
 from ong.report.document import Document, TextTable, recipe_pairs
@@ -67,7 +66,7 @@ def page(groups: Sequence[Runs | Document]) -> str:
         loader=jinja2.FunctionLoader(text),
     )
     of_tasks = [runs for runs in groups if isinstance(runs, Runs)]
-    formulas = {c.key: c for runs in of_tasks for c in (*map(column, FORMULAS), *every_column(runs))}
+    formulas = {c.key: c for runs in of_tasks for c in (*metric_columns(runs), *every_column(runs))}
     return environment.get_template("page.html.j2").render(
         title=", ".join(runs.benchmark for runs in groups),
         css=text("page.css"),
@@ -100,8 +99,8 @@ def _benchmark(runs: Runs) -> dict[str, Any]:
         "costs": [(cost, *ABOUT[cost]) for cost in costs(runs)],
         "matrices": [heat_table(runs, name) for name in runs.strategies],
         "why": [(name, runs.label(name), " ".join(said)) for name, said in why(runs).items()],
-        "promised": _table(certificate_text(runs)) if certified(runs) else None,
-        "every_seed": _table(seeds_text(runs)),
+        "promised": _table(certificate_text(runs), runs) if certified(runs) else None,
+        "every_seed": _table(seeds_text(runs), runs),
         "strategies": [_strategy(runs, name) for name in runs.strategies],
         "names": {runs.label(name): name for name in runs.strategies},
         "commands": commands(runs),
@@ -185,9 +184,9 @@ def _tiles(runs: Runs) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _table(frame: pd.DataFrame) -> Table:
+def _table(frame: pd.DataFrame, runs: Runs) -> Table:
     """Prepare a frame of strings."""
-    hints = {c.title: _hint(c) for c in COLUMNS}
+    hints = {c.title: _hint(c) for c in columns(runs).values()}
     return Table(
         [(str(name), hints.get(str(name), ""), name in TEXT_COLUMNS) for name in frame.columns],
         [[(str(cell), False) for cell in row] for row in frame.itertuples(index=False, name=None)],
@@ -222,7 +221,7 @@ def _strategy(runs: Runs, name: str) -> dict[str, Any]:
         "source": str(recipe.get("source", "")),
         "needs": runs.needs(name),
         "seeds": len(records),
-        "tasks": _table(_task_text(runs, name)),
+        "tasks": _table(_task_text(runs, name), runs),
         "recipe": _recipe(recipe, TOLD_ELSEWHERE),
         "others": others,
     }
@@ -234,7 +233,7 @@ def _task_text(runs: Runs, strategy: str) -> pd.DataFrame:
     for name in frame.columns.drop("task"):
         if str(name).startswith("certificate_"):  # which have a section of their own
             continue
-        known = column(str(name))
+        known = column(str(name), runs)
         text[known.title if known.title != known.key else known.key.capitalize()] = [
             known.write(float(value)) for value in frame[name]
         ]

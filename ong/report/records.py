@@ -15,17 +15,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ong.errors import UserError, nearest
 from ong.files import is_there, read_text
 from ong.metrics import AccuracyMatrix
+from ong.quantities import Quantity
+from ong.report.migrations import migrated
 
 Model = TypeVar("Model", bound=BaseModel)
 
 __all__ = [
     "KINDS",
-    "SCHEMA",
     "BaseRecord",
     "Failure",
     "HistoryRecord",
@@ -36,13 +37,11 @@ __all__ = [
     "understood",
 ]
 
-SCHEMA = 1
-"""The version of ``record.json`` that this module reads."""
-
 KINDS = ("continual", "autoencoder", "deep-linear", "fisher")
 """The kinds of benchmark that have a report; all but the first keep a history instead of an accuracy matrix."""
 
 
+_ASIDE = ("summary", "diagnostics")  # what changes nothing of what is learned
 _MOST_DIGITS = 300  # more do not fit a float
 
 
@@ -57,6 +56,7 @@ def _whole(digits: str) -> int:
 
 
 Number = Annotated[float | None, BeforeValidator(_nan_is_none)]
+Described = Annotated[Quantity, BeforeValidator(TypeAdapter(Quantity).validate_python)]
 
 
 class Timing(BaseModel):
@@ -74,7 +74,16 @@ class Timing(BaseModel):
 
 
 class BaseRecord(BaseModel):
-    """What every ``record.json`` holds, typed and read-only."""
+    """What every ``record.json`` holds, typed and read-only.
+
+    Attributes:
+        benchmark: the recipe as it was run, with all its values.
+        strategy: the same of the strategy.
+        seed: of the stream, the weights and the order of the data.
+        metrics: what was reached, by name.
+        diagnostics: numbers about the run, by name; lists are by task.
+        timing: seconds.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, ignored_types=(cached_property,))
 
@@ -100,8 +109,8 @@ class BaseRecord(BaseModel):
         return str(self.benchmark["name"])
 
     def is_of_same_benchmark(self, other: BaseRecord) -> bool:
-        """Whether both learned the same thing, on the same data: their benchmarks differ in words at most."""
-        mine, theirs = ({k: v for k, v in r.benchmark.items() if k != "summary"} for r in (self, other))
+        """Whether both learned the same thing, on the same data: benchmarks may differ in words and diagnostics."""
+        mine, theirs = ({k: v for k, v in r.benchmark.items() if k not in _ASIDE} for r in (self, other))
         return mine == theirs
 
     @property
@@ -140,9 +149,15 @@ class HistoryRecord(BaseRecord):
 
 
 class Record(BaseRecord):
-    """A run over tasks."""
+    """A run over tasks.
+
+    Attributes:
+        accuracy_matrix: R, the row before training first; null where nothing was measured.
+        quantities: what those of the diagnostics are that a recipe brought.
+    """
 
     accuracy_matrix: list[list[Number]]
+    quantities: dict[str, Described] = {}
 
     @model_validator(mode="after")
     def _check_matrix(self) -> Self:
@@ -199,18 +214,13 @@ def read_record(path: Path | str) -> Record | HistoryRecord:
         path: the file, or the run's folder.
 
     Raises:
-        UserError: if the file is missing, is not JSON, is of another schema version or kind, or does not hold
+        UserError: if the file is missing, is not JSON, is of an unknown schema version or kind, or does not hold
             what a record holds; the message names the file and the remedy.
     """
     path = Path(path)
     if path.is_dir():
         path = path / "record.json"
-    content = _load(path)
-    if content.get("schema") != SCHEMA:
-        raise UserError(
-            f"{path}: schema version {content.get('schema')!r}, but this ong reads version {SCHEMA}; "
-            "read it with the ong that wrote it, or repeat the run with --force"
-        )
+    content = migrated(_load(path), path)
     benchmark = content.get("benchmark")
     kind = benchmark.get("kind") if isinstance(benchmark, dict) else None
     if kind is not None and kind not in KINDS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ong.errors import UserError
-from ong.metrics import AccuracyMatrix, all_metrics, average_accuracy
+from ong.metrics import METRICS, AccuracyMatrix, Metric, all_metrics, average_accuracy
 from ong.report.choice import Choice
 from ong.report.records import Failure, HistoryRecord, Record, read_failure, read_record
 from ong.report.text import printable
@@ -32,13 +32,18 @@ FEWEST_SEEDS = 5
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """All records and failures of one benchmark, records ordered by strategy and seed, and what is shown of them."""
+    """All records and failures of one benchmark, records ordered by strategy and seed, and what is shown of them.
+
+    Attributes:
+        metrics: those that were computed beside the usual ones.
+    """
 
     benchmark: str
     records: tuple[Record, ...]
     failures: tuple[Failure, ...] = ()
     remarks: tuple[str, ...] = ()
     choice: Choice = field(default_factory=Choice)
+    metrics: tuple[Metric, ...] = ()
 
     @property
     def tasks(self) -> int:
@@ -161,11 +166,15 @@ class HistoryRuns:
         return notes
 
 
-def read_runs(directory: Path | str) -> list[Runs | HistoryRuns]:
+def read_runs(directory: Path | str, metrics: Sequence[Metric] = ()) -> list[Runs | HistoryRuns]:
     """Read every ``record.json`` and ``failure.json`` under a directory.
 
     A failure beside a record is left out: the run was repeated and finished. Runs that have neither, as interrupted
     ones and those under way, are named in the notes.
+
+    Args:
+        directory: where the records lie.
+        metrics: what is computed beside the usual metrics.
 
     Returns:
         One :class:`Runs` (or :class:`HistoryRuns`) for each benchmark, by name, with the sibling metrics filled in.
@@ -185,11 +194,14 @@ def read_runs(directory: Path | str) -> list[Runs | HistoryRuns]:
         said = f" ({len(failures)} failed, the first: {failures[0].message})" if failures else ""
         said += f" ({len(waiting)} not finished: the same `ong run` goes on with them)" if waiting else ""
         raise UserError(f"{directory}: no record.json under it{said}; make one with `ong run BENCHMARK STRATEGY`")
-    return group(records, failures, waiting)
+    return group(records, failures, waiting, metrics)
 
 
 def group(
-    records: Iterable[Record | HistoryRecord], failures: Iterable[Failure] = (), waiting: Iterable[Path] = ()
+    records: Iterable[Record | HistoryRecord],
+    failures: Iterable[Failure] = (),
+    waiting: Iterable[Path] = (),
+    metrics: Sequence[Metric] = (),
 ) -> list[Runs | HistoryRuns]:
     """Group records and failures by benchmark and fill in the sibling metrics.
 
@@ -199,6 +211,7 @@ def group(
         records: the finished runs.
         failures: those that ended early.
         waiting: folders ``BENCHMARK/STRATEGY/seed-S`` of runs that have not ended.
+        metrics: what is computed beside the usual metrics.
 
     Raises:
         UserError: if a strategy and seed occur twice in a benchmark, or its records differ in the number
@@ -230,34 +243,30 @@ def group(
         if others:
             runs.append(HistoryRuns(name, others[0].kind, others, of_benchmark, said))
         else:
-            runs.append(Runs(name, tuple(with_sibling_metrics(continual)), of_benchmark, said))
+            filled = tuple(with_sibling_metrics(continual, metrics))
+            runs.append(Runs(name, filled, of_benchmark, said, metrics=tuple(metrics)))
     return runs
 
 
-def with_sibling_metrics(records: Sequence[Record]) -> list[Record]:
-    """Return the records with ``intransigence`` and ``recovered`` filled in from those of the same seed.
+def with_sibling_metrics(records: Sequence[Record], metrics: Sequence[Metric] = ()) -> list[Record]:
+    """Return the records with every metric, ``intransigence`` and ``recovered`` from those of the same seed.
 
     The records are of one benchmark; one of another recipe for it is no sibling. All metrics of
-    :data:`ong.metrics.FORMULAS` are computed anew from R, so that a report prints what its formulas say; other
-    entries of ``metrics`` are kept.
+    :data:`ong.metrics.METRICS` and those given are computed anew from R, so that a report prints what its formulas say;
+    other entries of ``metrics`` are kept.
     """
-    siblings = {(record.strategy_name, record.seed): record for record in records}
-
-    def sibling(name: str, record: Record) -> AccuracyMatrix | None:
-        other = siblings.get((name, record.seed))
-        return other.matrix if other is not None and other.is_of_same_benchmark(record) else None
-
+    by_seed: dict[int, list[Record]] = {}
+    for record in records:
+        by_seed.setdefault(record.seed, []).append(record)
+    chosen = [*METRICS.values(), *metrics]
     filled = []
     for record in records:
-        scratch, naive, joint = (sibling(name, record) for name in ("scratch", "naive", "joint"))
-        metrics = all_metrics(
-            record.matrix,
-            scratch=None if scratch is None else np.diagonal(scratch.after),
-            acc_naive=None if naive is None else average_accuracy(naive),
-            acc_joint=None if joint is None else average_accuracy(joint),
-        )
-        others = {name: value for name, value in record.metrics.items() if name not in metrics}
-        filled.append(record.model_copy(update={"metrics": metrics | others}))
+        others: Mapping[str, AccuracyMatrix] = {
+            other.strategy_name: other.matrix for other in by_seed[record.seed] if other.is_of_same_benchmark(record)
+        }
+        found = all_metrics(record.matrix, others, chosen)
+        kept = {name: value for name, value in record.metrics.items() if name not in found}
+        filled.append(record.model_copy(update={"metrics": found | kept}))
     return filled
 
 

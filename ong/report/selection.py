@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ong.errors import UserError
 from ong.report.choice import Choice
-from ong.report.columns import COLUMNS
+from ong.report.columns import columns
 from ong.report.records import HistoryRecord, Record
 from ong.report.runs import HistoryRuns, Runs
 
@@ -23,7 +23,8 @@ def choose(groups: Sequence[Runs | HistoryRuns], choice: Choice) -> list[Runs | 
     """
     records = [record for runs in groups for record in runs.records]
     strategies = sorted({record.strategy_name for record in records})
-    choice.check(strategies, [c.key for c in COLUMNS] + [key for record in records for key in _quantities(record)])
+    known = [key for runs in groups for key in columns(runs if isinstance(runs, Runs) else None)]
+    choice.check(strategies, known + [key for record in records for key in _quantities(record)])
     found: list[Runs | HistoryRuns] = []
     for runs in groups:
         if isinstance(runs, Runs):

@@ -9,8 +9,8 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from ong.metrics import FORMULAS
-from ong.report.columns import COLUMNS, COSTS, Column, column
+from ong.metrics import METRICS
+from ong.report.columns import COSTS, Column, column, columns
 from ong.report.intervals import Estimate, t_interval
 from ong.report.records import Record
 from ong.report.runs import Runs
@@ -32,7 +32,7 @@ __all__ = [
 def seeds_frame(runs: Runs) -> pd.DataFrame:
     """One row for each strategy and seed, with every metric and cost; strategies by ``ACC``, best first.
 
-    Columns: ``benchmark, strategy, seed``; the metrics in the order of :data:`ong.metrics.FORMULAS`, then any
+    Columns: ``benchmark, strategy, seed``; the metrics in the order of :data:`ong.metrics.METRICS`, then any
     others the records have; ``train_seconds`` (sum over tasks), ``evaluate_seconds`` (sum),
     ``total_seconds``; every diagnostic kept by task, as its :class:`~ong.report.columns.Column` says (the largest
     ``memory_bytes``, the last ``rank``, the mean ``leak`` …); ``needs``.
@@ -75,14 +75,18 @@ def shown(runs: Runs, keys: Sequence[str] | None = None) -> list[Column]:
 
     By default they are those chosen, or all but those on request, such as ``forgetting_first``, which is −BWT.
     """
-    usual = runs.choice.columns or [c.key for c in COLUMNS if not c.on_request]
+    usual = runs.choice.columns or [c.key for c in columns(runs).values() if not c.on_request]
     table = estimates(runs).values()
-    return [column(key) for key in (usual if keys is None else keys) if any(key in r and r[key].count for r in table)]
+    return [
+        column(key, runs)
+        for key in (usual if keys is None else keys)
+        if any(key in row and row[key].count for row in table)
+    ]
 
 
 def every_column(runs: Runs) -> list[Column]:
     """Return the columns that some strategy has a value in: those shown first, then all others."""
-    others = [*(c.key for c in COLUMNS), *next(iter(estimates(runs).values()))]
+    others = [*columns(runs), *next(iter(estimates(runs).values()))]
     return shown(runs, list(dict.fromkeys([*(c.key for c in shown(runs)), *others])))
 
 
@@ -97,12 +101,12 @@ def summary_text(runs: Runs, keys: Sequence[str] | None = None) -> pd.DataFrame:
 
     A mean over fewer seeds than the strategy has says so, as in ``0.95 ± 0.01 (n=3)``.
     """
-    columns = shown(runs, keys)
+    chosen = shown(runs, keys)
     rows = []
     for strategy, row in estimates(runs).items():
         seeds = len(runs.of(strategy))
         cells = {"Strategy": runs.label(strategy), "Seeds": str(seeds)}
-        for c in columns:
+        for c in chosen:
             short = f" (n={row[c.key].count})" if 0 < row[c.key].count < seeds and c.key not in COSTS else ""
             cells[c.title] = c.text(row[c.key]) + short
         cells["Needs"] = runs.needs(strategy)
@@ -148,10 +152,10 @@ _NOT_QUANTITIES = ("benchmark", "strategy", "seed", "needs")
 
 def _rows(runs: Runs) -> dict[str, list[dict[str, str | int | float]]]:
     """Return each strategy's rows of :func:`seeds_frame`; all have the same keys."""
-    metrics = list(dict.fromkeys([*FORMULAS, *(name for record in runs.records for name in record.metrics)]))
+    metrics = list(dict.fromkeys([*METRICS, *(name for record in runs.records for name in record.metrics)]))
     measured = dict.fromkeys(name for record in runs.records for name in record.by_task)
-    known = [c.key for c in COLUMNS if c.key in measured or c.key in COSTS]
-    by_task = [column(key) for key in dict.fromkeys([*known, *measured]) if key != "train_seconds"]
+    known = [key for key in columns(runs) if key in measured or key in COSTS]
+    by_task = [column(key, runs) for key in dict.fromkeys([*known, *measured]) if key != "train_seconds"]
     return {strategy: [_row(record, metrics, by_task) for record in runs.of(strategy)] for strategy in runs.strategies}
 
 

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ong.metrics import FORMULAS
-from ong.report.columns import MISSING, column, number
+from ong.report.columns import MISSING, column, columns, number
 from ong.report.document import Document
 from ong.report.documents import document
 from ong.report.records import BaseRecord, Failure, HistoryRecord, Record
@@ -116,7 +115,8 @@ def print_record(record: Record | HistoryRecord, console: Console) -> None:
 
 def _summary_table(runs: Runs, console: Console) -> Table:
     unbounded = console.options.update_width(10_000)
-    keep = [c.key for c in shown(runs, BY_IMPORTANCE)]
+    own = [key for key, known in columns(runs).items() if not known.on_request and key not in BY_IMPORTANCE]
+    keep = [c.key for c in shown(runs, [*BY_IMPORTANCE[:2], *own, *BY_IMPORTANCE[2:]])]
     while True:
         keys = [c.key for c in shown(runs) if c.key in keep]
         table = _styled(runs, keys)
@@ -127,15 +127,14 @@ def _summary_table(runs: Runs, console: Console) -> Table:
 
 def _styled(runs: Runs, keys: Sequence[str]) -> Table:
     frame = summary_text(runs, keys)
-    columns = shown(runs, keys)
-    bold = {c.title: best(runs, c) for c in columns}
+    bold = {c.title: best(runs, c) for c in shown(runs, keys)}
     table = Table(
         title=Text(printable(f"{runs.benchmark}, {runs.tasks} tasks")), box=box.SIMPLE_HEAD, title_justify="left"
     )
     for heading in frame.columns:
         longest = max(len(heading), *(len(str(cell)) for cell in frame[heading]))
         table.add_column(
-            heading,
+            Text(heading),
             justify="left" if heading in ("Strategy", "Needs") else "right",
             min_width=None if heading == "Needs" else longest,  # only needs may wrap; numbers stay whole
         )
@@ -188,7 +187,7 @@ def _metrics_table(record: BaseRecord) -> Table:
     table = Table(title="Metrics", box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
     for name, value in record.metrics.items():
         text = MISSING if value is None else number(value, 4) if abs(value) >= 0.001 else _scientific(value)
-        table.add_row(Text(printable(name)), Text(text, justify="right"), Text(FORMULAS.get(name, ""), style="dim"))
+        table.add_row(Text(printable(name)), Text(text, justify="right"), Text(column(name).formula, style="dim"))
     return table
 
 
@@ -220,7 +219,7 @@ def _tasks_tables(runs: Runs, strategy: str, width: int) -> Iterator[Table]:
         title = None if start else "By task"
         table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
         for name in ("task", *some):
-            table.add_column(name.replace("_", " "), justify="right")
+            table.add_column(Text(printable(name.replace("_", " "))), justify="right")
         for cells in frame.to_dict("records"):
-            table.add_row(str(cells["task"]), *(column(name).write(float(cells[name])) for name in some))
+            table.add_row(str(cells["task"]), *(column(name, runs).write(float(cells[name])) for name in some))
         yield table

@@ -121,8 +121,8 @@ def _avalanche_dataset(
 ) -> Any:
     from avalanche.benchmarks.utils import ConstantSequence, TaskLabels
 
-    from ong.streams.avalanche_tensors import PreparedDataset
-    from ong.streams.items import InMemoryDataset
+    from ong.streams.experiences.columns import PreparedDataset
+    from ong.streams.experiences.items import InMemoryDataset
 
     examples = TensorDataset(inputs, labels) if isinstance(inputs, torch.Tensor) else PreparedDataset(inputs, labels)
     return InMemoryDataset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,34 +13,20 @@ import torch
 from ong.errors import UnknownNameError, UserError
 from ong.streams.benchmark import TaskData, benchmark_from_tensors
 from ong.streams.images import ImageDataset
+from ong.streams.registry import check_seed, stream, whole_number
 from ong.streams.stored import PreparedImages, StoredImages, held
 from ong.streams.transforms import Normalisation, permute_pixels, pixel_permutations, rotate
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
 
-__all__ = ["SCENARIOS", "Part", "benchmark_of", "check_scenario", "check_seed", "permuted", "rotated", "split"]
+__all__ = ["SCENARIOS", "Part", "benchmark_of", "check_scenario", "permuted", "rotated", "split"]
 
 SCENARIOS = ("domain", "class", "task")
 """What a split stream asks: the label in an unknown task, the class among all, the label in a known task."""
 
 Part = tuple[torch.Tensor | StoredImages, torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]
 """A task's images, its labels, and what makes inputs of the images."""
-
-
-def _whole_number(what: str, value: object, least: int) -> int:
-    """Return ``value`` when it is an integer, NumPy's too, of at least ``least``; raise ``UserError`` otherwise."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise UserError(f"{what} is {value!r}, expected a whole number of at least {least}")
-    return int(value)
-
-
-def check_seed(value: object) -> int:
-    """Return a seed from 0 to 2⁶³ − 1; raise ``UserError`` otherwise."""
-    seed = _whole_number("seed", value, 0)
-    if seed >= 2**63:
-        raise UserError(f"seed is {seed}, expected less than 2**63")
-    return seed
 
 
 def check_scenario(value: object) -> None:
@@ -74,6 +60,7 @@ def _flag(what: str, value: object) -> bool:
     return value
 
 
+@stream("permuted", "each task permutes the pixels in its own fixed way; task 0 leaves them")
 def permuted(
     dataset: ImageDataset, *, tasks: int = 10, seed: int = 0, first_identity: bool = True, padding: int = 0
 ) -> CLScenario:
@@ -96,8 +83,8 @@ def permuted(
     Raises:
         UserError: An argument is out of range.
     """
-    tasks, seed = _whole_number("tasks", tasks, 1), check_seed(seed)
-    dataset = dataset.padded(_whole_number("padding", padding, 0))
+    tasks, seed = whole_number("tasks", tasks, 1), check_seed(seed)
+    dataset = dataset.padded(whole_number("padding", padding, 0))
     normalise = Normalisation(dataset)
     permutations = pixel_permutations(
         dataset.size[0] * dataset.size[1], tasks, seed, first_identity=_flag("first_identity", first_identity)
@@ -117,7 +104,7 @@ def _is_finite(value: object) -> bool:
 
 def _resolve_angles(tasks: int | None, max_angle: float, angles: Sequence[float] | None) -> list[float]:
     if angles is None:
-        count = _whole_number("tasks", 10 if tasks is None else tasks, 1)
+        count = whole_number("tasks", 10 if tasks is None else tasks, 1)
         if not _is_finite(max_angle):
             raise UserError(f"max_angle is {max_angle!r}, expected degrees as a finite number")
         return [float(max_angle) * task / max(count - 1, 1) for task in range(count)]
@@ -131,6 +118,7 @@ def _resolve_angles(tasks: int | None, max_angle: float, angles: Sequence[float]
     return [float(angle) for angle in angles]
 
 
+@stream("rotated", "each task rotates the images by its own angle, from 0° to 90°")
 def rotated(
     dataset: ImageDataset,
     *,
@@ -158,7 +146,7 @@ def rotated(
         UserError: An argument is out of range, or the images are not square.
     """
     degrees = _resolve_angles(tasks, max_angle, angles)
-    dataset = dataset.padded(_whole_number("padding", padding, 0))
+    dataset = dataset.padded(whole_number("padding", padding, 0))
     normalise = Normalisation(dataset)
     return benchmark_of([_same_images(dataset, partial(_rotated, normalise, angle)) for angle in degrees])
 
@@ -170,14 +158,14 @@ def _rotated(normalise: Normalisation, degrees: float, images: torch.Tensor) -> 
 def _sizes(dataset: ImageDataset, tasks: int | None, classes_per_task: int | Sequence[int]) -> list[int]:
     """Return how many classes each task of a split stream has."""
     if isinstance(classes_per_task, Sequence) and not isinstance(classes_per_task, str):
-        sizes = [_whole_number("classes_per_task", size, 1) for size in classes_per_task]
+        sizes = [whole_number("classes_per_task", size, 1) for size in classes_per_task]
         if not sizes or tasks not in (None, len(sizes)):
             raise UserError(
                 f"tasks is {tasks!r} but classes_per_task lists {len(sizes)}; leave tasks out or make them agree"
             )
     else:
-        size = _whole_number("classes_per_task", classes_per_task, 1)
-        count = max(dataset.classes // size, 1) if tasks is None else _whole_number("tasks", tasks, 1)
+        size = whole_number("classes_per_task", classes_per_task, 1)
+        count = max(dataset.classes // size, 1) if tasks is None else whole_number("tasks", tasks, 1)
         sizes = [size] * count
     if sum(sizes) > dataset.classes:
         raise UserError(
@@ -187,6 +175,7 @@ def _sizes(dataset: ImageDataset, tasks: int | None, classes_per_task: int | Seq
     return sizes
 
 
+@stream("split", "new classes in each task; domain-, class- or task-incremental")
 def split(
     dataset: ImageDataset,
     *,

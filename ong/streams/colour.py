@@ -6,7 +6,6 @@ than those it has checksums of, and unpickles whatever a file says.
 
 from __future__ import annotations
 
-import codecs
 import io
 import pickle
 from pathlib import Path
@@ -18,25 +17,47 @@ import torch
 from ong.errors import UnknownNameError, UserError
 from ong.streams.idx import content_of
 from ong.streams.images import ImageDataset
+from ong.streams.registry import dataset
 from ong.streams.source import Source, located
 
 __all__ = ["load_cifar10", "load_cifar100", "load_svhn"]
 
 _PIXELS = 3 * 32 * 32
+_MOST = 1 << 28  # bytes; CIFAR-100's largest file has 155 million, SVHN's 182 million
 _BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 _CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _SVHN = "http://ufldl.stanford.edu/housenumbers"
 _LABELS = {"fine": 100, "coarse": 20}
+
+
+class _Array:
+    """What a pickle says of a NumPy array: NumPy itself crashes on some that are damaged."""
+
+    state: Any = None
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def numbers(self) -> np.ndarray:
+        """Return the bytes, in the shape that is stated."""
+        _, shape, _, by_column, content = self.state
+        content = content.encode("latin1") if isinstance(content, str) else content
+        return np.frombuffer(content, np.uint8).reshape(shape, order="F" if by_column else "C")
+
+
 _NEEDED = {  # by the pickles of NumPy arrays, and nothing else is unpickled
-    "_reconstruct": np.empty(0).__reduce__()[0],
-    "ndarray": np.ndarray,
-    "dtype": np.dtype,
-    "encode": codecs.encode,
+    "_reconstruct": _Array,
+    "ndarray": _Array,
+    "dtype": _Array,
+    "encode": lambda text, encoding: text.encode("latin1"),
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Unpickles plain values and NumPy arrays."""
+class _Unpickler(pickle._Unpickler):  # in Python: that in C makes room for whatever is claimed
+    """Unpickles plain values and what is said of NumPy arrays."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return one of the few functions and classes that such pickles name."""
@@ -52,15 +73,19 @@ def _read_batch(path: Path, key: str) -> tuple[torch.Tensor, torch.Tensor]:
     the red, green and blue values of an image one after the other, each row by row; the labels are lists.
     """
     try:
-        values = _Unpickler(io.BytesIO(content_of(path)), encoding="latin1").load()
-        data, labels = np.asarray(values["data"]), np.asarray(values[key])
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, TypeError, AttributeError) as error:
+        values = _Unpickler(io.BytesIO(content_of(path, _MOST)), encoding="latin1").load()
+        if missing := [name for name in ("data", key) if name not in values]:
+            raise UserError(f"{path}: has no {missing[0]!r}; found {', '.join(map(str, values))}")
+        data, labels = values["data"].numbers(), values[key]
+    except UserError:
+        raise
+    except Exception as error:  # a pickle that is damaged can ask for anything
         raise UserError(f"{path}: not a batch of CIFAR ({error})") from None
-    except KeyError as error:
-        raise UserError(f"{path}: has no {error.args[0]!r}; found {', '.join(map(str, values))}") from None
-    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _PIXELS:
-        raise UserError(f"{path}: found data {data.dtype} of shape {data.shape}, expected uint8 of (N, {_PIXELS})")
-    return torch.from_numpy(data.copy()).view(-1, 3, 32, 32), torch.from_numpy(labels.astype(np.int64))
+    if data.ndim != 2 or data.shape[1] != _PIXELS:
+        raise UserError(f"{path}: found data of shape {data.shape}, expected bytes of (N, {_PIXELS})")
+    if not isinstance(labels, list) or not all(isinstance(label, int) and 0 <= label < 256 for label in labels):
+        raise UserError(f"{path}: found other {key} than a list of whole numbers from 0 on")
+    return torch.from_numpy(data.copy()).view(-1, 3, 32, 32), torch.tensor(labels, dtype=torch.int64)
 
 
 def _load_cifar(source: Source, key: str, classes: int, data_root: Path | None, download: bool) -> ImageDataset:
@@ -70,6 +95,7 @@ def _load_cifar(source: Source, key: str, classes: int, data_root: Path | None, 
     return ImageDataset(source.name, images, labels, *test, classes, str(folder))
 
 
+@dataset("cifar10", "CIFAR-10, 50,000 + 10,000 colour images of 32×32 in 10 classes")
 def load_cifar10(data_root: Path | None, download: bool) -> ImageDataset:
     """Read CIFAR-10 (Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009).
 
@@ -108,6 +134,7 @@ def load_cifar100(labels: str, data_root: Path | None, download: bool) -> ImageD
     return _load_cifar(source, f"{labels}_labels", _LABELS[labels], data_root, download)
 
 
+@dataset("svhn", "SVHN, 73,257 + 26,032 colour images of house numbers, 32×32, 10 digits")
 def load_svhn(data_root: Path | None, download: bool) -> ImageDataset:
     """Read the cropped digits of SVHN (Netzer et al., 2011); the label of digit 0, 10 in the files, is 0.
 
@@ -130,17 +157,22 @@ def load_svhn(data_root: Path | None, download: bool) -> ImageDataset:
 
 def _read_mat(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images, uint8 (N, 3, 32, 32), and labels of a MATLAB file with X (32, 32, 3, N) and y (N, 1)."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
+    from scipy.io import loadmat, whosmat
 
+    content: Any = io.BytesIO(content_of(path, _MOST))
     try:
-        file: Any = io.BytesIO(content_of(path))
-        values = loadmat(file)
-        images, labels = values["X"], values["y"].astype(np.int64).reshape(-1) % 10
-    except KeyError as error:
-        raise UserError(f"{path}: has no {error.args[0]}; expected X and y") from None
-    except (MatReadError, ValueError, TypeError, OSError, NotImplementedError) as error:
+        shapes = {name: shape for name, shape, _ in whosmat(content)}  # headers first: a small file can claim anything
+        values = loadmat(content, variable_names=("X", "y")) if _of_svhn(shapes) else {}
+    except Exception as error:  # scipy's reader trips over damaged files in many ways
         raise UserError(f"{path}: not a readable MATLAB file ({error})") from None
-    if images.ndim != 4:
-        raise UserError(f"{path}: found X of shape {images.shape}, expected (32, 32, 3, N)")
+    images, labels = values.get("X"), values.get("y")
+    if images is None or labels is None or images.dtype != np.uint8 or labels.dtype != np.uint8:
+        told = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
+        raise UserError(f"{path}: found {told}; expected X (32, 32, 3, N) and y (N, 1), both of uint8")
+    labels = labels.reshape(-1).astype(np.int64) % 10
     return torch.from_numpy(np.ascontiguousarray(images.transpose(3, 2, 0, 1))), torch.from_numpy(labels)
+
+
+def _of_svhn(shapes: dict[str, tuple[int, ...]]) -> bool:
+    images, labels = shapes.get("X", ()), shapes.get("y", ())
+    return images[:3] == (32, 32, 3) and len(images) == 4 and labels == (images[3], 1)

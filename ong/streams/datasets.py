@@ -7,9 +7,6 @@ Debian's folder where there is a package, and downloaded into ``data_root`` when
 from __future__ import annotations
 
 import inspect
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,32 +15,13 @@ import numpy as np
 import torch
 
 from ong.errors import UnknownNameError, UserError
-from ong.streams.colour import load_cifar10, load_cifar100, load_svhn
-from ong.streams.folders import load_image_folder, load_tiny_imagenet
+from ong.streams.colour import load_cifar100
+from ong.streams.folders import load_image_folder
 from ong.streams.images import ImageDataset
 from ong.streams.mnist_like import load_emnist, load_mnist_like, mnist_like
+from ong.streams.registry import DATASETS, DatasetEntry, dataset
 
-__all__ = ["DATASETS", "DatasetEntry", "checked_channels", "checked_size", "load_dataset"]
-
-
-@dataclass(frozen=True)
-class DatasetEntry:
-    """A line of the registry: what ``ong list`` prints, and how the data are read.
-
-    Attributes:
-        description: One line for people.
-        load: Takes ``(data_root, download)`` and keyword-only options of its own, returns the data set.
-    """
-
-    description: str
-    load: Callable[..., ImageDataset]
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """The names of the options that a recipe may set: its own, and those of all data sets."""
-        parameters = inspect.signature(self.load).parameters.values()
-        own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-        return tuple(dict.fromkeys([*own, "size", "channels"]))
+__all__ = ["checked_channels", "checked_size", "load_dataset"]
 
 
 def _read_npz(name: str, *keys: str) -> list[np.ndarray]:
@@ -51,13 +29,17 @@ def _read_npz(name: str, *keys: str) -> list[np.ndarray]:
     with resources.as_file(resources.files("ong.streams") / "data" / name) as path:
         try:
             with np.load(path, allow_pickle=False) as archive:
-                return [archive[key] for key in keys]
+                arrays = [archive[key] for key in keys]
         except KeyError as error:
             raise UserError(f"{path}: {error.args[0]}; expected the arrays {', '.join(keys)}") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # NumPy's and zipfile's readers trip over damaged files in many ways
             raise UserError(f"{path}: not a readable .npz file ({error}); install ong again") from None
+        if other := [key for key, array in zip(keys, arrays, strict=True) if array.dtype.kind != "u"]:
+            raise UserError(f"{path}: '{other[0]}' holds other values than unsigned integers; install ong again")
+    return arrays
 
 
+@dataset("mnist-10k", "10,000 MNIST digits of 28×28, 8,000 to train and 2,000 to test; embedded in the package")
 def _mnist_10k(data_root: Path | None, download: bool) -> ImageDataset:
     images, labels = (torch.from_numpy(array) for array in _read_npz("mnist10k.npz", "images", "labels"))
     splits = _read_npz("mnist10k-split.npz", "train", "test")
@@ -79,6 +61,7 @@ def _mnist_10k(data_root: Path | None, download: bool) -> ImageDataset:
     )
 
 
+@dataset("digits", "scikit-learn's digits, 1,442 to train and 355 to test, of 8×8; for quick trials")
 def _digits(data_root: Path | None, download: bool) -> ImageDataset:
     """Divide scikit-learn's digits: in each class every fifth image in file order tests, the others train."""
     from sklearn.datasets import load_digits
@@ -113,26 +96,35 @@ _MNIST = mnist_like(
 _KMNIST = mnist_like("kmnist", "KMNIST", "http://codh.rois.ac.jp/kmnist")
 
 
+@dataset("mnist", "MNIST, 60,000 + 10,000 digits of 28×28; IDX files in the data root, or downloaded there")
 def _mnist(data_root: Path | None, download: bool) -> ImageDataset:
     return load_mnist_like(_MNIST, (_FASHION,), data_root, download)
 
 
+@dataset("fashion-mnist", "Fashion-MNIST, 60,000 + 10,000 images of 28×28; Debian's dataset-fashion-mnist, or as mnist")
 def _fashion_mnist(data_root: Path | None, download: bool) -> ImageDataset:
     return load_mnist_like(_FASHION, (_MNIST,), data_root, download)
 
 
+@dataset("kmnist", "Kuzushiji-MNIST, 60,000 + 10,000 Japanese characters of 28×28; as mnist")
 def _kmnist(data_root: Path | None, download: bool) -> ImageDataset:
     return load_mnist_like(_KMNIST, (_MNIST, _FASHION), data_root, download)
 
 
+@dataset(
+    "emnist",
+    "EMNIST, letters and digits of 28×28; split = balanced (47 classes), letters, digits, mnist, byclass, bymerge",
+)
 def _emnist(data_root: Path | None, download: bool, *, split: str = "balanced") -> ImageDataset:
     return load_emnist(split, data_root, download)
 
 
+@dataset("cifar100", "CIFAR-100, 50,000 + 10,000 colour images of 32×32; labels = fine (100 classes) or coarse (20)")
 def _cifar100(data_root: Path | None, download: bool, *, labels: str = "fine") -> ImageDataset:
     return load_cifar100(labels, data_root, download)
 
 
+@dataset("image-folder", "image files in path/train/CLASS and path/test/CLASS, path seen from the data root")
 def _image_folder(
     data_root: Path | None,
     download: bool,
@@ -146,44 +138,13 @@ def _image_folder(
     return load_image_folder(path, train, test, size, channels, data_root)
 
 
-DATASETS: dict[str, DatasetEntry] = {
-    "mnist-10k": DatasetEntry(
-        "10,000 MNIST digits of 28×28, 8,000 to train and 2,000 to test; embedded in the package", _mnist_10k
-    ),
-    "mnist": DatasetEntry(
-        "MNIST, 60,000 + 10,000 digits of 28×28; IDX files in the data root, or downloaded there", _mnist
-    ),
-    "fashion-mnist": DatasetEntry(
-        "Fashion-MNIST, 60,000 + 10,000 images of 28×28; Debian's dataset-fashion-mnist, or as mnist", _fashion_mnist
-    ),
-    "kmnist": DatasetEntry("Kuzushiji-MNIST, 60,000 + 10,000 Japanese characters of 28×28; as mnist", _kmnist),
-    "emnist": DatasetEntry(
-        "EMNIST, letters and digits of 28×28; split = balanced (47 classes), letters, digits, mnist, byclass, bymerge",
-        _emnist,
-    ),
-    "cifar10": DatasetEntry("CIFAR-10, 50,000 + 10,000 colour images of 32×32 in 10 classes", load_cifar10),
-    "cifar100": DatasetEntry(
-        "CIFAR-100, 50,000 + 10,000 colour images of 32×32; labels = fine (100 classes) or coarse (20)", _cifar100
-    ),
-    "svhn": DatasetEntry("SVHN, 73,257 + 26,032 colour images of house numbers, 32×32, 10 digits", load_svhn),
-    "tiny-imagenet": DatasetEntry(
-        "Tiny ImageNet, 100,000 + 10,000 colour images of 64×64 in 200 classes", load_tiny_imagenet
-    ),
-    "image-folder": DatasetEntry(
-        "image files in path/train/CLASS and path/test/CLASS, path seen from the data root", _image_folder
-    ),
-    "digits": DatasetEntry("scikit-learn's digits, 1,442 to train and 355 to test, of 8×8; for quick trials", _digits),
-}
-"""The data sets that :func:`load_dataset` knows, by name."""
-
-
 def load_dataset(
-    name: str, data_root: str | Path | None = None, *, download: bool = True, **options: Any
+    name: str | DatasetEntry, data_root: str | Path | None = None, *, download: bool = True, **options: Any
 ) -> ImageDataset:
     """Load a data set by name.
 
     Args:
-        name: A key of :data:`DATASETS`.
+        name: A key of :data:`ong.streams.DATASETS`, or an entry that is not among them.
         data_root: A folder with data sets, which is looked into first. Files may lie in the layout that torchvision
             downloads (``MNIST/raw``, ``cifar-100-python``), in a folder of the data set's name, or in the data root
             itself.
@@ -201,20 +162,20 @@ def load_dataset(
         UserError: The data are missing (the message names the ways to get them) or corrupt, or were found without
             the ``data_root``, which is no folder.
     """
-    if name not in DATASETS:
+    if isinstance(name, str) and name not in DATASETS:
         raise UnknownNameError("data set", name, DATASETS)
-    entry = DATASETS[name]
+    entry = DATASETS[name] if isinstance(name, str) else name
     for option in options:
         if option not in entry.options:
-            raise UnknownNameError(f"option of data set '{name}'", option, entry.options)
+            raise UnknownNameError(f"option of data set '{entry.name}'", option, entry.options)
     size, channels = checked_size(options.get("size")), checked_channels(options.get("channels"))
     root = None if data_root is None else Path(data_root).expanduser()
     own = inspect.signature(entry.load).parameters
-    dataset = entry.load(root, download, **{key: value for key, value in options.items() if key in own})
+    found = entry.load(root, download, **{key: value for key, value in options.items() if key in own})
     if root is not None and not root.is_dir():
-        where = f"'{name}' is in '{dataset.source}', read without a data root"
+        where = f"'{entry.name}' is in '{found.source}', read without a data root"
         raise UserError(f"data root '{root}' is not a folder; {where}")
-    return dataset.fitted(size, channels)
+    return found.fitted(size, channels)
 
 
 def checked_size(value: Any) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 from ong.errors import UserError
 from ong.streams.images import ImageDataset
 from ong.streams.map_style import from_items
+from ong.streams.registry import dataset
 from ong.streams.source import Source, located
 
 __all__ = ["load_image_folder", "load_tiny_imagenet"]
@@ -81,6 +82,7 @@ class _Annotated:
             raise UserError(f"{self._paths[index]}: cannot be read ({error})") from None
 
 
+@dataset("tiny-imagenet", "Tiny ImageNet, 100,000 + 10,000 colour images of 64×64 in 200 classes")
 def load_tiny_imagenet(data_root: Path | None, download: bool) -> ImageDataset:
     """Read Tiny ImageNet (Le and Yang, 2015); its validation images test, as the test images have no labels.
 

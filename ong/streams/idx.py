@@ -11,8 +11,12 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
+import psutil  # type: ignore[import-untyped]
 import torch
 
 from ong.errors import UserError
@@ -23,11 +27,31 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _UBYTE = 0x08
 
 
-def content_of(path: Path) -> bytes:
-    """Return the bytes of a file, unpacked when they are gzipped (told by content, not by suffix)."""
+def content_of(path: Path, most: int) -> bytes:
+    """Return the bytes of a file, unpacked when they are gzipped.
+
+    Args:
+        path: The file.
+        most: How many bytes such a file has at most; no more are unpacked.
+
+    Raises:
+        UserError: The file cannot be read, or holds more.
+    """
+    with _opened(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise UserError(f"{path}: holds more than {most} bytes, which is the most that such a file has")
+    return content
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that is unpacked as it is read when it is gzipped (told by content, not by suffix)."""
     try:
-        packed = path.read_bytes()
-        return gzip.decompress(packed) if packed.startswith(_GZIP_MAGIC) else packed
+        with path.open("rb") as file:
+            packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+            file.seek(0)
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
     except EOFError:
         raise UserError(f"{path}: the gzip stream is truncated; expected a complete gzip file") from None
     except (gzip.BadGzipFile, zlib.error) as error:
@@ -50,21 +74,28 @@ def read_idx(path: Path, dimensions: int) -> torch.Tensor:
         UserError: The file cannot be read, is no IDX file of bytes, has another number of dimensions, or
             holds more or fewer values than its header states.
     """
-    content = content_of(path)
-    header = 4 + 4 * dimensions
-    if len(content) < 4 or content[:3] != bytes([0, 0, _UBYTE]):
-        raise UserError(
-            f"{path}: bad magic number; found {content[:4].hex() or 'an empty file'}, expected 000008{dimensions:02x}"
-        )
-    if content[3] != dimensions:
-        raise UserError(f"{path}: found {content[3]} dimensions, expected {dimensions}")
-    if len(content) < header:
-        raise UserError(f"{path}: the header is truncated; found {len(content)} bytes, expected {header}")
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    expected = math.prod(shape)
-    if len(content) - header != expected:
-        sizes = "×".join(map(str, shape))
-        raise UserError(f"{path}: found {len(content) - header} values, expected {sizes} = {expected}")
-    if expected == 0:
+    with _opened(path) as file:
+        shape = _shape(path, file.read(4 + 4 * dimensions), dimensions)
+        expected, free = math.prod(shape), int(psutil.virtual_memory().available)
+        sizes = f"{'×'.join(map(str, shape))} = {expected}"
+        if expected > free:
+            raise UserError(f"{path}: its header states {sizes} values, and {free} bytes of memory are free")
+        values = bytearray(file.read(expected + 1))  # gzip checks its sum only where it meets the end
+    if len(values) != expected:
+        found = len(values) if len(values) < expected else "more"
+        raise UserError(f"{path}: found {found} values, expected {sizes}")
+    if not expected:
         return torch.empty(shape, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(shape)
+    return torch.frombuffer(values, dtype=torch.uint8).reshape(shape)
+
+
+def _shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
+    if len(header) < 4 or header[:3] != bytes([0, 0, _UBYTE]):
+        raise UserError(
+            f"{path}: bad magic number; found {header[:4].hex() or 'an empty file'}, expected 000008{dimensions:02x}"
+        )
+    if header[3] != dimensions:
+        raise UserError(f"{path}: found {header[3]} dimensions, expected {dimensions}")
+    if len(header) < 4 + 4 * dimensions:
+        raise UserError(f"{path}: the header is truncated; found {len(header)} bytes, expected {4 + 4 * dimensions}")
+    return struct.unpack(f">{dimensions}I", header[4:])

@@ -53,7 +53,8 @@ def mnist_like(
         getattr(torchvision.datasets, torchvision_class)(root=root, download=True)
 
     folders = (f"{torchvision_class}/raw", name)
-    source = Source(name, _FILES, "its four IDX files", folders, address, download, system_folder, apt_package)
+    words = "its four IDX files"
+    source = Source(name, _FILES, words, folders, address, download, system_folder, apt_package, embedded="mnist-10k")
     return MNISTLike(source, first_test_labels)
 
 

@@ -1,35 +1,70 @@
-"""The streams by name, and ready-made MNIST streams for anybody's Avalanche script."""
+"""Data sets and streams by name: each is a function in a file of this folder, under a decorator of this one."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ong.errors import UnknownNameError, UserError
-from ong.streams.builders import check_seed, permuted, rotated, split
-from ong.streams.datasets import load_dataset
+from ong.extensions import Extensions, marked
 from ong.streams.images import ImageDataset
-from ong.streams.sequence import sequence
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
 
-__all__ = ["STREAMS", "StreamEntry", "build_stream", "permuted_mnist", "rotated_mnist", "split_mnist"]
+__all__ = [
+    "DATASETS",
+    "STREAMS",
+    "DatasetEntry",
+    "StreamEntry",
+    "build_stream",
+    "check_seed",
+    "dataset",
+    "stream",
+    "whole_number",
+]
+
+L = TypeVar("L", bound=Callable[..., ImageDataset])
+B = TypeVar("B", bound="Callable[..., CLScenario]")
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """What ``ong list`` prints of a data set, and how it is read.
+
+    Attributes:
+        name: In recipes.
+        description: One line for people.
+        load: Takes ``(data_root, download)`` and keyword-only options of its own, returns the data set.
+    """
+
+    name: str
+    description: str
+    load: Callable[..., ImageDataset]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The names of the options that a recipe may set: its own, and those of all data sets."""
+        parameters = inspect.signature(self.load).parameters.values()
+        own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        return tuple(dict.fromkeys([*own, "size", "channels"]))
 
 
 @dataclass(frozen=True)
 class StreamEntry:
-    """A line of the registry.
+    """What ``ong list`` prints of a stream, and how it is built.
 
     Attributes:
+        name: In recipes.
         description: One line for people.
         build: Takes the data set, and keyword-only options, among them ``seed`` when the stream is random.
         several: Whether it takes a list of data sets.
     """
 
+    name: str
     description: str
     build: Callable[..., CLScenario]
     several: bool = False
@@ -46,20 +81,58 @@ class StreamEntry:
         return "seed" in inspect.signature(self.build).parameters
 
 
-STREAMS: dict[str, StreamEntry] = {
-    "permuted": StreamEntry("each task permutes the pixels in its own fixed way; task 0 leaves them", permuted),
-    "rotated": StreamEntry("each task rotates the images by its own angle, from 0° to 90°", rotated),
-    "split": StreamEntry("new classes in each task; domain-, class- or task-incremental", split),
-    "sequence": StreamEntry("another data set in each task, out of a list; as split", sequence, several=True),
-}
+def whole_number(what: str, value: object, least: int) -> int:
+    """Return ``value`` when it is an integer, NumPy's too, of at least ``least``; raise ``UserError`` otherwise."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise UserError(f"{what} is {value!r}, expected a whole number of at least {least}")
+    return int(value)
+
+
+def check_seed(value: object) -> int:
+    """Return a seed from 0 to 2⁶³ − 1; raise ``UserError`` otherwise."""
+    seed = whole_number("seed", value, 0)
+    if seed >= 2**63:
+        raise UserError(f"seed is {seed}, expected less than 2**63")
+    return seed
+
+
+def dataset(name: str, description: str) -> Callable[[L], L]:
+    """Make a function a data set that recipes can name; the function itself stays as it is.
+
+    Args:
+        name: In recipes.
+        description: One line for people.
+    """
+    return lambda load: marked(load, DatasetEntry(name, description, load))
+
+
+def stream(name: str, description: str, *, several: bool = False) -> Callable[[B], B]:
+    """Make a function a stream that recipes can name; the function itself stays as it is.
+
+    Args:
+        name: In recipes.
+        description: One line for people.
+        several: Whether it takes a list of data sets.
+    """
+    return lambda build: marked(build, StreamEntry(name, description, build, several))
+
+
+DATASETS = Extensions(
+    DatasetEntry, "data set", "ong.streams", "ong.datasets", by="ong.streams.dataset", first="datasets"
+)
+"""The data sets that :func:`ong.streams.load_dataset` knows, by name."""
+
+STREAMS = Extensions(StreamEntry, "stream", "ong.streams", "ong.streams", by="ong.streams.stream")
 """The streams that :func:`build_stream` knows, by name."""
 
 
-def build_stream(name: str, dataset: ImageDataset | list[ImageDataset], seed: int, **options: Any) -> CLScenario:
+def build_stream(
+    name: str | StreamEntry, dataset: ImageDataset | list[ImageDataset], seed: int, **options: Any
+) -> CLScenario:
     """Build a stream by name, as a benchmark recipe's ``stream`` table describes it.
 
     Args:
-        name: A key of :data:`STREAMS`.
+        name: A key of :data:`STREAMS`, or an entry that is not among them.
         dataset: The images; a list of data sets for a stream that takes several (``sequence``).
         seed: The run's seed; a stream without randomness (``rotated``) does not depend on it.
         options: The stream's own options, see its builder.
@@ -71,82 +144,16 @@ def build_stream(name: str, dataset: ImageDataset | list[ImageDataset], seed: in
         UnknownNameError: No stream, or no option of it, has that name.
         UserError: An option is out of range, or one data set is given for several or the reverse.
     """
-    if name not in STREAMS:
+    if isinstance(name, str) and name not in STREAMS:
         raise UnknownNameError("stream", name, STREAMS)
-    entry = STREAMS[name]
+    entry = STREAMS[name] if isinstance(name, str) else name
     if entry.several != isinstance(dataset, list):
         raise UserError(
-            f"stream '{name}' takes {'a list of data sets' if entry.several else 'one data set'}, "
+            f"stream '{entry.name}' takes {'a list of data sets' if entry.several else 'one data set'}, "
             f"got {'a list' if isinstance(dataset, list) else 'one'}"
         )
     for option in options:
         if option not in entry.options:
-            raise UnknownNameError(f"option of stream '{name}'", option, entry.options)
+            raise UnknownNameError(f"option of stream '{entry.name}'", option, entry.options)
     seed = check_seed(seed)
     return entry.build(dataset, **({"seed": seed} if entry.seeded else {}), **options)
-
-
-def permuted_mnist(
-    *,
-    tasks: int = 10,
-    seed: int = 0,
-    first_identity: bool = True,
-    dataset: str = "mnist-10k",
-    data_root: str | Path | None = None,
-) -> CLScenario:
-    """Return Permuted MNIST as an Avalanche benchmark; see :func:`ong.streams.permuted`.
-
-    Args:
-        tasks: How many tasks.
-        seed: Seed of the permutations.
-        first_identity: Leave task 0 unpermuted.
-        dataset: A key of :data:`ong.streams.DATASETS`.
-        data_root: Where its files lie, see :func:`ong.streams.load_dataset`.
-    """
-    return permuted(load_dataset(dataset, data_root), tasks=tasks, seed=seed, first_identity=first_identity)
-
-
-def rotated_mnist(
-    *,
-    tasks: int | None = None,
-    seed: int = 0,
-    max_angle: float = 90.0,
-    angles: Sequence[float] | None = None,
-    dataset: str = "mnist-10k",
-    data_root: str | Path | None = None,
-) -> CLScenario:
-    """Return Rotated MNIST as an Avalanche benchmark; see :func:`ong.streams.rotated`.
-
-    Args:
-        tasks: How many tasks; 10 by default, or as many as there are ``angles``.
-        seed: Taken so that all three streams are called alike; nothing here is random.
-        max_angle: The last task's angle in degrees.
-        angles: The angles in degrees, in place of evenly spaced ones.
-        dataset: A key of :data:`ong.streams.DATASETS`.
-        data_root: Where its files lie, see :func:`ong.streams.load_dataset`.
-    """
-    del seed
-    return rotated(load_dataset(dataset, data_root), tasks=tasks, max_angle=max_angle, angles=angles)
-
-
-def split_mnist(
-    *,
-    tasks: int = 5,
-    scenario: str = "domain",
-    seed: int = 0,
-    shuffle_classes: bool = False,
-    dataset: str = "mnist-10k",
-    data_root: str | Path | None = None,
-) -> CLScenario:
-    """Return Split MNIST as an Avalanche benchmark; see :func:`ong.streams.split`.
-
-    Args:
-        tasks: How many tasks of two classes.
-        scenario: ``"domain"``, ``"class"`` or ``"task"``.
-        seed: Seed of the order of classes when ``shuffle_classes``.
-        shuffle_classes: Take the classes in random order.
-        dataset: A key of :data:`ong.streams.DATASETS`.
-        data_root: Where its files lie, see :func:`ong.streams.load_dataset`.
-    """
-    images = load_dataset(dataset, data_root)
-    return split(images, tasks=tasks, scenario=scenario, seed=seed, shuffle_classes=shuffle_classes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ong.errors import UserError
 from ong.streams.builders import Part, benchmark_of, check_scenario
 from ong.streams.images import ImageDataset
+from ong.streams.registry import stream
 from ong.streams.transforms import Normalisation
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["sequence"]
 
 
+@stream("sequence", "another data set in each task, out of a list; as split", several=True)
 def sequence(
     datasets: Sequence[ImageDataset],
     *,

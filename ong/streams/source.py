@@ -25,6 +25,7 @@ class Source:
         download: Downloads into a folder; None where nothing does.
         system_folder: Where a system package puts the files.
         apt_package: That package's name.
+        embedded: The data set in the package that suits the same networks; None where there is none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Source:
     download: Callable[[str], object]
     system_folder: Path | None = None
     apt_package: str | None = None
+    embedded: str | None = None
 
     def places(self, data_root: Path | None) -> list[Path]:
         """Return the folders to look in; the one the user named comes first."""
@@ -66,7 +68,7 @@ def located(source: Source, data_root: Path | None, download: bool) -> tuple[Pat
 def _find(source: Source, places: list[Path]) -> tuple[Path, list[Path]] | None:
     for folder in places:
         choices = [(folder / name, folder / f"{name}.gz") for name in source.files]
-        files = [next((path for path in pair if path.exists()), None) for pair in choices]
+        files = [next((path for path in pair if path.is_file() or path.is_dir()), None) for pair in choices]
         found = [path for path in files if path is not None]
         if len(found) == len(source.files):
             return folder, found
@@ -85,10 +87,12 @@ def _download(source: Source, data_root: Path) -> str:
 
 def _missing(source: Source, places: list[Path], reason: str) -> UserError:
     looked = ", ".join(map(str, places)) or "no folder, as no data root was given"
-    package = f"install the system package {source.apt_package} (apt), or " if source.apt_package else ""
-    return UserError(
-        f"data set '{source.name}' not found (looked in: {looked}{reason}); three ways to get it: "
-        f"{package}name a folder that holds {source.words} with --data-root (official address: {source.address}); "
-        f"name an empty --data-root with network access, and torchvision downloads into it; "
-        f"or use the embedded data instead: --dataset mnist-10k"
-    )
+    ways = [f"install the system package {source.apt_package} (apt)"] if source.apt_package else []
+    ways += [
+        f"name a folder that holds {source.words} with --data-root (official address: {source.address})",
+        "name an empty --data-root with network access, and torchvision downloads into it",
+    ]
+    if source.embedded:
+        ways += [f"use the embedded data instead: --dataset {source.embedded}"]
+    told = f"data set '{source.name}' not found (looked in: {looked}{reason}); ways to get it"
+    return UserError(f"{told}: {'; '.join(ways[:-1])}; or {ways[-1]}")

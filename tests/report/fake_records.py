@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ong.metrics import AccuracyMatrix, all_metrics
+from ong.report.migrations import SCHEMA
 
 # strategy -> (accuracy when just learned, accuracy lost per later task, needs, memory in bytes at the end)
 STRATEGIES: dict[str, tuple[float, float, list[str], int | None]] = {
@@ -45,7 +46,7 @@ def record(
     generator = np.random.default_rng([seed, 1])
     stored = bool(memory)
     content: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMA,
         "benchmark": {
             "name": benchmark,
             "kind": "continual",

@@ -7,6 +7,7 @@ import pytest
 from fake_records import matrix, record, write_failure, write_record, write_runs
 
 from ong.errors import UserError
+from ong.report.migrations import SCHEMA
 from ong.report.records import read_record
 from ong.report.runs import flatten, group, read_runs
 
@@ -43,7 +44,8 @@ def test_diagnostics_that_are_not_one_number_a_task_are_kept_apart(tmp_path: Pat
     [
         ('{"schema": 1, "seed"', "truncated or not JSON"),
         ("[1, 2]", "a JSON object is expected, got list"),
-        ('{"schema": 2}', "schema version 2, but this ong reads version 1"),
+        (json.dumps({"schema": SCHEMA + 1}), f"schema version {SCHEMA + 1}, but this ong reads versions 1 to {SCHEMA}"),
+        ('{"schema": true}', "schema version True"),
         ("{}", "schema version None"),
         (json.dumps(record() | {"seed": "three"}), "seed: "),
         (json.dumps(record() | {"strategy": {}}), "strategy has no name"),

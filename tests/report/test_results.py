@@ -110,7 +110,7 @@ def test_every_matrix_comes_back_from_npz_and_csv(tmp_path: Path, results: ong.R
         assert len(arrays.files) == 12
         np.testing.assert_array_equal(arrays["permuted-mnist/joint/seed-2"], matrix("joint", 2, 4).values)
     written = write_report(tmp_path, ["npz", "matrices"])
-    assert [path.name for path in written] == ["matrices.csv", "matrices.npz"]
+    assert [path.name for path in written] == ["matrices.npz", "matrices.csv"]
     assert (tmp_path / "matrices.npz").read_bytes() == (tmp_path / "all.npz").read_bytes()
     frame = pd.read_csv(tmp_path / "matrices.csv")
     ogd = frame[(frame["strategy"] == "ogd") & (frame["seed"] == 1)]

@@ -12,6 +12,7 @@ from fake_records import record
 from ong.errors import UnknownNameError
 from ong.experiments.json_schema import json_schema
 from ong.experiments.kinds import KINDS
+from ong.report.migrations import SCHEMA
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +46,8 @@ def test_recipes_have_the_keys_of_their_schema_and_others_are_refused(what: str)
 def test_every_kind_has_its_schemas(kind: str, what: str) -> None:
     schema = json_schema(what, kind)
     assert schema["$schema"].startswith("https://json-schema.org/")
+    assert schema["$id"] == f"urn:ong:{what}:{kind}:{SCHEMA}"
+    assert schema["properties"]["schema"]["const"] == SCHEMA
     assert json.loads(json.dumps(schema)) == schema
 
 

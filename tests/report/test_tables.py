@@ -7,7 +7,7 @@ from fake_records import matrix, record, write_record, write_runs
 from rich.console import Console
 from scipy import stats
 
-from ong.metrics import FORMULAS
+from ong.metrics import METRICS
 from ong.report.columns import column, number
 from ong.report.intervals import Estimate, t_interval
 from ong.report.latex import latex
@@ -105,7 +105,7 @@ def test_summary_is_the_interval_of_the_seeds(runs: Runs) -> None:
     assert row["ACC", "mean"] == pytest.approx(expected.mean, abs=1e-12)
     assert row["ACC", "half_width"] == pytest.approx(expected.half_width, abs=1e-12)
     assert row["ACC", "count"] == 3
-    assert list(dict.fromkeys(summary_frame(runs).columns.get_level_values(0)))[: len(FORMULAS)] == list(FORMULAS)
+    assert list(dict.fromkeys(summary_frame(runs).columns.get_level_values(0)))[: len(METRICS)] == list(METRICS)
 
 
 def test_summary_text_shows_undefined_as_a_dash_and_what_a_method_needs(runs: Runs) -> None:
@@ -211,7 +211,7 @@ def test_a_printed_record_has_every_accuracy_metric_and_formula(tmp_path: Path) 
     print_record(read_record(write_record(tmp_path, content)), console)
     text = console.export_text()
     assert all(number(x) in text for row in content["accuracy_matrix"] for x in row)
-    assert all(name in text and formula in text for name, formula in FORMULAS.items())
+    assert all(name in text and metric.formula in text for name, metric in METRICS.items())
     assert "before" in text
     assert "9.6 MB" in text
     assert "strategy.optimizer.lr" in text

@@ -11,7 +11,7 @@ from avalanche.training.supervised import Naive
 from torchvision.transforms import v2
 
 from ong.streams import InMemoryLoader, split
-from ong.streams.augment import AUGMENTATIONS, Augmentation
+from ong.streams.experiences.augment import AUGMENTATIONS, Augmentation
 
 from .test_colour import images
 from .test_loader import Recorder, make

@@ -23,7 +23,7 @@ from ong.streams import (
     split,
     stored,
 )
-from ong.streams.avalanche_tensors import PreparedDataset, in_memory_columns
+from ong.streams.experiences.columns import PreparedDataset, in_memory_columns
 from ong.streams.images import fitted
 from ong.streams.transforms import Normalisation, permute_pixels, pixel_permutations, rotate
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +66,7 @@ class Harmful:
         (b"", "train: not a batch of CIFAR"),
         (pickle.dumps({"data": Harmful()}, 2), r"not a batch of CIFAR \(it asks for .*print\)"),
         (pickled({"data": np.zeros((1, 3072), np.uint8)}), "has no 'fine_labels'; found data"),
-        (cifar_batch(np.zeros((1, 3, 8, 8), np.uint8), fine_labels=[0]), r"uint8 of shape \(1, 192\), expected .*3072"),
+        (cifar_batch(np.zeros((1, 3, 8, 8), np.uint8), fine_labels=[0]), r"shape \(1, 192\), expected bytes of .*3072"),
         (cifar_batch(images(2, 32, 0), fine_labels=[0]), "found 1 labels for 2 images"),
         (cifar_batch(images(1, 32, 0), fine_labels=[100]), r"values 100 … 100, expected 0 … 99"),
     ],
@@ -200,13 +201,22 @@ def test_what_does_not_fit_in_memory_is_read_when_it_is_asked_for(
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "kmnist", "emnist", "tiny-imagenet"])
-def test_missing_data_name_three_ways_and_the_official_address(name: str, tmp_path: Path) -> None:
+def test_missing_data_name_the_ways_to_get_them_and_the_official_address(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_dataset(name, tmp_path, download=False)
     message = str(caught.value)
     assert "\n" not in message
     for part in (f"'{name}' not found", "with --data-root", "official address: http", "torchvision downloads into it"):
         assert part in message
+    assert ("--dataset mnist-10k" in message) == (name == "kmnist")  # which is embedded, and grey
+
+
+@pytest.mark.parametrize("name", ["cifar100", "mnist"])
+def test_pipes_in_the_place_of_data_are_not_read(name: str, tmp_path: Path) -> None:
+    for file in ("train", "test", "train-images-idx3-ubyte"):
+        os.mkfifo(tmp_path / file)
+    with pytest.raises(UserError, match=f"'{name}' not found"):
+        load_dataset(name, tmp_path, download=False)
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100", "SVHN", "KMNIST", "EMNIST"])

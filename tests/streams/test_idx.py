@@ -1,11 +1,12 @@
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import torch
 
 from ong.errors import UserError
-from ong.streams.idx import read_idx
+from ong.streams.idx import content_of, read_idx
 
 IMAGES = bytes([0, 0, 8, 3]) + b"\0\0\0\2" + b"\0\0\0\1" + b"\0\0\0\3" + bytes([1, 2, 3, 4, 5, 255])
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")
@@ -39,14 +40,15 @@ def test_agrees_with_torchvision_on_fashion_mnist(tmp_path: Path, name: str, dim
         (b"\0\0\x08\1" + IMAGES[4:], "found 1 dimensions, expected 3"),
         (IMAGES[:10], "the header is truncated; found 10 bytes, expected 16"),
         (IMAGES[:-1], "found 5 values, expected 2×1×3 = 6"),
-        (IMAGES + b"\0", "found 7 values, expected 2×1×3 = 6"),
+        (IMAGES + b"\0", "found more values, expected 2×1×3 = 6"),
+        (IMAGES[:4] + b"\xff" * 12, "its header states 4294967295×4294967295×4294967295 = 792"),
         (gzip.compress(IMAGES)[:-9], "the gzip stream is truncated"),
         (gzip.compress(IMAGES)[:10] + b"\x07" * 30, "the gzip stream is corrupt"),
         (gzip.compress(IMAGES)[:-8] + bytes(8), "the gzip stream is corrupt"),
     ],
     ids=[
         "empty", "zip", "float type", "labels for images", "short header",
-        "too few values", "too many values", "truncated gzip", "garbled gzip", "wrong checksum",
+        "too few values", "too many values", "more than memory", "truncated gzip", "garbled gzip", "wrong checksum",
     ],
 )  # fmt: skip
 def test_corrupt_file_is_named_with_what_was_found_and_expected(tmp_path: Path, content: bytes, message: str) -> None:
@@ -56,6 +58,21 @@ def test_corrupt_file_is_named_with_what_was_found_and_expected(tmp_path: Path, 
         read_idx(path, 3)
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused_by_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(IMAGES)
+        for _ in range(200):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="found more values, expected 2×1×3 = 6"):
+        read_idx(path, 3)
+    with pytest.raises(UserError, match="holds more than 1000 bytes"):
+        content_of(path, 1000)
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
 
 
 def test_unreadable_file_is_named(tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
-from ong.streams import ImageDataset, items, permuted, split
-from ong.streams.items import InMemoryDataset, Item
+from ong.streams import ImageDataset, permuted, split
+from ong.streams.experiences import items
+from ong.streams.experiences.items import InMemoryDataset, Item
 
 Make = Callable[..., Any]
 KINDS = (InMemoryDataset, TaskAwareSupervisedClassificationDataset)

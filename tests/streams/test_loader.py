@@ -18,8 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ong.streams import ImageDataset, permuted, split
-from ong.streams.avalanche_tensors import in_memory_columns
-from ong.streams.loader import InMemoryLoader
+from ong.streams.experiences.columns import in_memory_columns
+from ong.streams.experiences.loader import InMemoryLoader
 from ong.streams.tensors import TensorLoader, epoch_order
 
 

@@ -11,7 +11,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
 from ong.streams import ImageDataset, permuted, split
-from ong.streams.loader import InMemoryLoader
+from ong.streams.experiences.loader import InMemoryLoader
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "Naive": {},

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.evaluation.metric_utils import get_metric_name
 from avalanche.models.utils import avalanche_forward
@@ -15,7 +14,8 @@ from ong.curvature import PROBED, Batch, Block, Vector, checked_logits, cover, i
 from ong.errors import NotFiniteError, UserError
 from ong.methods import Examples
 from ong.plugins.adapter import MethodPlugin
-from ong.plugins.boundaries import Boundaries, ExperienceRows, task_of
+from ong.plugins.boundaries import ExperienceRows, task_of
+from ong.plugins.diagnostics.base import Diagnostic
 from ong.projection import Bounds, DirectionMemory, EuclideanProjection, collect_directions
 
 __all__ = ["Diagnostics"]
@@ -24,7 +24,7 @@ _MEASURES = ("leak", "leak_unseen", "descent_cosine", "rank", "space_left", "con
 _OF_THE_PROJECTION = ("rank", "space_left", "condition")
 
 
-class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
+class Diagnostics(Diagnostic):
     """Measures each ``every``-th step v = θ_before − θ_after against the gradient g of the loss and the old tasks.
 
     * **leak** ‖Q_Gᵀv‖/‖v‖, Q_G an orthonormal basis of the true-logit gradients of examples of the finished tasks: the
@@ -70,10 +70,9 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
         self.every, self.directions_per_task = every, directions_per_task
         self.bounds = Bounds(max_directions)
         self.steps: list[dict[str, float]] = []
-        self.measures: dict[str, list[float | None]] = {name: [] for name in _MEASURES}
+        self.measures = {name: [] for name in _MEASURES}
         self._memories = {"leak": DirectionMemory(), "leak_unseen": DirectionMemory()}
         self._generator = torch.Generator().manual_seed(seed)
-        self._boundaries = Boundaries()
         self._blocks: dict[str, Block] = {}
         self._projections: dict[str, EuclideanProjection] = {}
         self._step = 0
@@ -120,18 +119,15 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
             self._publish(strategy, seen)
         self._gradient, self._before = None, {}
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def end_task(self, strategy: Any) -> dict[str, float | None]:
         """Average over the task that ends here, and keep its directions for the next ones."""
-        if not self._boundaries.ends(strategy.experience):
-            return
         of_task = [seen for seen in self.steps if seen["task"] == self.tasks]
-        for name, means in self.measures.items():
-            values = [seen[name] for seen in of_task if name in seen]
-            means.append(sum(values) / len(values) if values else None)
+        values = {name: [seen[name] for seen in of_task if name in seen] for name in self.measures}
         self._step = 0
         self._find_blocks(strategy)
         if self._blocks:
             self._remember(strategy)
+        return {name: sum(seen) / len(seen) for name, seen in values.items() if seen}
 
     def _examples(self, strategy: Any) -> Examples:
         return Examples(ExperienceRows(task_of(strategy.experience)), torch.device(strategy.device))
@@ -165,24 +161,21 @@ class Diagnostics(SupervisedPlugin):  # type: ignore[misc]
             title = get_metric_name(name, strategy, add_experience=False, add_task=False)
             evaluator.publish_metric_value(MetricValue(self, title, value, strategy.clock.train_iterations))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is kept from task to task and from step to step."""
+    def kept(self) -> dict[str, Any]:
+        """Return what is kept from task to task and from step to step, besides the measures."""
         return {
             "steps": [dict(seen) for seen in self.steps],
-            "measures": {name: list(values) for name, values in self.measures.items()},
             "memories": {name: memory.state_dict() for name, memory in self._memories.items()},
             "generator": self._generator.get_state(),
             "step": self._step,
-            "first_piece": self._boundaries.first,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
+    def keep(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`kept` returned."""
         self.steps = [dict(seen) for seen in state["steps"]]
-        self.measures = {name: list(values) for name, values in state["measures"].items()}
         self._memories = {name: DirectionMemory.from_state_dict(m) for name, m in state["memories"].items()}
         self._generator.set_state(state["generator"])
-        self._step, self._boundaries.first = state["step"], state["first_piece"]
+        self._step = state["step"]
         self._resumed = True
 
 

@@ -8,7 +8,7 @@ from avalanche.benchmarks.utils.data_loader import SingleDatasetDataLoader, Task
 from avalanche.training.plugins import SupervisedPlugin
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
-from ong.streams.avalanche_tensors import in_memory_columns
+from ong.streams.experiences.columns import in_memory_columns
 from ong.streams.tensors import TensorLoader
 
 __all__ = ["InMemoryLoader", "TensorLoader"]

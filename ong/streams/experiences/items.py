@@ -19,7 +19,7 @@ import torch
 from avalanche.benchmarks.utils import TaskAwareSupervisedClassificationDataset
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
-from ong.streams.avalanche_tensors import in_memory_columns
+from ong.streams.experiences.columns import in_memory_columns
 from ong.streams.tensors import Segments
 
 __all__ = ["InMemoryDataset", "Item"]

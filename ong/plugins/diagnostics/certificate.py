@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import avalanche_forward
 from torch import Tensor, nn
 
@@ -15,12 +14,13 @@ from ong.errors import UserError
 from ong.methods import Examples
 from ong.methods.certificate import CERTIFIED
 from ong.plugins.adapter import MethodPlugin
-from ong.plugins.boundaries import Boundaries, ExperienceRows, place_of, task_of
+from ong.plugins.boundaries import ExperienceRows, place_of, task_of
+from ong.plugins.diagnostics.base import Diagnostic
 
 __all__ = ["Certificate"]
 
 
-class Certificate(SupervisedPlugin):  # type: ignore[misc]
+class Certificate(Diagnostic):
     """Takes the numbers of :class:`ong.methods.Certificate` at each end of a task.
 
     Put it before a method's plugin in the list, so that it sees the method before its own end of the task. It works
@@ -43,20 +43,16 @@ class Certificate(SupervisedPlugin):  # type: ignore[misc]
             UserError: a number below 1.
         """
         super().__init__()
-        self.measures: dict[str, list[float | None]] = {f"certificate_{name}": [] for name in CERTIFIED}
+        self.measures = {f"certificate_{name}": [] for name in CERTIFIED}
         self._certificate = methods.Certificate(examples=examples, seed=seed)
         self._test_stream = test_stream
-        self._boundaries = Boundaries()
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def begin_task(self, strategy: Any) -> None:
         """Note the weights a task begins with."""
-        if self._boundaries.begins(strategy.experience):
-            self._certificate.begin_task(strategy.model)
+        self._certificate.begin_task(strategy.model)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def end_task(self, strategy: Any) -> dict[str, float | None]:
         """Take the numbers of the task that ends here."""
-        if not self._boundaries.ends(strategy.experience):
-            return
         task = task_of(strategy.experience)
         data = ExperienceRows(task)
         found: dict[str, float | None] = {}
@@ -70,22 +66,15 @@ class Certificate(SupervisedPlugin):  # type: ignore[misc]
                 test=None if self._test_stream is None else ExperienceRows(self._test_stream[number]),
                 run=_run,
             )
-        for name, values in self.measures.items():
-            values.append(found.get(name.removeprefix("certificate_")))
+        return {f"certificate_{name}": value for name, value in found.items()}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is kept from task to task."""
-        return {
-            "measures": {name: list(values) for name, values in self.measures.items()},
-            "certificate": self._certificate.state_dict(),
-            "first_piece": self._boundaries.first,
-        }
+    def kept(self) -> dict[str, Any]:
+        """Return what the certificate keeps from task to task."""
+        return self._certificate.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
-        self.measures = {name: list(values) for name, values in state["measures"].items()}
-        self._certificate.load_state_dict(state["certificate"])
-        self._boundaries.first = state["first_piece"]
+    def keep(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`kept` returned."""
+        self._certificate.load_state_dict(state)
 
 
 def _run(model: nn.Module, batch: Batch) -> Tensor:

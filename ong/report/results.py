@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ong.errors import UnknownNameError, UserError
 from ong.files import write_bytes
+from ong.metrics import METRICS
 from ong.report.certificates import certified, promised_and_measured
 from ong.report.choice import Choice
 from ong.report.compare import differences
@@ -30,19 +31,25 @@ from ong.report.tables import seeds_frame, summary_frame, task_frame, wide
 __all__ = ["Results", "load"]
 
 
-def load(directory: Path | str) -> Results:
+def load(directory: Path | str, metrics: Iterable[str | Callable[..., float]] = ()) -> Results:
     """Read every record under a directory.
 
+    Args:
+        directory: where they lie.
+        metrics: of your own, made by :func:`ong.metrics.metric` or named as ``module:Name``, beside the usual ones.
+
     >>> import ong
-    >>> results = ong.load("results/permuted-mnist")  # doctest: +SKIP
-    >>> results.table()["ACC"]  # mean, half_width, count by strategy  # doctest: +SKIP
-    >>> results.plot_curves()  # doctest: +SKIP
+    >>> results = ong.load("results/permuted-mnist")
+    >>> list(results.table()["ACC"])
+    ['mean', 'half_width', 'count']
+    >>> axes = results.plot_curves()
 
     Raises:
-        UserError: no such directory, no records in it, or records that cannot be read or compared.
+        UserError: no such directory, no records in it, records that cannot be read or compared, or what is no metric.
     """
+    chosen = [METRICS.get_or_use(m) if isinstance(m, str) else METRICS.entry(m, repr(m)) for m in metrics]
     with understood(directory):
-        return Results(read_runs(directory))
+        return Results(read_runs(directory, chosen))
 
 
 class Results:
@@ -55,6 +62,11 @@ class Results:
     def __init__(self, groups: Sequence[Runs | HistoryRuns]) -> None:
         """Hold what :func:`ong.report.runs.read_runs` returned."""
         self._groups = {runs.benchmark: runs for runs in groups}
+
+    @property
+    def groups(self) -> list[Runs | HistoryRuns]:
+        """The runs behind, of one benchmark each."""
+        return list(self._groups.values())
 
     @property
     def benchmarks(self) -> list[str]:
@@ -92,8 +104,10 @@ class Results:
 
         Colours and marks in figures stay as they are with all strategies.
 
-        >>> ours = {"ogd": "OGD (ours)"}
-        >>> ong.load("runs").select("naive", "ogd", labels=ours).plot_curves()  # doctest: +SKIP
+        >>> import ong
+        >>> results = ong.load("results/permuted-mnist")
+        >>> chosen = results.select("naive", "ogd", labels={"ogd": "OGD (ours)"})
+        >>> axes = chosen.plot_curves()
 
         Raises:
             UnknownNameError: a strategy without runs.
