@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ong.console import one_line, run_command_line, say
 from ong.errors import UserError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ong.experiments.sweep import Job
 
 __all__ = ["main"]
+
+_LOGGERS = "tensorboard, csv, wandb, mlflow, or module:Class of your own; may be repeated."
 
 app = typer.Typer(
     add_completion=False,
@@ -60,10 +63,12 @@ def options(
 
 @app.command("list")
 def list_command() -> None:
-    """List strategies, benchmarks, data sets, streams and networks."""
+    """List strategies, benchmarks, data sets, streams, networks, metrics and report formats."""
     from ong.experiments.kinds import KINDS
     from ong.experiments.models import MODELS
     from ong.experiments.recipes import list_recipes, load_benchmark, load_strategy
+    from ong.metrics import METRICS
+    from ong.report.formats import FORMATS
     from ong.streams import DATASETS, STREAMS
 
     console = Console()
@@ -76,6 +81,8 @@ def list_command() -> None:
         ]
     registries: dict[str, Mapping[str, Any]] = {"data sets": DATASETS, "streams": STREAMS, "networks": MODELS}
     groups |= {title: [(n, entry.description) for n, entry in known.items()] for title, known in registries.items()}
+    groups["metrics"] = [(n, f"{metric.about}: {metric.formula}") for n, metric in METRICS.items()]
+    groups["report formats"] = [(n, known.about) for n, known in FORMATS.items()]
     for title, rows in groups.items():
         table = Table(
             title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
@@ -83,7 +90,7 @@ def list_command() -> None:
         table.add_column(style="cyan", no_wrap=True)
         table.add_column()
         for name, summary in rows:
-            table.add_row(name, summary)
+            table.add_row(Text(name), Text(summary))
         console.print(table)
         console.print()
 
@@ -110,6 +117,7 @@ def run_command(
         str | None,
         typer.Option(help="Bytes kept from task to task, such as 4MB or 1MB,4MB: strategies are sized to it."),
     ] = None,
+    loggers: Annotated[list[str] | None, typer.Option("--logger", help=_LOGGERS)] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat finished runs and drop unfinished ones.")] = False,
 ) -> int:
     """Train strategies on a benchmark; finished runs are skipped, unfinished ones resumed."""
@@ -131,6 +139,7 @@ def run_command(
         force=force,
         device=device,
         memory=read_budgets(memory) if memory is not None else (),
+        loggers=loggers or (),
         tell=lambda line: console.out(line, highlight=False),
     )
     return _do(planned, jobs, console)
@@ -143,6 +152,7 @@ def sweep_command(
     data_root: Annotated[Path | None, typer.Option(help="Where data sets lie, in place of the file's.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder of all runs, in place of the file's.")] = None,
+    loggers: Annotated[list[str] | None, typer.Option("--logger", help=_LOGGERS)] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat finished runs and drop unfinished ones.")] = False,
     cluster: Annotated[
         str | None, typer.Option(help="dask://HOST:PORT: a Dask scheduler, whose workers do the runs.")
@@ -159,7 +169,13 @@ def sweep_command(
 
     console = Console()
     planned = sweep_jobs(
-        file, out, data_root, force=force, device=device, tell=lambda line: console.out(line, highlight=False)
+        file,
+        out,
+        data_root,
+        force=force,
+        device=device,
+        loggers=loggers or (),
+        tell=lambda line: console.out(line, highlight=False),
     )
     if dry_run:
         for line in summary_of(planned, jobs or default_workers(len(planned))):
@@ -171,9 +187,11 @@ def sweep_command(
 def _do(planned: list[Job], workers: int, console: Console, cluster: str | None = None) -> int:
     """Do runs, print their table and return the exit code."""
     from ong.experiments.sweep import default_workers, sweep
+    from ong.metrics import METRICS
     from ong.report.records import read_failure, read_record
     from ong.report.terminal import print_summary
 
+    list(METRICS.values())  # one that cannot be loaded shows before anything is trained
     for path in (job.folder.path / "record.json" for job in planned if not job.force):
         if is_there(path):
             read_record(path)  # a broken one shows before anything is trained
@@ -223,10 +241,17 @@ def verify_command(
 
 @app.command("report")
 def report_command(
-    directory: Annotated[Path, typer.Argument(help="A folder that holds records.")],
+    directory: Annotated[Path, typer.Argument(help="A folder that holds records, or the folder of ong tune.")],
     formats: Annotated[
-        str, typer.Option("--format", help="Any of md,csv,tex,html,png, and on request pdf,matrices,npz.")
-    ] = "md,csv,tex,html,png",
+        str | None,
+        typer.Option(
+            "--format",
+            help="Default: md,csv,tex,html,png; on request pdf,matrices,npz, and your own as module:Name.",
+        ),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", help="A metric of your own, as module:Name, beside the usual ones.")
+    ] = None,
     only: Annotated[str, typer.Option(help="The strategies shown, in this order, such as ogd,naive.")] = "",
     labels: Annotated[
         list[str] | None, typer.Option("--label", help="A strategy's printed name, as in ogd='OGD (ours)'.")
@@ -234,14 +259,23 @@ def report_command(
     columns: Annotated[str, typer.Option(help="The columns shown, in this order, such as ACC,BWT.")] = "",
     paper: Annotated[str, typer.Option(help="What figures are for: screen, one-column or two-column.")] = "screen",
 ) -> None:
-    """Write tables, figures and one HTML page from records."""
+    """Write tables, figures and one HTML page from records, or the page of searches."""
+    if is_there(directory / "studies.sqlite3"):
+        if formats or metrics or only or labels or columns or paper != "screen":
+            raise UserError(f"'{directory}' holds searches, whose page takes no options; give its folder alone")
+        from ong.report.tuning import write_tuning_page
+
+        print(write_tuning_page(directory))
+        return
+    from ong.metrics import METRICS
     from ong.report.choice import read_choice
     from ong.report.records import understood
     from ong.report.write import write_report
 
-    choice = read_choice(only, labels or [], columns, paper)
+    choice, added = read_choice(only, labels or [], columns, paper), [METRICS.get_or_use(m) for m in metrics or []]
+    wanted = None if formats is None else [part.strip() for part in formats.split(",") if part.strip()]
     with understood(directory):
-        written = write_report(directory, [part.strip() for part in formats.split(",") if part.strip()], choice)
+        written = write_report(directory, wanted, choice, added)
     for path in sorted(written, key=lambda path: path.suffix == ".html"):  # the page last, to be opened
         print(path)
 
@@ -250,13 +284,18 @@ def report_command(
 def compare_command(
     directory: Annotated[Path, typer.Argument(help="A folder that holds records.")],
     baseline: Annotated[str, typer.Option(help="The strategy that others are compared with.")] = "naive",
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", help="A metric of your own, as module:Name, beside the usual ones.")
+    ] = None,
 ) -> None:
     """Print each strategy's differences from a baseline, paired by seed."""
+    from ong.metrics import METRICS
     from ong.report.compare import print_differences
     from ong.report.records import understood
     from ong.report.runs import Runs, read_runs
 
-    found = [runs for runs in read_runs(directory) if isinstance(runs, Runs)]
+    added = [METRICS.get_or_use(m) for m in metrics or []]
+    found = [runs for runs in read_runs(directory, added) if isinstance(runs, Runs)]
     if not found:
         raise UserError(f"{directory}: no runs over tasks, which alone are compared")
     for runs in found:
@@ -290,70 +329,40 @@ def schema_command(
 @app.command("tune")
 def tune_command(
     benchmark: Annotated[str, typer.Argument(help="A benchmark's name, or the path of a recipe.")],
-    strategy: Annotated[str, typer.Argument(help="A strategy's name, or the path of a recipe.")],
-    trials: Annotated[int, typer.Option(help="Points to try; use the same number for all you compare.")] = 12,
+    strategies: Annotated[list[str], typer.Argument(help="Strategies by name or path; all get as many trials.")],
+    trials: Annotated[int, typer.Option(help="Points to try for each strategy; more go on where fewer ended.")] = 12,
     seeds: Annotated[str | None, typer.Option(help="Tuning seeds from 1000 on, such as 1000-1002.")] = None,
     seed: Annotated[int | None, typer.Option(help="One tuning seed alone. Default: 1000.")] = None,
-    jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core. They change no result.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value in a recipe.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Another data set than the benchmark's.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Where data sets that are not in the package lie.")] = None,
-    out: Annotated[Path, typer.Option(help="The folder of all trials' runs.")] = Path("tuning"),
+    out: Annotated[Path, typer.Option(help="The folder of all trials and their runs.")] = Path("tuning"),
     memory: Annotated[str | None, typer.Option(help="A budget such as 4MB, to which each trial is sized.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Repeat finished trials.")] = False,
+    at_once: Annotated[
+        int, typer.Option(help="Trials of a strategy chosen together: more keep more jobs busy, and each knows less.")
+    ] = 1,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="End a trial after a task where half of the trials before it were better.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Remove the trials that are there and begin anew.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Put the best into the recipe's \\[on.…] table.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is done, what is to do and how long it may take, and stop.")
+    ] = False,
 ) -> None:
-    """Search a strategy's hyper-parameters on tuning seeds, which no report shows; finished trials are not repeated."""
-    from ong.experiments.kinds import kind_of
-    from ong.experiments.memory import budget_name, read_budget
-    from ong.experiments.plan import plan
-    from ong.experiments.recipes import load_benchmark, recipe_path
-    from ong.experiments.sweep import default_workers
-    from ong.experiments.tune import Trial, tune, write_block
-
+    """Search strategies' hyper-parameters on tuning seeds, which no report shows; a killed search goes on."""
     check_jobs(jobs)
-    seed_list = seeds_of(seeds, seed, [1000])
-    console = Console()
-    learned = load_benchmark(benchmark)
-    kind = kind_of(learned.kind)
-    merit, means = (kind.merit.metric, kind.merit.means) if kind.merit else ("", "")
+    seed_list, changes = seeds_of(seeds, seed, [1000]), parse_settings(settings or [])
+    from ong.experiments.memory import read_budget
+    from ong.experiments.tune_command import print_plan, print_searches
+    from ong.experiments.tune_problem import Asked
 
-    def tell(trial: Trial) -> None:
-        console.out(trial.line(merit), highlight=False)
-        if trial.failure is not None:
-            console.out(f"  {trial.failure}", style="dim", highlight=False)
-
-    settings_given = parse_settings(settings or [])
     budget = read_budget(memory) if memory is not None else None
-    found = tune(
-        benchmark,
-        strategy,
-        trials,
-        seed_list,
-        changes=settings_given,
-        dataset=dataset,
-        data_root=data_root,
-        out=out,
-        memory=budget,
-        force=force,
-        workers=jobs or default_workers(trials * len(seed_list)),
-        listener=tell,
+    asked = Asked(
+        benchmark, strategies, trials, seed_list, changes, dataset, data_root, out, budget, at_once, prune, force
     )
-    name = plan(benchmark, [strategy], seed_list, settings_given, dataset)[0].benchmark.name
-    block = name if budget is None else f"{name}@{budget_name(budget)}"
-    named = ", ".join(map(str, seed_list))
-    best = found.trials[0]
-    heading = block if budget is None else json.dumps(block)
-    held_out = " on held-out training data" if kind.merit and kind.merit.changes else ""
-    told = f"best of {trials} trials: {merit} {best.score:.4f}{held_out}, seeds {named}"
-    path = recipe_path(strategy, kind.folder)
-    if write:  # before anything that may not be printable
-        write_block(path, block, best.values, told)
-    for line in (
-        f"\n{merit} is {means}.",
-        *found.notes(),
-        f"\n[on.{heading}]  # {told}",
-        *(f'"{key}" = {json.dumps(value)}' for key, value in best.values.items()),
-        *([f"written to {one_line(str(path))}"] if write else []),
-    ):
-        console.out(line, highlight=False)
+    if dry_run:
+        print_plan(asked, jobs, Console())
+    else:
+        print_searches(asked, jobs, Console(), write=write)

@@ -13,7 +13,8 @@ from avalanche.training.supervised import Naive
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from ong.plugins import EWC, FOPNG, GPM, NCL, NGD, OGD, ONG, OWM, SGP, SI, OGDPlus, ONGPrior, ONGv1
+from ong import methods
+from ong.plugins import EWC, FOPNG, GPM, NCL, NGD, OGD, ONG, OWM, SGP, SI, OGDPlus, ONGPrior, ONGv1, as_plugin
 from ong.streams import TaskData, benchmark_from_tensors
 
 Gradient = dict[str, Tensor]
@@ -38,7 +39,12 @@ PLUGINS: dict[str, Callable[..., Any]] = {
     "ewc": lambda **o: EWC(**{"strength": 3.0} | o),
     "si": lambda **o: SI(**{"strength": 5.0} | o),
 }
-"""Every method as a plugin."""
+PLUGINS |= {  # a method in a new file, with the options it has by default
+    name: as_plugin(method)
+    for name, method in methods.METHODS.items()
+    if name != "ONGReplay" and method not in {type(make().method) for make in PLUGINS.values()}
+}
+"""Every method as a plugin, but replay, which needs a loader's examples."""
 STAY = ("ogd", "ong-v1", "ong-prior")
 """Those whose steps satisfy Gᵀv = 0 with gradients of the weights each task ended with."""
 

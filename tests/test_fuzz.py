@@ -5,33 +5,29 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import random
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from fuzz import EXAMPLES, ODD, changed, scrambled, tried
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ong.errors import UserError
 from ong.experiments.arguments import parse_seeds, parse_settings
 from ong.experiments.kinds import KINDS, kind_of
 from ong.experiments.memory import read_budgets
 from ong.experiments.plan import plan
 from ong.experiments.recipes import checked, list_recipes, load_benchmark, load_strategy, recipe_path
 from ong.experiments.store import RunFolder
-from ong.experiments.tune import write_block
+from ong.experiments.tune_write import write_block
 from ong.report.records import read_record, understood
 from ong.report.terminal import print_record
 
-EXAMPLES = [pytest.param(500, id="500"), pytest.param(10_000, id="10000", marks=pytest.mark.nightly)]
 RESULTS = Path(__file__).parents[1] / "results"
 RECORDS = [
     RESULTS / "permuted-mnist/ong-prior/seed-0/record.json",
@@ -39,77 +35,6 @@ RECORDS = [
     *(min(RESULTS.glob(f"{name}/*/seed-0/record.json")) for name in ("mnist-autoencoder", "deep-linear-net2")),
     min(RESULTS.glob("fisher-variance/*/seed-0/record.json")),
 ]
-
-ODD = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.sampled_from([2**63, -(2**63) - 1, 10**9, 10**5, 10**400, 0, -1]),
-    st.floats(),
-    st.sampled_from([float("nan"), float("inf"), 5e-324, 1e-40, 1e39, -0.0]),
-    st.text(max_size=8),
-    st.sampled_from(
-        ["²", "[x]", "\x1b[31m", "\ud800", "", "a" * 5000, "torch.optim:SGD", "ong.plugins:OGD", "os:system"]
-    ),
-    st.lists(st.integers(-2, 9) | st.floats() | st.text(max_size=3), max_size=3),
-    st.dictionaries(st.sampled_from(["use", "name", "lr", "kind"]), st.text(max_size=3) | st.integers(), max_size=2),
-)
-
-
-@st.composite
-def changed(draw: Callable[[Any], Any], originals: list[Any]) -> Any:
-    """A structure with one to three of its parts replaced, left out or added."""
-    made = copy.deepcopy(draw(st.sampled_from(originals)))
-    for _ in range(draw(st.integers(1, 3))):
-        place = made
-        while True:
-            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-            if not keys:
-                break
-            key = draw(st.sampled_from(keys))
-            if isinstance(place[key], dict | list) and place[key] and draw(st.integers(0, 3)):
-                place = place[key]
-                continue
-            if draw(st.integers(0, 3)):
-                place[key] = draw(ODD)
-            else:
-                del place[key]
-            break
-        if isinstance(place, dict) and not draw(st.integers(0, 4)):
-            place[draw(st.text(max_size=5))] = draw(ODD)
-    return made
-
-
-@st.composite
-def scrambled(draw: Callable[[Any], Any], originals: list[str]) -> str:
-    """A text with some of its characters replaced, left out or added."""
-    text = draw(st.sampled_from(originals))
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(text)))
-        text = text[:start] + draw(st.text(max_size=4)) + text[start + draw(st.integers(0, 12)) :]
-    return text
-
-
-def tried(count: int, inputs: st.SearchStrategy[Any], use: Callable[[Any], object]) -> None:
-    """Use inputs, which may be refused with a ``UserError`` of one line that can be printed, and in no other way."""
-    refused, lengths = 0, set[int]()
-
-    @settings(
-        max_examples=count, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
-    )
-    @given(inputs)
-    def once(given_: Any) -> None:
-        nonlocal refused
-        try:
-            use(given_)
-        except UserError as error:
-            refused += 1
-            lengths.add(len(str(error)))
-
-    once()
-    assert min(lengths) > 10
-    assert max(lengths) < 3000
-    assert refused > count / 20  # or the inputs would show nothing
 
 
 def recipes() -> list[tuple[str, str]]:

@@ -37,7 +37,7 @@ from torch.utils.data import TensorDataset, default_collate
 
 from ong.experiments.avalanche_kept import KEPT, Kept
 from ong.methods.packing import pack_nested, packed_bytes, unpack_nested
-from ong.streams.items import InMemoryDataset
+from ong.streams.experiences.items import InMemoryDataset
 
 __all__ = [
     "bytes_kept",

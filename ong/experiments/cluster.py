@@ -6,6 +6,7 @@ same ``ong``, and run one thread each, as a run seeds the generators of its whol
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from importlib import import_module
@@ -47,6 +48,7 @@ class Cluster:
             client = import_module("distributed").Client
         except ImportError:
             raise UserError("--cluster needs the package distributed; install it: pip install 'ong[dask]'") from None
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what goes wrong is told as a failure
         try:
             self.client = client(f"tcp://{host}", timeout=_PATIENCE, set_as_default=False)
         except (OSError, TimeoutError) as error:
@@ -74,7 +76,7 @@ class Cluster:
 
         Args:
             job: the run, its paths absolute.
-            told: called when it is done.
+            told: not called, as Dask tells nothing of a run before its end.
 
         Returns:
             A future of its outcome, or of a ``LostWorkerError``.
@@ -89,7 +91,8 @@ class Cluster:
             try:
                 ours.set_result(done.result())
             except Exception as error:
-                ours.set_exception(LostWorkerError(f"the cluster gave it up ({type(error).__name__}: {error})"))
+                told = " ".join(str(error).split())
+                ours.set_exception(LostWorkerError(f"the cluster gave it up ({type(error).__name__}: {told})"))
 
         theirs.add_done_callback(note)
         return ours

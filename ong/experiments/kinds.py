@@ -65,12 +65,14 @@ class Merit:
         metric: of the record.
         better: whether more or less of it is.
         means: what it is taken on, in words.
+        near: by how much a trial may be worse than the best and still count as as good.
         changes: what a search changes in the benchmark, so that nothing is chosen by test data.
     """
 
     metric: str
     better: Literal["higher", "lower"]
     means: str
+    near: float
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -126,6 +128,7 @@ KINDS = {
                 "ACC",
                 "higher",
                 "on a sixth of each task's training data, which the trial did not train on; no test image was used",
+                0.002,
                 {"training.validation": True},
             ),
         ),
@@ -142,7 +145,7 @@ KINDS = {
             autoencoder.AutoencoderStrategy,
             "ong.experiments.autoencoder.run:AutoencoderRun",
             why_not=autoencoder.why_not,
-            merit=Merit("train_loss", "lower", "on the training images, which no test image enters"),
+            merit=Merit("train_loss", "lower", "on the training images, which no test image enters", 0.5),
         ),
         Kind("fisher", FisherBenchmark, FisherStrategy, "ong.experiments.fisher.run:FisherRun"),
     )

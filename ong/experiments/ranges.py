@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from ong.errors import UserError
 from ong.experiments.schema import StrategyRecipe
 
-__all__ = ["end_of", "holds", "present", "read_range", "rounded", "widened", "words"]
+__all__ = ["at_share", "end_of", "holds", "present", "read_range", "rounded", "widened", "words"]
 
 _NEAR = 0.05  # of a range's length: what counts as its end
 
@@ -84,6 +84,16 @@ def end_of(among: BaseDistribution, value: Any) -> str | None:
     low, high, place = (math.log(x) if among.log else x for x in (among.low, among.high, value))
     near = _NEAR * (high - low)
     return "lower" if place - low <= near else "upper" if high - place <= near else None
+
+
+def at_share(among: BaseDistribution, share: float) -> Any:
+    """Return the value that lies a share, from 0 to 1, of a range's length above its lower end."""
+    if isinstance(among, CategoricalDistribution):
+        return among.choices[min(int(share * len(among.choices)), len(among.choices) - 1)]
+    assert isinstance(among, FloatDistribution | IntDistribution)
+    low, high = (math.log(x) if among.log else x for x in (among.low, among.high))
+    value = math.exp(low + share * (high - low)) if among.log else low + share * (high - low)
+    return round(value) if isinstance(among, IntDistribution) else value
 
 
 def widened(space: Mapping[str, BaseDistribution], best: Mapping[str, Any]) -> dict[str, BaseDistribution]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,6 +19,7 @@ from ong.experiments.kinds import KINDS, kind_of
 from ong.experiments.limits import check_numbers, check_tasks
 from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
 from ong.files import read_text
+from ong.report.migrations import migrated_recipe
 
 __all__ = [
     "checked",
@@ -58,8 +59,9 @@ def load_strategy(name_or_path: str, kind: str = "continual") -> StrategyRecipe:
     """
     of = kind_of(kind)
     path = recipe_path(name_or_path, of.folder)
-    values = {"name": path.stem} | read_toml(path, "strategy recipe")
-    return checked(of.strategy, values, f"strategy recipe '{name_or_path}'")
+    what = f"strategy recipe '{name_or_path}'"
+    values = migrated_recipe("strategy", read_toml(path, "strategy recipe"), what)
+    return checked(of.strategy, {"name": path.stem} | values, what)
 
 
 def load_benchmark(name_or_path: str) -> BenchmarkRecipe:
@@ -69,11 +71,12 @@ def load_benchmark(name_or_path: str) -> BenchmarkRecipe:
         UserError: no such name or file, not TOML, an unknown kind, or keys that a benchmark of its kind does not have.
     """
     path = recipe_path(name_or_path, "benchmarks")
-    values = {"name": path.stem} | read_toml(path, "benchmark recipe")
+    what = f"benchmark recipe '{name_or_path}'"
+    values = migrated_recipe("benchmark", read_toml(path, "benchmark recipe"), what)
     if "kind" not in values:
-        raise UserError(f"benchmark recipe '{name_or_path}': 'kind' is missing; known: {', '.join(KINDS)}")
+        raise UserError(f"{what}: 'kind' is missing; known: {', '.join(KINDS)}")
     kind = kind_of(str(values["kind"]))
-    return checked(kind.benchmark, values, f"benchmark recipe '{name_or_path}'")
+    return checked(kind.benchmark, {"name": path.stem} | values, what)
 
 
 def recipe_path(name_or_path: str, folder: str) -> Path:
@@ -140,7 +143,11 @@ def _keys_beside(recipe: type[BaseModel], location: tuple[int | str, ...]) -> li
     """Return the dotted keys a recipe has at the place of an unknown one."""
     model, prefix = recipe, ""
     for part in location[:-1]:
-        inner = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        if isinstance(part, int):  # a table in a list of tables
+            prefix += f"{part}."
+            continue
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        inner = get_args(inner)[0] if get_origin(inner) is list else inner
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             break
         model, prefix = inner, f"{prefix}{part}."
@@ -165,6 +172,8 @@ def override(recipe: R, changes: Mapping[str, Any]) -> R:
             raise UserError(f"'{key}' replaces a whole entry of a list; name one of its keys, such as '{key}.lr'")
         if not isinstance(place, dict):
             raise UserError(f"'{key}' leads into a plain value")
+        if isinstance(value, bool | str) and type(place.get(last)) in (int, float):  # not every class has annotations
+            raise UserError(f"'{key}' of {whose} is a number, {place[last]}; got {value!r}")
         place[last] = value
     return checked(type(recipe), values, whose)
 

@@ -19,13 +19,14 @@ from torch import Tensor
 from ong.errors import UserError, WorkStoppedError
 from ong.experiments.environment import environment
 from ong.files import cannot, is_there, read_text, remove_leftovers, replacing, write_text
+from ong.report.migrations import SCHEMA, migrated
 
-__all__ = ["RunFolder", "deciding", "fingerprint"]
+__all__ = ["LOGGED", "RunFolder", "deciding", "fingerprint"]
 
-SCHEMA = 1
 _DESCRIBING = ("summary", "source", "needs")
 _RECORD, _ENVIRONMENT = "record.json", "environment.json"
 _CHECKPOINT, _FAILURE, _LOCK = "checkpoint.pt", "failure.json", ".lock"
+LOGGED = "logged.jsonl"  # what an unfinished run has measured, for loggers
 _ANEW = "repeat the run with --force"
 
 
@@ -74,10 +75,10 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # a worker elsewhere may tidy up
         except (OSError, ValueError) as error:
             raise cannot("write to the output folder", self.path, error) from None
-        for name in (_RECORD, _CHECKPOINT, _FAILURE, _ENVIRONMENT, _LOCK):
+        for name in (_RECORD, _CHECKPOINT, _FAILURE, _ENVIRONMENT, _LOCK, LOGGED):
             is_there(self.path / name)
 
     @contextmanager
@@ -104,10 +105,10 @@ class RunFolder:
             lock.release()
 
     def record(self) -> dict[str, Any] | None:
-        """Return the finished record, or None.
+        """Return the finished record in today's form, or None.
 
         Raises:
-            UserError: a file that is not a record.
+            UserError: a file that is not a record, or is of a version that this ong does not know.
         """
         path = self.path / _RECORD
         if not is_there(path):
@@ -120,7 +121,7 @@ class RunFolder:
             raise UserError(f"'{path}' is not a record ({error}); remove it or {_ANEW}") from None
         if not isinstance(values, dict):
             raise UserError(f"'{path}' is not a record; remove it or {_ANEW}")
-        return values
+        return migrated(values, path)
 
     def checkpoint(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         """Return the checkpoint of an unfinished run of the same settings, or None.
@@ -202,8 +203,8 @@ class RunFolder:
                     self.clear()
 
     def clear(self) -> None:
-        """Forget failure and checkpoint; a finished record stays until another takes its place."""
-        for name in (_FAILURE, _CHECKPOINT):
+        """Forget all of an unfinished run; a finished record stays until another takes its place."""
+        for name in (_FAILURE, _CHECKPOINT, LOGGED):
             (self.path / name).unlink(missing_ok=True)
 
     def _write_json(self, name: str, values: dict[str, Any]) -> None:

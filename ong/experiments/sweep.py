@@ -6,9 +6,9 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from ong.errors import NotFiniteError, UserError, WorkStoppedError
 from ong.experiments.cluster import Cluster
 from ong.experiments.kinds import Run, kind_of
 from ong.experiments.limits import within_memory
+from ong.experiments.loggers import make_loggers
+from ong.experiments.loggers.logged import Logged
 from ong.experiments.progress import Bars, Overview, Progress, Silent
 from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
 from ong.experiments.stopped import StoppedError
@@ -109,7 +111,8 @@ class Outcome:
         failure: why it stopped, in one line.
         skipped: it had been finished before.
         wrong: it stopped for wrong input.
-        lost: it has not stopped; the process that did it died.
+        lost: it has not stopped; the process that did it died, or the disk was full.
+        place: where it stopped.
     """
 
     job: Job
@@ -118,6 +121,7 @@ class Outcome:
     skipped: bool = False
     wrong: bool = False
     lost: bool = False
+    place: Mapping[str, Any] = field(default_factory=dict)
 
 
 def finished(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -168,6 +172,7 @@ def check(job: Job, known: Checked | None = None) -> tuple[dict[str, Any] | None
         UserError: whatever is wrong with it.
     """
     if known is None:
+        make_loggers(job.benchmark.loggers)
         run = job.run()
         known = Checked(run.settings, run.units)
         del run
@@ -204,18 +209,22 @@ def _perform(job: Job, run: Run, progress: Progress) -> Outcome:
         return Outcome(job, record, skipped=True)
     if job.force:
         job.folder.clear()
-    wrong = False
+    wrong = lost = False
     try:
-        return Outcome(job, run.run(job.folder, progress))
+        loggers = make_loggers(job.benchmark.loggers)
+        with Logged(loggers, progress, run.settings, job.folder, job.out) as listener:
+            record = run.run(job.folder, listener)
+            listener.finish(record["metrics"])
+        return Outcome(job, record)
     except (StoppedError, NotFiniteError, UserError, WorkStoppedError) as error:
         message, place = f"{job.label}: {error}", error.place if isinstance(error, StoppedError) else run.place
-        wrong = isinstance(error, UserError)
+        wrong, lost = isinstance(error, UserError), isinstance(error, WorkStoppedError)
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         message = f"{job.label}: {type(error).__name__}: {error}"
         place = run.place
     job.folder.save_failure({"strategy": job.strategy.name, "seed": job.seed, **place, "message": message})
-    return Outcome(job, None, failure=message, wrong=wrong)
+    return Outcome(job, None, failure=message, wrong=wrong, lost=lost, place=place)
 
 
 def attempt(job: Job, progress: Progress | None = None) -> Outcome:
@@ -244,7 +253,11 @@ def sweep(jobs: Sequence[Job], workers: int = 1, *, cluster: str | None = None, 
     outcomes: dict[int, Outcome] = {}
     checked: dict[str, Checked] = {}
     for number, job in enumerate(jobs):
-        record = finished(job, job.settings)
+        try:
+            record = finished(job, job.settings)
+        except UserError:
+            job.run()  # whatever is wrong with the recipes, which are new, is told first
+            raise
         if record is None:
             record, checked[job.recipes] = check(job, checked.get(job.recipes))
         if record is not None:

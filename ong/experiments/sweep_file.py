@@ -40,8 +40,9 @@ from ong.experiments.schema import Strict
 from ong.experiments.store import deciding
 from ong.experiments.sweep import Job, finished
 from ong.files import read_text
+from ong.report.migrations import migrated
 
-__all__ = ["RunsTable", "SweepFile", "load_sweep", "summary_of", "sweep_jobs"]
+__all__ = ["RunsTable", "SweepFile", "duration", "load_sweep", "summary_of", "sweep_jobs"]
 
 
 class Override(Strict, extra="allow"):
@@ -87,6 +88,7 @@ def sweep_jobs(
     *,
     force: bool = False,
     device: str | None = None,
+    loggers: Sequence[str] = (),
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[Job]:
     """Return the jobs of a sweep file, in its order.
@@ -97,6 +99,7 @@ def sweep_jobs(
         data_root: where data sets lie, in place of the file's.
         force: repeat what is finished.
         device: in place of the benchmarks'.
+        loggers: as ``--logger``.
         tell: called with a line on each usual strategy that is left out.
 
     Raises:
@@ -127,6 +130,7 @@ def sweep_jobs(
                     force=force,
                     device=device,
                     memory=read_budgets(table.memory) if table.memory is not None else (),
+                    loggers=loggers,
                     tell=tell,
                 ):
                     named = replace(
@@ -169,12 +173,12 @@ def summary_of(jobs: Sequence[Job], workers: int = 1) -> Iterator[str]:
             unknown += to_do
         elif to_do and seconds is not None:
             left += to_do * seconds
-            told = f", about {_duration(seconds)} each"
+            told = f", about {duration(seconds)} each"
             told += f"; keeps {budget_name(kept)}" if kept else ""
         yield f"{benchmark}  {strategy}  seeds {', '.join(str(job.seed) for job in own)}: {states}{told}"
     yield f"{len(jobs)} runs, {sum(_state(job) == 'done' for job in jobs)} done"
     if left:
-        told = f"about {_duration(left)} of computing left, {_duration(left / workers)} with {workers} jobs"
+        told = f"about {duration(left)} of computing left, {duration(left / workers)} with {workers} jobs"
         yield told + (f"; {unknown} runs of which nothing is known come to that" if unknown else "")
 
 
@@ -198,7 +202,7 @@ def _costs(job: Job) -> tuple[float | None, int | None]:
     seconds, kept = list[float](), list[int]()
     for path in job.folder.path.parent.glob("seed-*/record.json"):
         try:
-            record = json.loads(read_text(path, "record"))
+            record = migrated(json.loads(read_text(path, "record")), path)
             if deciding(record | {"seed": job.seed}).items() >= deciding(job.settings).items():
                 seconds.append(float(record["timing"]["total_seconds"]))
                 kept += [n for n in record["diagnostics"].get("memory_bytes", []) if isinstance(n, int)]
@@ -207,7 +211,8 @@ def _costs(job: Job) -> tuple[float | None, int | None]:
     return (mean(seconds) if seconds else None), max(kept, default=None)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write seconds in the unit that suits them: ``40 s``, ``3.5 min``, ``2.1 h``."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -18,6 +18,7 @@ from ong.experiments.kinds import kind_of
 from ong.experiments.recipes import checked, override
 from ong.experiments.sweep import Job, Outcome, sweep
 from ong.files import is_there, read_text
+from ong.report.migrations import migrated
 from ong.report.records import read_record
 
 __all__ = ["TOLERANCE", "Verdict", "difference", "other_machine", "table_of", "verify"]
@@ -81,7 +82,7 @@ def verify(
 def _job(path: Path, out: Path, data_root: Path | None) -> Job:
     """Return the job of a record, on the device that it was made on."""
     read_record(path)  # says what is wrong with a file that is none
-    record = _read(path)
+    record = _record(path)
     kind = kind_of(record["benchmark"].get("kind", "continual"))
     if "accuracy_matrix" in record and not isinstance(record.get("metrics", {}).get("ACC"), int | float):
         raise UserError(f"'{path}' has no ACC to be compared")
@@ -96,6 +97,10 @@ def _job(path: Path, out: Path, data_root: Path | None) -> Job:
     if reason := kind.why_not(benchmark, strategy):
         raise UserError(f"'{path}' cannot be run here: {reason}")
     return Job(benchmark, strategy, record["seed"], out, data_root)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return migrated(_read(path), path)
 
 
 def _environment_of(path: Path) -> dict[str, Any]:
@@ -113,8 +118,8 @@ def _verdict(path: Path, outcome: Outcome, tolerance: float) -> Verdict:
     names = job.benchmark.name, job.strategy.name, job.seed
     if outcome.record is None:
         return Verdict(path, *names, "", False, math.nan, outcome.failure, False)
-    published, made = _read(path), job.folder.path / "record.json"
-    again = _read(made)
+    published, made = _record(path), job.folder.path / "record.json"
+    again = _record(made)
     other = other_machine(_environment_of(path), _environment_of(made))
     same = _measured(published) == _measured(again)
     far = difference(published, again)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
@@ -169,6 +169,9 @@ class _Relay:
     def end_task(self) -> None:
         self._done += 1
         _send(self._pipe, (self._done, self._total))
+
+    def log(self, step: int, values: Mapping[str, float | None]) -> None:
+        pass
 
 
 def serve() -> None:

@@ -131,8 +131,9 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "plugin value": (("run", "permuted-digits", "ogd", "--set", "plugins.0.directions=glt"), "plugin OGD: 'directions': Input should be 'gtl', 'ave', 'all' or 'loss', got 'glt'"),
     "no such plugin": (("run", "permuted-digits", "ogd", "naive", "--set", "plugins.0.damping=1"), "'plugins.0.damping' of strategy 'naive'"),
     "half a direction": (("run", "permuted-digits", "ogd", "--set", "plugins.0.directions_per_task=2.5"), "plugin OGD: 'directions_per_task': Input should be a valid integer, got 2.5"),
-    "a decimal comma": (("run", "permuted-digits", "naive", "--set", "optimizer.lr=0,1"), "optimizer SGD: 'lr': Input should be a valid number, got '0,1'"),
-    "true for a number": (("run", "permuted-digits", "naive", "--set", "training.epochs=true"), "'training.epochs': Input should be a valid integer, got True"),
+    "a decimal comma": (("run", "permuted-digits", "naive", "--set", "optimizer.lr=0,1"), "'optimizer.lr' of strategy 'naive' is a number, 0.02; got '0,1'"),
+    "true for a number": (("run", "permuted-digits", "naive", "--set", "training.epochs=true"), "'training.epochs' of benchmark 'permuted-digits' is a number, 2; got True"),
+    "true where nothing is declared": (("run", "permuted-digits", "ewc", "--set", "plugins.0.ewc_lambda=true"), "'plugins.0.ewc_lambda' of strategy 'ewc' is a number, 30.0; got True"),
     "text for a flag": (("run", "permuted-digits", "naive", "--set", "optimizer.nesterov=yes"), "optimizer SGD: 'nesterov': Input should be a valid boolean, got 'yes'"),
     "one width": (("run", "permuted-digits", "naive", "--set", "model.hidden=100"), "model mlp: 'hidden': Input should be a valid array, got 100"),
     "a date": (("run", "permuted-digits", "naive", "--set", "optimizer.lr=2026-11-26"), "strategy 'naive'"),
@@ -286,7 +287,7 @@ def test_a_worker_that_the_system_kills_is_told_in_a_line_and_loses_nothing(tmp_
 def test_a_record_of_another_schema_shows_before_anything_is_trained(ong: Command, tmp_path: Path) -> None:
     ong("run", "permuted-digits", "naive", *QUICK)
     path = tmp_path / "runs/permuted-digits/naive/seed-0/record.json"
-    path.write_text(path.read_text().replace('"schema": 1', '"schema": 0'))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 0}))
     code, _, err = ong("run", "permuted-digits", "naive", "ewc", *QUICK)
     assert code == 2
     assert "schema version 0" in err
@@ -311,7 +312,7 @@ def test_tuning_prints_the_block_for_the_recipe_and_writes_it(ong: Command, tmp_
     assert "# best of 2 trials: ACC 0." in told
     assert told.endswith("on held-out training data, seeds 1000")
     written = tomllib.loads((tmp_path / "mine.toml").read_text())["on"]["permuted-digits"]["optimizer.lr"]
-    best = next(line.split()[1] for line in out.splitlines() if f"optimizer.lr={written:g}" in line)
+    best = next(line.split()[4] for line in out.splitlines() if f"optimizer.lr={written:g}" in line)
     assert "ACC is on a sixth of each task's training data, which the trial did not train on" in out
     held_out = "--set", "training.validation=true"
     assert ong("run", "permuted-digits", "mine.toml", "--seeds", "1000,", *held_out, *QUICK)[0] == 0
@@ -324,16 +325,17 @@ def test_a_search_that_is_repeated_does_only_the_trials_it_lacks(ong: Command, t
     search = "tune", "permuted-digits", "mine.toml", "--trials", "3", "--jobs", "1", *QUICK
     code, first, _ = ong(*search)
     assert code == 0
-    records = sorted(tmp_path.glob("tuning/*/permuted-digits/mine/seed-1000/record.json"))
+    records = sorted(tmp_path.glob("tuning/trial-*/permuted-digits/mine/seed-1000/record.json"))
     assert len(records) == 3
-    lost, *kept = records
-    lost.unlink()
-    times = [record.stat().st_mtime_ns for record in kept]
+    times = [record.stat().st_mtime_ns for record in records]
     assert ong(*search)[:2] == (0, first)
-    assert lost.exists()
-    assert [record.stat().st_mtime_ns for record in kept] == times
+    assert [record.stat().st_mtime_ns for record in records] == times
+    assert "1 trials to do" in ong(*search[:4], "4", *search[5:], "--dry-run")[1]
     assert ong(*search, "--force")[:2] == (0, first)
-    assert all(record.stat().st_mtime_ns > time for record, time in zip(kept, times, strict=True))
+    assert all(record.stat().st_mtime_ns > time for record, time in zip(records, times, strict=True))
+    assert ong("report", "tuning")[:2] == (0, "tuning/tuning.html\n")
+    code, _, err = ong("report", "tuning", "--only", "mine")
+    assert (code, err) == (2, "ong: 'tuning' holds searches, whose page takes no options; give its folder alone\n")
 
 
 def test_strategies_are_compared_with_a_baseline(ong: Command) -> None:
@@ -348,8 +350,9 @@ def test_equal_points_of_a_search_are_one_run(ong: Command, tmp_path: Path) -> N
     (tmp_path / "mine.toml").write_text(RECIPE + '[search]\n"optimizer.lr" = { choices = [0.1] }\n')
     code, out, _ = ong("tune", "permuted-digits", "mine.toml", "--trials", "3", *QUICK[:-2], "--jobs", "2")
     assert code == 0
-    assert len(set(out.splitlines()[:3])) == 1
-    assert out.startswith("ACC 0.")
+    assert len({line.partition(": ")[2] for line in out.splitlines()[:3]}) == 1
+    assert out.startswith("mine  trial 0: ACC 0.")
+    assert len(list(tmp_path.rglob("record.json"))) == 1
     (tmp_path / "mine.toml").write_text(RECIPE + '[search]\n"optimizer.lr" = { choices = [0.2, 0.3] }\n')
     code, _, err = ong("tune", "permuted-digits", "mine.toml", "--trials", "3", *QUICK)
     assert code == 2
@@ -362,7 +365,7 @@ def test_a_search_whose_trials_all_stopped_writes_nothing(ong: Command, tmp_path
     code, out, err = ong("tune", "permuted-digits", "wild.toml", "--trials", "2", "--write", *QUICK)
     assert code == 1
     assert "stopped  optimizer.lr=1e+30\n  permuted-digits / wild / seed 1000: the loss is " in out
-    assert err.startswith("ong: every trial stopped, the last one so: permuted-digits / wild / seed 1000: ")
+    assert err.startswith("ong: wild: every trial stopped, the last one so: permuted-digits / wild / seed 1000: ")
     assert (tmp_path / "wild.toml").read_text() == recipe
 
 

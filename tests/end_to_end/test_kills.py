@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kills import all_gone, command, kill, leftovers, timeless, wait_until
+
+from ong.report.studies import STUDIES, read_studies
 
 QUICK = ("--set", "training.epochs=1", "--set", "stream.tasks=3", "--jobs", "2")
 SWEEP = """
@@ -44,7 +49,8 @@ FEW = [
     ("report", "parent", 4),
 ]
 MANY = [(name, whom, seed) for name in COMMANDS for whom in ("parent", "worker", "group") for seed in range(5)]
-CASES = [*FEW, *(pytest.param(*case, marks=pytest.mark.nightly) for case in MANY[:50])]
+MANY = [case for case in MANY if case[0] != "report" or case[1] == "parent"]  # which has no other processes
+CASES = [*FEW, *(pytest.param(*case, marks=pytest.mark.nightly) for case in MANY)]
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,8 @@ def result(folder: Path, name: str, out: str) -> dict[str, Any]:
         place = str(path.relative_to(folder))
         if path.name == "record.json":
             found[place] = timeless(json.loads(path.read_text()))
+        elif path.name == STUDIES:  # seconds and dates are in it
+            found[place] = [(s.name, [replace(t, seconds=0.0) for t in s.trials]) for s in read_studies(path.parent)]
         elif path.name != "environment.json":
             found[place] = path.read_bytes()
     return found
@@ -122,3 +130,23 @@ def test_a_command_that_is_killed_ends_as_if_it_had_not_been(
     again = result(folder, name, done(folder, name))
     assert again == expected.result
     assert leftovers(folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("every", "least"),
+    [pytest.param(6, (4, 1), id="some"), pytest.param(1, (24, 10), id="all", marks=pytest.mark.nightly)],
+)
+def test_a_kill_before_any_file_operation_loses_nothing(every: int, least: tuple[int, int], tmp_path: Path) -> None:
+    program = Path(__file__).parents[1] / "file_kills.py"
+    done_ = subprocess.run(
+        [sys.executable, program, tmp_path, str(every)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done_.returncode == 0, done_.stderr
+    runs, reports = map(int, done_.stdout.splitlines()[-1].split())
+    assert runs >= least[0]
+    assert reports >= least[1]

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from ong.experiments.plan import plan
 from ong.experiments.recipes import recipe_path
 from ong.experiments.sweep import finished, perform
 from ong.experiments.sweep_file import sweep_jobs
-from ong.experiments.tune import tune, write_block
+from ong.experiments.tune import tune
+from ong.experiments.tune_problem import Asked
+from ong.experiments.tune_write import write_block
 
 SETTINGS = {"training.epochs": 1, "stream.tasks": 3}
 
@@ -146,14 +149,15 @@ def test_a_search_under_a_budget_sizes_every_trial(tmp_path: Path) -> None:
     searched = '"optimizer.lr" = { low = 0.05, high = 0.2 }\n"plugins.0.rank" = { choices = [10, 60, 100] }\n'
     of_knob = '"plugins.0.directions_per_task" = { low = 1, high = 9 }\n'
     recipe.write_text(f"{text}[search]\n{searched}{of_knob}", encoding="utf-8")
-    found = tune("permuted-digits", str(recipe), 4, changes=SETTINGS, out=tmp_path / "tuning", memory=60_000)
+    asked = Asked("permuted-digits", [str(recipe)], 4, changes=SETTINGS, out=tmp_path / "tuning", memory=60_000)
+    (found,) = tune(asked)
     assert set(found.space) == {"optimizer.lr", "plugins.0.rank"}
     records = [json.loads(path.read_text()) for path in (tmp_path / "tuning").rglob("record.json")]
     assert len(records) == sum(trial.failure is None for trial in found.trials) > 0
     for record in records:
         assert 50_000 <= max(record["diagnostics"]["memory_bytes"]) <= 60_000
     with pytest.raises(UserError, match=r"strategy 'ewc' has no knob of memory; tune it without --memory"):
-        tune("permuted-digits", "ewc", 2, out=tmp_path / "tuning", memory=60_000)
+        tune(replace(asked, strategies=["ewc"]))
 
 
 def test_the_command_line_and_a_sweep_file_take_budgets(

@@ -207,6 +207,8 @@ def test_records_and_checkpoints_of_other_settings_are_not_taken_for_these(tmp_p
     perform(job("naive", tmp_path))
     with pytest.raises(UserError, match="finished run with another strategy recipe.*--force"):
         sweep([job("naive", tmp_path, **{"optimizer.lr": 0.5})], show=False)
+    with pytest.raises(UserError, match="Missing"):
+        sweep([job("naive", tmp_path, **{"model": {"use": "Missing"}})], show=False)  # not: use --force
     with pytest.raises(Killed):
         perform(job("ogd", tmp_path), KillAfter(1))
     with pytest.raises(UserError, match="other settings.*--force"):

@@ -96,7 +96,7 @@ ONE = 'benchmarks = ["permuted-digits"]\nstrategies = ["naive"]\n'
 WRONG = {
     "nothing": ("", "'runs' is missing"),
     "no runs": ("runs = []", "'runs': List should have at least 1 item"),
-    "a key that is none": (f"[[runs]]\n{ONE}seed = 3\n", "unknown key of sweep file"),
+    "a key that is none": (f"[[runs]]\n{ONE}seed = 3\n", "'runs.0.seed'; did you mean 'runs.0.seeds'?"),
     "twice": (f"[[runs]]\n{ONE}[[runs]]\n{ONE}", "permuted-digits / naive / seed 0 stands in it twice"),
     "no suffix": (f'[[runs]]\n{ONE}overrides = [{{ "optimizer.lr" = 1.0 }}]\n', "suffix' is missing"),
     "no seeds": (f"[[runs]]\n{ONE}seeds = 0\n", "seeds"),
