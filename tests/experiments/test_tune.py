@@ -14,8 +14,8 @@ import torch
 from optuna.storages import RDBStorage
 
 from ong.errors import UserError, WorkStoppedError
+from ong.experiments import learner, tune_drive
 from ong.experiments import tune as tune_module
-from ong.experiments import tune_drive
 from ong.experiments.plan import plan
 from ong.experiments.ranges import read_range, widened
 from ong.experiments.sweep import Job, Outcome, perform

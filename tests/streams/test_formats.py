@@ -66,6 +66,7 @@ class Harmful:
         (b"", "train: not a batch of CIFAR"),
         (pickle.dumps({"data": Harmful()}, 2), r"not a batch of CIFAR \(it asks for .*print\)"),
         (pickled({"data": np.zeros((1, 3072), np.uint8)}), "has no 'fine_labels'; found data"),
+        (b"\x80\x05\x96" + b"\xff" * 5 + bytes(3) + b".", r"not a batch of CIFAR"),  # a terabyte, it says
         (cifar_batch(np.zeros((1, 3, 8, 8), np.uint8), fine_labels=[0]), r"shape \(1, 192\), expected bytes of .*3072"),
         (cifar_batch(images(2, 32, 0), fine_labels=[0]), "found 1 labels for 2 images"),
         (cifar_batch(images(1, 32, 0), fine_labels=[100]), r"values 100 … 100, expected 0 … 99"),
