@@ -152,7 +152,7 @@ def test_stored_examples_are_counted_and_sized_by_the_recipes_knob(
 def test_a_template_takes_options_which_are_checked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown option of template DER 'mem_sise'; did you mean 'mem_size'"):
         job("der", "permuted", tmp_path, **{"template.mem_sise": 3}).run()
-    with pytest.raises(UserError, match="template DER: 'alpha': Input should be a valid number, got 'much'"):
+    with pytest.raises(UserError, match="'template.alpha' of strategy 'der' is a number, 1.0; got 'much'"):
         job("der", "permuted", tmp_path, **{"template.alpha": "much"}).run()
     wrong = {"criterion": {"use": "avalanche.training.losses:MaskedCrossEntropy", "masks": "new"}}
     changes = {f"template.{name}": value for name, value in wrong.items()}
