@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -56,8 +56,12 @@ _NEEDED = {  # by the pickles of NumPy arrays, and nothing else is unpickled
 }
 
 
-class _Unpickler(pickle._Unpickler):  # in Python: that in C makes room for whatever is claimed
+class _Unpickler(pickle._Unpickler):  # in Python: that in C makes room for whatever size is claimed
     """Unpickles plain values and what is said of NumPy arrays."""
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+    }  # so does this one alone in Python
 
     def find_class(self, module: str, name: str) -> Any:
         """Return one of the few functions and classes that such pickles name."""

@@ -25,6 +25,7 @@ __all__ = ["content_of", "read_idx"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _UBYTE = 0x08
+_PART = 1 << 20  # bytes read at once: room is made for what is there, not for what a header claims
 
 
 def content_of(path: Path, most: int) -> bytes:
@@ -80,7 +81,9 @@ def read_idx(path: Path, dimensions: int) -> torch.Tensor:
         sizes = f"{'×'.join(map(str, shape))} = {expected}"
         if expected > free:
             raise UserError(f"{path}: its header states {sizes} values, and {free} bytes of memory are free")
-        values = bytearray(file.read(expected + 1))  # gzip checks its sum only where it meets the end
+        values = bytearray()
+        while part := file.read(min(_PART, expected + 1 - len(values))):  # to the end, where gzip checks its sum
+            values += part
     if len(values) != expected:
         found = len(values) if len(values) < expected else "more"
         raise UserError(f"{path}: found {found} values, expected {sizes}")

@@ -243,7 +243,11 @@ def test_without_lightning_one_line_says_what_to_install(monkeypatch: pytest.Mon
 def test_what_tells_the_likelihood_reaches_the_method() -> None:
     class Seen(Method):
         def _end(self, examples: Any) -> None:
-            self.seen = self.likelihood(examples), self.expected_tasks, self.forward(self.network.probe(examples)).shape[1]
+            self.seen = (
+                self.likelihood(examples),
+                self.expected_tasks,
+                self.forward(self.network.probe(examples)).shape[1],
+            )
 
     method = Seen()
     net = lightning_net(OPTIMIZERS["SGD"])

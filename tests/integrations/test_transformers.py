@@ -194,7 +194,11 @@ def test_without_transformers_one_line_says_what_to_install(monkeypatch: pytest.
 def test_what_tells_the_likelihood_reaches_the_method(tmp_path: Path) -> None:
     class Seen(Method):
         def _end(self, examples: Any) -> None:
-            self.seen = self.likelihood(examples), self.expected_tasks, self.forward(self.network.probe(examples)).shape[1]
+            self.seen = (
+                self.likelihood(examples),
+                self.expected_tasks,
+                self.forward(self.network.probe(examples)).shape[1],
+            )
 
     method, model = Seen(), bert()
     logits = lambda batch: model(input_ids=batch["input_ids"]).logits.repeat(1, 2)  # noqa: E731

@@ -68,8 +68,11 @@ def browse(folder: Path, script: str, address: str = "", *flags: str) -> Any:
         str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,9000",
         f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=300000", "--dump-dom", *flags, path.as_uri() + address,
     ]  # fmt: skip
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
-    (told,) = re.findall(r'<pre id="told">(.*?)</pre>', dom, re.DOTALL)
+    for _ in range(5):  # a busy machine draws frames more slowly than Chromium's virtual time goes by
+        dom = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+        if found := re.findall(r'<pre id="told">(.*?)</pre>', dom, re.DOTALL):
+            break
+    (told,) = found
     result = json.loads(html.unescape(told))
     assert result["failed"] == []
     return result["found"]
