@@ -301,8 +301,9 @@ def test_the_page_on_trackers_tells_the_truth(tmp_path: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(str(tmp_path))
     made = job(tmp_path, "mine:Lines", "csv")
     monkeypatch.chdir(tmp_path)
-    record = perform(made).record
-    assert record is not None
+    outcome = perform(made)
+    record = outcome.record
+    assert record is not None, outcome.failure
     first, *lines, last = Path("lines.txt").read_text().splitlines()
     assert first.split() == ["permuted-digits/naive/seed-0", str(record["strategy"]["optimizer"]["lr"])]
     assert [int(line.split()[0]) for line in lines] == [0, 1, 2, 3, 4]

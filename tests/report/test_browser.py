@@ -1,36 +1,22 @@
-"""The page in a browser: what is clicked happens, in the table and in the charts, and nothing is fetched or fails.
-
-Chromium runs each page with a script at its end, whose result is read from the page it leaves behind. Without Chromium
-(`chromium` on the PATH, or the program that ONG_CHROMIUM names) these tests are skipped.
-"""
+"""The page in a browser: what is clicked happens, in the table and in the charts, and nothing is fetched or fails."""
 
 from __future__ import annotations
 
-import html
 import json
-import os
-import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import browse as browse_page
+from browser import needs_chromium
 from fake_records import record, write_record, write_runs
 
 from ong.report.page import page
 from ong.report.runs import read_runs
 
-CHROMIUM = os.environ.get("ONG_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+pytestmark = needs_chromium
 
 NAMES = ["naive", "ogd", "gpm", "er-replay", "joint"]
-ERRORS = """<script>
-window.failed = [];
-addEventListener("error", (e) => failed.push(String(e.message)));
-addEventListener("securitypolicyviolation", (e) => failed.push(e.violatedDirective + " " + e.blockedURI));
-console.error = console.warn = (...all) => failed.push(all.join(" "));
-</script>"""
 TOOLS = """
 const article = document.querySelector("article");
 const shown = () => [...article.querySelectorAll("table.summary tbody tr[data-strategy]")].filter((r) => !r.hidden)
@@ -39,9 +25,7 @@ const box = (name, value) => [...document.querySelectorAll(`input[name=${name}]`
 const head = (key) => article.querySelector(`table.summary th[data-sort="${key}"] button`);
 const chart = (kind) => article.querySelector(`[data-chart="${kind}"]`);
 const lines = (kind) => chart(kind).data.filter((t) => t.visible === true && t.showlegend !== false && t.meta).map((t) => t.meta);
-const frame = () => new Promise(requestAnimationFrame);
-const until = async (is) => { for (let i = 0; i < 300 && !is(); i++) await frame(); };
-const drawn = () => until(() => !document.querySelector("[data-chart]:not(.connected)"));  // those near the window are
+const until = async (is) => { while (!is()) await new Promise(requestAnimationFrame); };
 """
 
 
@@ -50,32 +34,11 @@ def folder(tmp_path: Path) -> Path:
     return write_runs(tmp_path, NAMES, seeds=3, tasks=4)
 
 
-def browse(folder: Path, script: str, address: str = "", *flags: str) -> Any:
+def browse(folder: Path, script: str, address: str = "", **window: Any) -> Any:
     """Open the page of a folder's records, run a script in it and return what it returns."""
-    text = page(read_runs(folder)).replace("<head>", f"<head>{ERRORS}", 1)
-    run = f"""<script>addEventListener("load", async () => {{
-      {TOOLS}
-      let found;
-      try {{ await drawn(); found = await (async () => {{ {script} }})(); }} catch (e) {{ failed.push(String(e)); }}
-      const told = document.createElement("pre");
-      told.id = "told";
-      told.textContent = JSON.stringify({{ found, failed }});
-      document.body.append(told);
-    }});</script>"""
     path = folder / "page.html"
-    path.write_text(text.replace("</body>", f"{run}</body>"), encoding="utf-8")
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,9000",
-        f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=300000", "--dump-dom", *flags, path.as_uri() + address,
-    ]  # fmt: skip
-    for _ in range(5):  # a busy machine draws frames more slowly than Chromium's virtual time goes by
-        dom = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
-        if found := re.findall(r'<pre id="told">(.*?)</pre>', dom, re.DOTALL):
-            break
-    (told,) = found
-    result = json.loads(html.unescape(told))
-    assert result["failed"] == []
-    return result["found"]
+    path.write_text(page(read_runs(folder)), encoding="utf-8")
+    return browse_page(path, script, address, tools=TOOLS, **window)
 
 
 def test_the_table_sorts_by_any_column_and_says_which(folder: Path) -> None:
@@ -192,15 +155,15 @@ def test_dark_and_printed_pages_draw_with_their_own_colours(folder: Path) -> Non
     colours = "return [chart('curves').layout.font.color, getComputedStyle(document.body).color];"
     light = browse(folder, colours)
     assert light == ["#1d2733", "rgb(29, 39, 51)"]
-    dark = browse(folder, colours, "", "--force-dark-mode")
+    dark = browse(folder, colours, dark=True)
     assert dark == ["#dbe2ea", "rgb(219, 226, 234)"]
     printed = "dispatchEvent(new Event('beforeprint')); return [chart('curves').layout.font.color, chart('curves').layout.width];"
-    assert browse(folder, printed, "", "--force-dark-mode") == ["#1d2733", 680]
+    assert browse(folder, printed, dark=True) == ["#1d2733", 680]
 
 
 def test_a_phone_shows_the_page_without_scrolling_sideways(folder: Path) -> None:
     script = "return [document.documentElement.scrollWidth, innerWidth];"
-    width, window = browse(folder, script, "", "--window-size=500,16000")  # headless Chromium has no narrower window
+    width, window = browse(folder, script, width=400)
     assert width <= window
 
 

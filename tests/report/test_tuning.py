@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import html
-import json
 import math
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import browse, needs_chromium
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from ong.report.studies import Study, Trial
 from ong.report.tuning import importances, plateau, tuning_page
-
-CHROMIUM = os.environ.get("ONG_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def study(name: str = "digits/ogd", better: str = "higher", **changes: Any) -> Study:
@@ -117,33 +112,15 @@ def test_a_search_of_which_every_trial_stopped_has_a_page() -> None:
     assert "stopped" in cells(page)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@needs_chromium
 def test_every_chart_is_drawn_and_nothing_fails_or_is_fetched(tmp_path: Path) -> None:
-    watch = """<script>window.failed = [];
-      addEventListener("error", (e) => failed.push(String(e.message)));
-      addEventListener("securitypolicyviolation", (e) => failed.push(e.violatedDirective));
-      console.error = console.warn = (...all) => failed.push(all.join(" "));</script>"""
-    tell = """<script>addEventListener("load", async () => {
-      for (let i = 0; i < 10000 && document.querySelector("[data-chart]:not(.connected)"); i++) await new Promise(requestAnimationFrame);
-      const found = [...document.querySelectorAll("[data-chart]")].map((e) => [e.dataset.chart, e.data.map((t) => t.y)]);
-      const told = document.createElement("pre");
-      told.id = "told";
-      told.textContent = JSON.stringify({ found, failed });
-      document.body.append(told);
-    });</script>"""
-    page = tuning_page([study()]).replace("<head>", f"<head>{watch}", 1).replace("</body>", f"{tell}</body>")
-    (tmp_path / "page.html").write_text(page, encoding="utf-8")
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,9000",
-        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=300000", "--dump-dom",
-        (tmp_path / "page.html").as_uri(),
-    ]  # fmt: skip
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
-    (text,) = re.findall(r'<pre id="told">(.*?)</pre>', dom, re.DOTALL)
-    told = json.loads(html.unescape(text))
-    assert told["failed"] == []
-    assert [kind for kind, _ in told["found"]] == ["race", "history", "slice", "slice", "slice"]
-    (_, (race,)), (_, (_, history)), *slices = told["found"]
+    (tmp_path / "page.html").write_text(tuning_page([study()]), encoding="utf-8")
+    charts = (
+        'return [...document.querySelectorAll("[data-chart]")].map((e) => [e.dataset.chart, e.data.map((t) => t.y)])'
+    )
+    found = browse(tmp_path / "page.html", charts)
+    assert [kind for kind, _ in found] == ["race", "history", "slice", "slice", "slice"]
+    (_, (race,)), (_, (_, history)), *slices = found
     assert race[0] == pytest.approx(0.9 - 0.1 * math.log10(0.2) ** 2)
     assert race[-1] == pytest.approx(0.9)
     assert history[10] == history[11] == min(history)  # at the foot
