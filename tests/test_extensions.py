@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +54,6 @@ def plain(matrix):
     return 0.0
 """
 Install = Callable[..., None]
-
-
-@pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    """Modules that a test has written are imported anew in the next."""
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if "pytest" in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def at_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work in the folder; the modules written there are forgotten at the end."""
-    before = set(sys.modules)
+def at_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in the folder."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("COLUMNS", "200")
-    yield
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
-            del sys.modules[name]
 
 
 def command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
