@@ -192,7 +192,7 @@ def read_runs(directory: Path | str, metrics: Sequence[Metric] = ()) -> list[Run
     waiting = [path for path in sorted(directory.rglob("seed-*")) if path.is_dir() and not _ended(path)]
     if not records:
         said = f" ({len(failures)} failed, the first: {failures[0].message})" if failures else ""
-        said += f" ({len(waiting)} not finished: the same `ong run` goes on with them)" if waiting else ""
+        said += f" ({len(waiting)} not finished: the same command goes on with them)" if waiting else ""
         raise UserError(f"{directory}: no record.json under it{said}; make one with `ong run BENCHMARK STRATEGY`")
     return group(records, failures, waiting, metrics)
 
@@ -305,7 +305,7 @@ def _ended(folder: Path) -> bool:
 
 def _unfinished(runs: Sequence[str], benchmark: str = "") -> str:
     where = f" of {benchmark}" if benchmark else ""
-    return f"Not finished{where}: {', '.join(runs)}; the same `ong run` goes on with them."
+    return f"Not finished{where}: {', '.join(runs)}; the same command goes on with them."
 
 
 def _check_comparable(records: Sequence[Record | HistoryRecord]) -> None:

@@ -133,14 +133,14 @@ def test_runs_that_have_not_ended_are_named(tmp_path: Path, monkeypatch: pytest.
     for name, seed in (("naive", 5), ("naive", 6)):
         (tmp_path / "permuted-mnist" / name / f"seed-{seed}").mkdir(parents=True)
     (tmp_path / "split-mnist" / "ogd" / "seed-0").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"no record\.json under it \(3 not finished: the same `ong run` goes on"):
+    with pytest.raises(UserError, match=r"no record\.json under it \(3 not finished: the same command goes on"):
         read_runs(tmp_path)
     write_runs(tmp_path, ["naive"], seeds=5)
     write_record(tmp_path, record("naive", seed=0, benchmark="rotated-mnist"))
     permuted, rotated = read_runs(tmp_path)
     assert permuted.notes() == [
-        "Not finished of split-mnist: ogd (seed 0); the same `ong run` goes on with them.",
-        "Not finished: naive (seed 5), naive (seed 6); the same `ong run` goes on with them.",
+        "Not finished of split-mnist: ogd (seed 0); the same command goes on with them.",
+        "Not finished: naive (seed 5), naive (seed 6); the same command goes on with them.",
     ]
     assert rotated.notes() == ["Fewer than 5 seeds: naive (1)."]
     monkeypatch.chdir(tmp_path / "permuted-mnist" / "naive")
