@@ -74,7 +74,10 @@ class Workers:
 
     def _do(self, job: Job, told: Told) -> Outcome:
         for last in (False, True):
-            worker = self._idle.pop() if self._idle else self._start()
+            try:
+                worker = self._idle.pop()
+            except IndexError:
+                worker = self._start()
             try:
                 outcome = worker.do(job, told)
             except (EOFError, OSError, pickle.UnpicklingError):
