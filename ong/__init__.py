@@ -6,6 +6,7 @@ Names are imported when they are first touched, so that ``import ong`` does not 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -45,7 +46,7 @@ def __getattr__(name: str) -> Any:
         return __dir__()
     if name[:1].isupper() and hasattr(import_module("ong.methods"), name):  # which does not wait for Avalanche
         return getattr(import_module("ong.plugins"), name)
-    raise AttributeError(f"module 'ong' has no attribute '{name}'")
+    raise AttributeError(f"module 'ong' has no attribute '{name}'", name=name, obj=sys.modules[__name__])
 
 
 def __dir__() -> list[str]:

@@ -346,7 +346,10 @@ def tune_command(
         bool, typer.Option("--prune", help="End a trial after a task where half of the trials before it were better.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Remove the trials that are there and begin anew.")] = False,
-    write: Annotated[bool, typer.Option("--write", help="Put the best into the recipe's \\[on.…] table.")] = False,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Put the best into each recipe's \\[on.…] table; the package's own too."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is done, what is to do and how long it may take, and stop.")
     ] = False,

@@ -81,7 +81,8 @@ def _code_of(command: Callable[[], object]) -> int:
         usage = getattr(error, "format_message", None)  # click's errors, whichever click typer brings
         if usage is None:
             raise
-        say(f"ong: {usage()}")
+        if usage():  # none where there were no arguments, and help was printed
+            say(f"ong: {usage()}")
         return 2
     if code == INTERRUPTED:
         say("interrupted; the same command resumes where it was (with --force it begins anew)")

@@ -40,5 +40,6 @@ class UnknownNameError(UserError):
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Return the choice most like ``name``, or None when nothing is alike."""
-    matches = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return matches[0] if matches else None
+    alike = {choice.casefold(): choice for choice in choices}
+    matches = difflib.get_close_matches(name.casefold(), alike, n=1, cutoff=0.5)
+    return alike[matches[0]] if matches else None

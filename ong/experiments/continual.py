@@ -216,7 +216,12 @@ class ContinualRun:
         if size is None:
             return experience
         seed = derived_seed(self.seed, 6, task)
-        return list(split_online_stream([experience], size, access_task_boundaries=True, seed=seed))
+        pieces = list(split_online_stream([experience], size, access_task_boundaries=True, seed=seed))
+        for name in ("task_label", "task_labels"):  # of a task that the model is told
+            if hasattr(experience, name):
+                for piece in pieces:
+                    setattr(piece, name, getattr(experience, name))
+        return pieces
 
     def _kept(self) -> int:
         """Return what a strategy keeps from task to task, in bytes: its plugins' states, or all data it has seen."""

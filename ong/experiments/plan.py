@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ong.errors import UnknownNameError, UserError
+from ong.experiments.devices import check_device_name
 from ong.experiments.kinds import kind_of
 from ong.experiments.loggers import with_loggers
 from ong.experiments.memory import DoesNotFitError, Rehearsals, at_budgets, knobs
@@ -71,6 +72,7 @@ def plan(
     if device is not None:
         if not hasattr(getattr(learned, "training", None), "device"):
             raise UserError(f"--device {device}: benchmark '{learned.name}' of kind {kind.name} runs on the CPU only")
+        check_device_name(device)
         changes["training.device"] = device
     of_benchmark = {key: changes.pop(key) for key in list(changes) if key.split(".")[0] in kind.benchmark.model_fields}
     original = learned

@@ -91,6 +91,12 @@ def recipe_path(name_or_path: str, folder: str) -> Path:
     if name_or_path not in names:
         what, _, kind = folder.partition("/")
         word = {"strategies": "strategy", "benchmarks": "benchmark"}[what]
+        if Path(f"{name_or_path}.toml").is_file():
+            raise UserError(f"unknown {word} '{name_or_path}'; did you mean the file ./{name_or_path}.toml?")
+        if what == "benchmarks" and name_or_path in list_recipes("strategies"):
+            raise UserError(
+                f"'{name_or_path}' is a strategy; the benchmark comes first, as in: permuted-mnist {name_or_path}"
+            )
         raise UnknownNameError(f"{kind} {word}".lstrip(), name_or_path, names)
     return Path(str(_folder(folder) / f"{name_or_path}.toml"))
 

@@ -28,6 +28,7 @@ from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
 from ong.experiments.stopped import StoppedError
 from ong.experiments.store import RunFolder, deciding, fingerprint
 from ong.experiments.workers import LostWorkerError, Workers
+from ong.report.runs import flatten
 
 __all__ = [
     "Job",
@@ -135,11 +136,15 @@ def finished(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
     record = job.folder.record()
     if record is None:
         return None
-    found, wanted = deciding(record), deciding(settings)
-    differing = [key for key in wanted if found.get(key) != wanted[key]]
-    if differing:
+    wanted = deciding(settings)
+    found = {key: deciding(record).get(key) for key in wanted}
+    if found != wanted:
+        there, here = flatten(found), flatten(wanted)
+        differing = [key for key in here | there if there.get(key) != here.get(key)]
+        told = [f"{key} is {there.get(key)} there, {here.get(key)} here" for key in differing[:3]]
+        told += [f"{len(differing) - 3} more"] if len(differing) > 3 else []
         raise UserError(
-            f"'{job.folder.path}' holds a finished run with another {' and '.join(differing)} recipe; "
+            f"'{job.folder.path}' holds a finished run of another recipe ({'; '.join(told)}); "
             "replace it with --force or use another --out"
         )
     return record

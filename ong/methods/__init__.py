@@ -4,6 +4,7 @@ A file in this folder with a subclass of :class:`Method` is a method more: ``ong
 Avalanche. The imports below tell the names to type checkers.
 """
 
+import sys
 from typing import TYPE_CHECKING
 
 from ong.extensions import offered, subclasses
@@ -63,5 +64,5 @@ if not TYPE_CHECKING:
         """Return a method that another distribution offers under the entry points ``ong.methods``."""
         method = None if name.startswith("_") else offered("ong.methods", name)
         if not (isinstance(method, type) and issubclass(method, Method)):
-            raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+            raise AttributeError(f"module '{__name__}' has no attribute '{name}'", name=name, obj=sys.modules[__name__])
         return method

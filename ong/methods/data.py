@@ -165,6 +165,11 @@ class Examples:
         Raises:
             UserError: data of another kind, or none.
         """
+        if isinstance(data, Tensor):
+            raise UserError(
+                f"a task's data are a loader, a Dataset, a list of tensors or of batches, got one tensor of shape "
+                f"{list(data.shape)}; with targets it is a list: [inputs, targets]"
+            )
         self._rows = _rows_of(data)
         self._data = data
         self._probe: Batch | None = None

@@ -47,6 +47,9 @@ class Network:
         criterion: Any,
         likelihood: Likelihood | None,
     ) -> None:
+        if not isinstance(model, nn.Module) or not hasattr(optimizer, "param_groups"):
+            given = f"{type(model).__name__}, {type(optimizer).__name__}"
+            raise UserError(f"attach takes a torch.nn.Module and an optimizer, in this order; got {given}")
         if isinstance(model, DistributedDataParallel):
             model = model.module
         self.compiled = hasattr(model, "_orig_mod")

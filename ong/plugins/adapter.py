@@ -80,6 +80,15 @@ class MethodPlugin(SupervisedPlugin):  # type: ignore[misc]
             self._seen.append((weakref.ref(place[0]), place[1]))
         self.method.detach()
 
+    def attach(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse to be a method in a loop of one's own.
+
+        Raises:
+            UserError: always.
+        """
+        name = type(self.method).__name__
+        raise UserError(f"ong.{name} is a plugin for Avalanche; in a loop of your own use ong.methods.{name}")
+
     @property
     def memory_bytes(self) -> int:
         """Bytes that the method keeps from task to task."""

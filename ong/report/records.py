@@ -220,6 +220,9 @@ def read_record(path: Path | str) -> Record | HistoryRecord:
     path = Path(path)
     if path.is_dir():
         path = path / "record.json"
+        several = [] if path.exists() else sorted(path.parent.rglob("record.json"))
+        if several:
+            raise UserError(f"{path.parent} holds {len(several)} runs; give one, such as {several[0].parent}")
     content = migrated(_load(path), path)
     benchmark = content.get("benchmark")
     kind = benchmark.get("kind") if isinstance(benchmark, dict) else None

@@ -184,6 +184,8 @@ def read_runs(directory: Path | str, metrics: Sequence[Metric] = ()) -> list[Run
             :func:`read_record` and :func:`group` say.
     """
     directory = Path(directory)
+    if directory.is_file():
+        raise UserError(f"{directory} is a file; give a folder that `ong run` wrote, such as runs/")
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; give one that `ong run` wrote, such as runs/")
     records = [read_record(path) for path in sorted(directory.rglob("record.json"))]

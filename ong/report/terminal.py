@@ -50,7 +50,11 @@ def print_summary(
     """
     for runs in group(records, failures):
         if isinstance(runs, Runs):
-            console.print(_summary_table(runs, console))
+            table, left_out = _summary_table(runs, console)
+            console.print(table)
+            if left_out:
+                told = f"no room for {', '.join(left_out)}; `ong report` has all columns"
+                console.print(Text(printable(told), style="dim"))
         else:
             _print_document(document(runs), console)
         for failure in runs.failures:
@@ -113,7 +117,8 @@ def print_record(record: Record | HistoryRecord, console: Console) -> None:
     console.print(recipe)
 
 
-def _summary_table(runs: Runs, console: Console) -> Table:
+def _summary_table(runs: Runs, console: Console) -> tuple[Table, list[str]]:
+    """Return the table, and the titles of columns that it has no room for."""
     unbounded = console.options.update_width(10_000)
     own = [key for key, known in columns(runs).items() if not known.on_request and key not in BY_IMPORTANCE]
     keep = [c.key for c in shown(runs, [*BY_IMPORTANCE[:2], *own, *BY_IMPORTANCE[2:]])]
@@ -121,7 +126,7 @@ def _summary_table(runs: Runs, console: Console) -> Table:
         keys = [c.key for c in shown(runs) if c.key in keep]
         table = _styled(runs, keys)
         if len(keep) <= 1 or console.measure(table, options=unbounded).minimum <= console.width:
-            return table
+            return table, [c.title for c in shown(runs) if c.key not in keys]
         keep.pop()
 
 

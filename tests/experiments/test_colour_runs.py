@@ -176,6 +176,15 @@ def test_a_task_may_come_in_pieces_and_is_kept_as_a_whole(tmp_path: Path) -> Non
     assert_resumed_is_the_same(found, job("permuted-digits", "ogd", None, tmp_path / "killed", **settings))
 
 
+def test_pieces_of_a_task_that_is_told_have_its_label(tmp_path: Path) -> None:
+    settings = {"dataset": "digits", "training.online": 50, "training.epochs": 1, "stream.tasks": 3}
+    of = job("split-mnist-task", "ogd", None, tmp_path, **settings)
+    assert {(piece.task_label, *piece.task_labels) for piece in made(of)._experiences(2)} == {(2, 2)}
+    outcome = perform(of)
+    assert outcome.record is not None, outcome.failure
+    assert sum(outcome.record["accuracy_matrix"][3]) / 3 > 0.8
+
+
 class Steps(Silent):
     def __init__(self) -> None:
         self.announced: list[int] = []

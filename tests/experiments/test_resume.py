@@ -205,7 +205,9 @@ def test_a_finished_run_is_skipped_and_force_repeats_it(tmp_path: Path) -> None:
 
 def test_records_and_checkpoints_of_other_settings_are_not_taken_for_these(tmp_path: Path) -> None:
     perform(job("naive", tmp_path))
-    with pytest.raises(UserError, match="finished run with another strategy recipe.*--force"):
+    with pytest.raises(
+        UserError, match=r"of another recipe \(strategy\.optimizer\.lr is 0\.02 there, 0\.5 here\).*--force"
+    ):
         sweep([job("naive", tmp_path, **{"optimizer.lr": 0.5})], show=False)
     with pytest.raises(UserError, match="Missing"):
         sweep([job("naive", tmp_path, **{"model": {"use": "Missing"}})], show=False)  # not: use --force

@@ -11,6 +11,7 @@ import torch
 from nets import mlp
 from torch import Tensor, nn
 
+import ong
 from ong.errors import UserError
 from ong.methods import EWC, GPM, NCL, OGD, SI, ONGPrior
 
@@ -69,6 +70,26 @@ def test_a_model_without_its_encoder_is_refused() -> None:
     method = OGD().attach(head, optimizer, logits=lambda batch: head(encoder(batch[0])))
     with pytest.raises(UserError, match="depend on parameters of the optimizer outside of Sequential"):
         method.begin_task(task())
+
+
+def test_what_is_given_in_another_order_or_form_is_told() -> None:
+    model = mlp(6, 3)
+    with pytest.raises(UserError, match=r"an optimizer, in this order; got SGD, Sequential"):
+        OGD().attach(sgd(model), model)  # type: ignore[arg-type]
+    with pytest.raises(
+        UserError, match=r"one tensor of shape \[8, 6\]; with targets it is a list: \[inputs, targets\]"
+    ):
+        OGD().attach(model, sgd(model)).begin_task(torch.randn(8, 6))
+    with pytest.raises(AttributeError) as error:
+        ong.methods.ONGprior  # noqa: B018
+    assert error.value.name == "ONGprior"  # by which Python asks whether another name was meant
+    assert error.value.obj is ong.methods
+
+
+def test_a_plugin_in_a_loop_of_ones_own_is_told() -> None:
+    model = mlp(6, 3)
+    with pytest.raises(UserError, match=r"in a loop of your own use ong\.methods\.OGD"):
+        ong.OGD().attach(model, sgd(model))
 
 
 def test_an_optimizer_of_another_model_is_refused() -> None:

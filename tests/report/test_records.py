@@ -70,6 +70,15 @@ def test_a_broken_record_is_refused_with_its_file_and_the_reason(tmp_path: Path,
     assert "\n" not in str(refused.value)
 
 
+def test_a_file_for_a_folder_and_a_folder_of_runs_for_one_are_told(tmp_path: Path) -> None:
+    file = write_record(tmp_path, record())
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        read_runs(file)
+    write_record(tmp_path, record(seed=1))
+    with pytest.raises(UserError, match=r"holds 2 runs; give one, such as .*seed-0"):
+        read_record(tmp_path)
+
+
 def test_a_directory_that_is_missing_or_empty_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such directory"):
         read_runs(tmp_path / "runs")
