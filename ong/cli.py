@@ -24,7 +24,7 @@ from ong.experiments.levels import level_of_records, level_of_sweep, take_level
 from ong.files import is_there
 
 if TYPE_CHECKING:
-    from ong.experiments.sweep import Job
+    from ong.experiments.jobs import Job
 
 __all__ = ["main"]
 
@@ -291,8 +291,9 @@ def compare_command(
     """Print each strategy's differences from a baseline, paired by seed."""
     from ong.metrics import METRICS
     from ong.report.compare import print_differences
+    from ong.report.reading import read_runs
     from ong.report.records import understood
-    from ong.report.runs import Runs, read_runs
+    from ong.report.runs import Runs
 
     added = [METRICS.get_or_use(m) for m in metrics or []]
     found = [runs for runs in read_runs(directory, added) if isinstance(runs, Runs)]

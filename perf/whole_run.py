@@ -13,8 +13,8 @@ from data_path import net, stock_stream
 from measure import alternate, medians, one_thread, publish
 from torch import nn
 
+from ong.experiments.jobs import perform
 from ong.experiments.plan import plan
-from ong.experiments.sweep import perform
 
 REPEATS = 3
 

@@ -19,8 +19,8 @@ from typing import Any
 from kills import leftovers, timeless
 
 import ong.experiments.continual  # noqa: F401  # now, not in each fork
+from ong.experiments.jobs import perform
 from ong.experiments.plan import plan
-from ong.experiments.sweep import perform
 from ong.report.write import write_report
 
 OPERATIONS = ("open", "os.mkdir", "os.remove", "os.rename")  # Python's audit events

@@ -21,7 +21,8 @@ from ong.report.compare import differences
 from ong.report.formats import FORMATS
 from ong.report.markdown import markdown
 from ong.report.page import page
-from ong.report.runs import Runs, read_runs
+from ong.report.reading import read_runs
+from ong.report.runs import Runs
 from ong.report.tables import every_column, summary_text
 from ong.report.write import write_report
 from ong.streams import ImageDataset, build_stream

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ong.errors import UserError
+from ong.experiments.jobs import perform
 from ong.experiments.memory import read_budget
 from ong.experiments.plan import plan
 from ong.experiments.progress import Bars
-from ong.experiments.sweep import perform
 from ong.report.records import HistoryRecord, Record, read_record
 
 __all__ = ["run"]

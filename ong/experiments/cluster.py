@@ -17,7 +17,7 @@ from ong.errors import UserError
 from ong.experiments.workers import LostWorkerError
 
 if TYPE_CHECKING:
-    from ong.experiments.sweep import Job, Outcome
+    from ong.experiments.jobs import Job, Outcome
 
 __all__ = ["Cluster"]
 
@@ -81,7 +81,7 @@ class Cluster:
         Returns:
             A future of its outcome, or of a ``LostWorkerError``.
         """
-        from ong.experiments.sweep import attempt
+        from ong.experiments.jobs import attempt
 
         ours: Future[Outcome] = Future()
         theirs = self.client.submit(attempt, job, pure=False)

@@ -9,12 +9,12 @@ from typing import Any
 
 from ong.errors import UnknownNameError, UserError
 from ong.experiments.devices import check_device_name
+from ong.experiments.jobs import Job
 from ong.experiments.kinds import kind_of
 from ong.experiments.loggers import with_loggers
 from ong.experiments.memory import DoesNotFitError, Rehearsals, at_budgets, knobs
 from ong.experiments.recipes import list_recipes, load_benchmark, load_strategy, override
 from ong.experiments.schema import ContinualBenchmark, DatasetRecipe
-from ong.experiments.sweep import Job
 from ong.streams import DATASETS
 
 __all__ = ["plan"]

@@ -33,12 +33,12 @@ from pydantic import Field
 
 from ong.errors import UserError
 from ong.experiments.arguments import parse_seeds
+from ong.experiments.jobs import Job, finished
 from ong.experiments.memory import budget_name, read_budgets
 from ong.experiments.plan import plan
 from ong.experiments.recipes import checked, override, read_toml
 from ong.experiments.schema import Strict
 from ong.experiments.store import deciding
-from ong.experiments.sweep import Job, finished
 from ong.files import read_text
 from ong.report.migrations import migrated
 

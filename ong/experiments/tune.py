@@ -11,9 +11,9 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from ong.errors import UserError, WorkStoppedError
+from ong.experiments.jobs import Job, Outcome, check
 from ong.experiments.memory import DoesNotFitError
 from ong.experiments.ranges import end_of, words
-from ong.experiments.sweep import Job, Outcome, check
 from ong.experiments.tune_drive import Searching, alone, side_by_side
 from ong.experiments.tune_points import medians, next_point, space_at, wave_of
 from ong.experiments.tune_problem import Asked, Problem, problems

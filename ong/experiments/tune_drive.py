@@ -6,7 +6,8 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TypeVar
 
-from ong.experiments.sweep import Job, Outcome, attempt, outcome_of
+from ong.experiments.jobs import Job, Outcome, attempt
+from ong.experiments.sweep import outcome_of
 from ong.experiments.workers import Workers
 
 __all__ = ["Searching", "alone", "side_by_side"]

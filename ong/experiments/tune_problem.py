@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 
 from ong.errors import UserError
 from ong.experiments.environment import environment
+from ong.experiments.jobs import Job
 from ong.experiments.kinds import KINDS, Merit, kind_of
 from ong.experiments.memory import budget_name, knobs
 from ong.experiments.plan import plan
@@ -21,7 +22,6 @@ from ong.experiments.ranges import present, read_range
 from ong.experiments.recipes import load_benchmark, load_strategy, recipe_path
 from ong.experiments.schema import ContinualBenchmark
 from ong.experiments.store import deciding
-from ong.experiments.sweep import Job
 
 __all__ = ["TUNING_SEEDS", "Asked", "Problem", "deciding_parts", "problems"]
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ong.experiments.jobs import Job
 from ong.experiments.kinds import Run
 from ong.experiments.progress import Progress
 from ong.experiments.stopped import StoppedError
 from ong.experiments.store import RunFolder
-from ong.experiments.sweep import Job
 
 __all__ = ["WATCHED_FROM", "WatchedJob", "course"]
 

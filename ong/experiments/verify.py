@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ong.errors import UserError
+from ong.experiments.jobs import Job, Outcome
 from ong.experiments.kinds import kind_of
 from ong.experiments.recipes import checked, override
-from ong.experiments.sweep import Job, Outcome, sweep
+from ong.experiments.sweep import sweep
 from ong.files import is_there, read_text
 from ong.report.migrations import migrated
 from ong.report.records import read_record

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 if TYPE_CHECKING:
-    from ong.experiments.sweep import Job, Outcome
+    from ong.experiments.jobs import Job, Outcome
 
 __all__ = ["LostWorkerError", "Workers", "serve"]
 
@@ -216,6 +216,6 @@ def _exactly(pipe: int, count: int) -> bytes:
 
 
 def _outcome(request: bytes, relay: _Relay) -> Outcome:
-    from ong.experiments.sweep import attempt  # torch and Avalanche, which take seconds
+    from ong.experiments.jobs import attempt  # torch and Avalanche, which take seconds
 
     return attempt(pickle.loads(request), relay)

@@ -23,8 +23,9 @@ from ong.report.figures import LIGHT, curve_of, draw_curves, figure_text, legend
 from ong.report.heat_maps import draw_matrix, mean_matrix
 from ong.report.intervals import t_interval
 from ong.report.notebooks import results_html
+from ong.report.reading import read_runs
 from ong.report.records import understood
-from ong.report.runs import HistoryRuns, Runs, read_runs
+from ong.report.runs import HistoryRuns, Runs
 from ong.report.selection import choose
 from ong.report.tables import seeds_frame, summary_frame, task_frame, wide
 
@@ -60,7 +61,7 @@ class Results:
     """
 
     def __init__(self, groups: Sequence[Runs | HistoryRuns]) -> None:
-        """Hold what :func:`ong.report.runs.read_runs` returned."""
+        """Hold what :func:`ong.report.reading.read_runs` returned."""
         self._groups = {runs.benchmark: runs for runs in groups}
 
     @property

@@ -13,8 +13,9 @@ from rich.text import Text
 from ong.report.columns import MISSING, column, columns, number
 from ong.report.document import Document
 from ong.report.documents import document
+from ong.report.reading import group
 from ong.report.records import BaseRecord, Failure, HistoryRecord, Record
-from ong.report.runs import HistoryRuns, Runs, flatten, group
+from ong.report.runs import HistoryRuns, Runs, flatten
 from ong.report.tables import best, shown, summary_text, task_frame
 from ong.report.text import printable
 
@@ -46,7 +47,7 @@ def print_summary(
     Columns that do not fit the console's width are left out, the least important first.
 
     Raises:
-        UserError: if the records cannot be compared; see :func:`ong.report.runs.group`.
+        UserError: if the records cannot be compared; see :func:`ong.report.reading.group`.
     """
     for runs in group(records, failures):
         if isinstance(runs, Runs):

@@ -9,8 +9,8 @@ from ong.errors import UserError, WorkStoppedError
 from ong.metrics import Metric
 from ong.report.choice import Choice
 from ong.report.formats import FORMATS, Options, ReportFormat
+from ong.report.reading import read_runs
 from ong.report.results import Results
-from ong.report.runs import read_runs
 from ong.report.selection import choose
 
 __all__ = ["write_report"]

@@ -15,9 +15,9 @@ from kills import KillAfter, Killed, timeless
 
 from ong.errors import UserError
 from ong.experiments.autoencoder.run import AutoencoderRun
+from ong.experiments.jobs import Job, perform
 from ong.experiments.plan import plan
 from ong.experiments.progress import Silent
-from ong.experiments.sweep import Job, perform
 from ong.natural.autoencoder import EpochRecord, Trainer
 from ong.report.images import unpack
 from ong.report.records import HistoryRecord, read_record

@@ -15,9 +15,9 @@ import torch
 from kills import Killed, timeless
 
 from ong.errors import UserError, WorkStoppedError
+from ong.experiments.jobs import Job, perform
 from ong.experiments.plan import plan
 from ong.experiments.progress import Silent
-from ong.experiments.sweep import Job, perform
 
 SETTINGS = {"training.epochs": 1, "stream.tasks": 2}
 REFUSED = r"checkpoint\.pt' is not a checkpoint, or has changed since it was written; repeat the run with --force$"

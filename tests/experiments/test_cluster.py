@@ -15,8 +15,9 @@ from kills import family, leftovers, timeless, wait_until
 
 from ong.errors import UserError
 from ong.experiments.cluster import Cluster
+from ong.experiments.jobs import Job
 from ong.experiments.plan import plan
-from ong.experiments.sweep import Job, outcome_of, sweep
+from ong.experiments.sweep import outcome_of, sweep
 from ong.experiments.workers import Workers
 
 QUICK = {"training.epochs": 1, "stream.tasks": 3}

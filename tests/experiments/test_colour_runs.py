@@ -15,10 +15,10 @@ from formats import write_cifar10, write_cifar100, write_svhn, write_tiny_imagen
 from ong.cli import main
 from ong.errors import UnknownNameError, UserError
 from ong.experiments.continual import ContinualRun
+from ong.experiments.jobs import Job, perform
 from ong.experiments.plan import plan
 from ong.experiments.progress import Silent
 from ong.experiments.recipes import list_recipes, load_benchmark
-from ong.experiments.sweep import Job, perform
 from ong.streams import output_count, stored
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

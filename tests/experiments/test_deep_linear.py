@@ -10,8 +10,8 @@ import pytest
 from kills import KillAfter, Killed, timeless
 
 from ong.experiments.deep_linear import run as run_module
+from ong.experiments.jobs import Job, perform
 from ong.experiments.plan import plan
-from ong.experiments.sweep import Job, perform
 
 QUICK: dict[str, Any] = {
     "dims": [6, 8, 6],

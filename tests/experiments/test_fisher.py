@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from kills import KillAfter, Killed, timeless
 
+from ong.experiments.jobs import Job, perform
 from ong.experiments.plan import plan
-from ong.experiments.sweep import Job, perform
 
 QUICK: dict[str, Any] = {
     "training.epochs": 1,

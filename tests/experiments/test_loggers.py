@@ -17,11 +17,11 @@ from kills import Killed, timeless
 
 from ong.errors import UserError
 from ong.experiments import loggers
+from ong.experiments.jobs import Job, check, perform
 from ong.experiments.loggers import Logger, RunInfo, make_loggers
 from ong.experiments.plan import plan
 from ong.experiments.progress import Silent
 from ong.experiments.schema import LoggerRecipe
-from ong.experiments.sweep import Job, check, perform
 
 SETTINGS = {"training.epochs": 2, "stream.tasks": 2}
 OTHER_KINDS = {

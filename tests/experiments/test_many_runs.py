@@ -13,8 +13,8 @@ import torch
 from torch.nn.modules import module
 from torch.optim import optimizer
 
+from ong.experiments.jobs import Job, perform
 from ong.experiments.plan import plan
-from ong.experiments.sweep import Job, perform
 
 QUICK = {"training.epochs": 1, "stream.tasks": 2}
 STRATEGIES = ("naive", "ogd", "ong-prior", "ewc", "replay")

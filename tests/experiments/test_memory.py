@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from ong.cli import main
 from ong.errors import UserError
+from ong.experiments.jobs import finished, perform
 from ong.experiments.memory import DoesNotFitError, _largest, budget_name, read_budgets
 from ong.experiments.plan import plan
 from ong.experiments.recipes import recipe_path
-from ong.experiments.sweep import finished, perform
 from ong.experiments.sweep_file import sweep_jobs
 from ong.experiments.tune import tune
 from ong.experiments.tune_problem import Asked

@@ -11,11 +11,11 @@ import torch
 
 from ong.curvature import find_blocks
 from ong.errors import UserError
+from ong.experiments.jobs import perform
 from ong.experiments.models.build import build_model
 from ong.experiments.plan import plan
 from ong.experiments.recipes import load_benchmark
 from ong.experiments.schema import ModelRecipe
-from ong.experiments.sweep import perform
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -17,10 +17,11 @@ from avalanche.models import IncrementalClassifier
 from torch import Tensor, nn
 
 from ong.errors import UserError
+from ong.experiments.jobs import Job, perform
 from ong.experiments.plan import plan
 from ong.experiments.progress import Silent
 from ong.experiments.recipes import list_recipes, load_strategy
-from ong.experiments.sweep import Job, perform, sweep
+from ong.experiments.sweep import sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 SETTINGS = {"training.epochs": 1, "optimizer.lr": 0.02}

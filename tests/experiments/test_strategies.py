@@ -16,10 +16,10 @@ from avalanche.training.plugins import MIRPlugin
 from avalanche.training.supervised.lamaml_v2 import LaMAML
 
 from ong.errors import UserError
+from ong.experiments.jobs import Job, perform
 from ong.experiments.plan import plan
 from ong.experiments.progress import Silent
 from ong.experiments.recipes import list_recipes, load_strategy
-from ong.experiments.sweep import Job, perform
 from ong.streams import build_stream, load_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from ong.errors import UserError
 from ong.experiments import environment
 from ong.experiments.continual import ContinualRun
+from ong.experiments.jobs import Job, check, perform
 from ong.experiments.plan import plan
-from ong.experiments.sweep import Job, check, perform, sweep
+from ong.experiments.sweep import sweep
 
 SETTINGS = {"training.epochs": 1, "stream.tasks": 2}
 

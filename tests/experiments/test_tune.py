@@ -16,9 +16,9 @@ from optuna.storages import RDBStorage
 from ong.errors import UserError, WorkStoppedError
 from ong.experiments import learner, tune_drive
 from ong.experiments import tune as tune_module
+from ong.experiments.jobs import Job, Outcome, perform
 from ong.experiments.plan import plan
 from ong.experiments.ranges import read_range, widened
-from ong.experiments.sweep import Job, Outcome, perform
 from ong.experiments.tune import Search, tune
 from ong.experiments.tune_points import STARTUP, medians, next_point, wave_of
 from ong.experiments.tune_problem import Asked

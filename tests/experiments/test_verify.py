@@ -13,8 +13,8 @@ import torch
 
 from ong.errors import UserError
 from ong.experiments.arguments import find_records
+from ong.experiments.jobs import perform
 from ong.experiments.plan import plan
-from ong.experiments.sweep import perform
 from ong.experiments.verify import difference, other_machine, verify
 
 SETTINGS = {"training.epochs": 1, "stream.tasks": 2}

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from kills import all_gone, family, maps, timeless, wait_until
 
+from ong.experiments.jobs import Job, Outcome, perform
 from ong.experiments.plan import plan
-from ong.experiments.sweep import Job, Outcome, outcome_of, perform, sweep
+from ong.experiments.sweep import outcome_of, sweep
 from ong.experiments.workers import Workers
 
 QUICK = {"training.epochs": 1, "stream.tasks": 2}

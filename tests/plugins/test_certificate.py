@@ -14,8 +14,8 @@ from harness import PLUGINS, learner, tasks, train, weights
 from nets import mlp
 
 from ong import methods
+from ong.experiments.jobs import perform
 from ong.experiments.plan import plan
-from ong.experiments.sweep import perform
 from ong.methods.certificate import CERTIFIED
 from ong.plugins import OGD, Certificate
 from ong.plugins.boundaries import ExperienceRows

@@ -12,7 +12,7 @@ from browser import needs_chromium
 from fake_records import record, write_record, write_runs
 
 from ong.report.page import page
-from ong.report.runs import read_runs
+from ong.report.reading import read_runs
 
 pytestmark = needs_chromium
 

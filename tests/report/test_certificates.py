@@ -12,7 +12,8 @@ from fake_records import record, write_record
 
 from ong.report.certificates import certificate_text, certified, promised_and_measured
 from ong.report.page import page
-from ong.report.runs import Runs, read_runs
+from ong.report.reading import read_runs
+from ong.report.runs import Runs
 from ong.report.tables import seeds_frame, summary_text
 from ong.report.write import write_report
 

@@ -17,7 +17,8 @@ from ong.report.latex import latex
 from ong.report.looks import looks
 from ong.report.markdown import markdown
 from ong.report.page import page
-from ong.report.runs import Runs, read_runs
+from ong.report.reading import read_runs
+from ong.report.runs import Runs
 from ong.report.selection import choose
 from ong.report.tables import summary_text
 from ong.report.write import write_report

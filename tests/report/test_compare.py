@@ -10,7 +10,8 @@ from scipy import stats
 
 from ong.errors import UnknownNameError, UserError
 from ong.report.compare import differences, print_differences
-from ong.report.runs import Runs, read_runs
+from ong.report.reading import read_runs
+from ong.report.runs import Runs
 
 
 def test_a_difference_is_scipys_paired_interval_over_shared_seeds(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from ong.metrics import average_accuracy
 from ong.report.costs import accuracy_against, costs
 from ong.report.figures import accuracy_curves
 from ong.report.intervals import t_interval
-from ong.report.runs import Runs, read_runs, unsized
+from ong.report.reading import read_runs
+from ong.report.runs import Runs, unsized
 from ong.report.write import write_report
 
 SIZES = {"ogd": (1, 4, 2), "er-replay": (1, 8)}  # MB

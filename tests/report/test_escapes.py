@@ -13,8 +13,9 @@ from rich.console import Console
 from ong.report.compare import print_differences
 from ong.report.figures import accuracy_curves, render
 from ong.report.markdown import markdown
+from ong.report.reading import read_runs
 from ong.report.records import read_failure, read_record
-from ong.report.runs import Runs, read_runs
+from ong.report.runs import Runs
 from ong.report.terminal import print_record, print_summary
 from ong.report.text import for_markdown
 from ong.report.write import write_report

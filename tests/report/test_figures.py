@@ -8,7 +8,8 @@ from fake_records import matrix, write_runs
 from ong.report.figures import accuracy_curves, render
 from ong.report.heat_maps import heat_map
 from ong.report.intervals import t_interval
-from ong.report.runs import Runs, read_runs
+from ong.report.reading import read_runs
+from ong.report.runs import Runs
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from ong.experiments.schema import Buildable
 from ong.experiments.store import RunFolder
 from ong.report import migrations
 from ong.report.migrations import SCHEMA, migrated
+from ong.report.reading import read_runs
 from ong.report.records import read_record
-from ong.report.runs import read_runs
 
 NAIVE = {"use": "avalanche.training.supervised:Naive"}
 

@@ -8,8 +8,9 @@ from fake_records import matrix, record, write_failure, write_record, write_runs
 
 from ong.errors import UserError
 from ong.report.migrations import SCHEMA
+from ong.report.reading import group, read_runs
 from ong.report.records import read_record
-from ong.report.runs import flatten, group, read_runs
+from ong.report.runs import flatten
 
 
 def test_a_record_reads_back_as_written_with_its_environment(tmp_path: Path) -> None:

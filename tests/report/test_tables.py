@@ -11,8 +11,9 @@ from ong.metrics import METRICS
 from ong.report.columns import column, number
 from ong.report.intervals import Estimate, t_interval
 from ong.report.latex import latex
+from ong.report.reading import read_runs
 from ong.report.records import read_record
-from ong.report.runs import Runs, read_runs
+from ong.report.runs import Runs
 from ong.report.tables import best, seeds_frame, seeds_text, summary_frame, summary_text, task_frame
 from ong.report.terminal import print_record, print_summary
 

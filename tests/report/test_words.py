@@ -11,7 +11,8 @@ from fake_records import record, write_record, write_runs
 
 from ong.report.markdown import markdown
 from ong.report.page import page
-from ong.report.runs import Runs, read_runs
+from ong.report.reading import read_runs
+from ong.report.runs import Runs
 from ong.report.words import why, won_back
 
 

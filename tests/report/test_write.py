@@ -15,7 +15,7 @@ from ong.report.latex import escape, latex
 from ong.report.markdown import markdown
 from ong.report.page import page
 from ong.report.published import published
-from ong.report.runs import read_runs
+from ong.report.reading import read_runs
 from ong.report.tables import seeds_text, summary_text
 from ong.report.write import write_report
 
