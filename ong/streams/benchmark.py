@@ -17,7 +17,7 @@ from ong.streams.stored import PreparedImages
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
 
-__all__ = ["TaskData", "benchmark_from_tensors", "output_count"]
+__all__ = ["TaskData", "benchmark_from_tensors", "benchmark_of_datasets", "output_count"]
 
 _CLASS_LISTS = ("classes_in_this_experience", "previous_classes", "classes_seen_so_far", "future_classes")
 
@@ -52,8 +52,6 @@ def benchmark_from_tensors(tasks: Sequence[TaskData], *, task_aware: bool = Fals
     Returns:
         A benchmark with a ``train_stream`` and a ``test_stream``.
     """
-    from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline, with_task_labels
-
     targets = _TargetAttributes()
     streams = {
         part: [
@@ -62,7 +60,14 @@ def benchmark_from_tensors(tasks: Sequence[TaskData], *, task_aware: bool = Fals
         ]
         for part in ("train", "test")
     }
-    benchmark = with_classes_timeline(benchmark_from_datasets(**streams))
+    return benchmark_of_datasets(streams["train"], streams["test"], task_aware=task_aware)
+
+
+def benchmark_of_datasets(train: Sequence[Any], test: Sequence[Any], *, task_aware: bool = False) -> CLScenario:
+    """Build a benchmark of Avalanche's data sets, one for training and one for testing a task."""
+    from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline, with_task_labels
+
+    benchmark = with_classes_timeline(benchmark_from_datasets(train=list(train), test=list(test)))
     if task_aware:
         benchmark = with_task_labels(benchmark)
     _list_classes(benchmark)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ong.errors import UnknownNameError, UserError
 from ong.extensions import Extensions, marked
+from ong.streams.blur import blurred
 from ong.streams.images import ImageDataset
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def build_stream(
         name: A key of :data:`STREAMS`, or an entry that is not among them.
         dataset: The images; a list of data sets for a stream that takes several (``sequence``).
         seed: The run's seed; a stream without randomness (``rotated``) does not depend on it.
-        options: The stream's own options, see its builder.
+        options: The stream's own options, see its builder; and ``blur``, see :func:`ong.streams.blur.blurred`.
 
     Returns:
         An Avalanche benchmark with ``train_stream`` and ``test_stream``.
@@ -152,8 +153,10 @@ def build_stream(
             f"stream '{entry.name}' takes {'a list of data sets' if entry.several else 'one data set'}, "
             f"got {'a list' if isinstance(dataset, list) else 'one'}"
         )
+    known = (*entry.options, "blur")
     for option in options:
-        if option not in entry.options:
-            raise UnknownNameError(f"option of stream '{entry.name}'", option, entry.options)
-    seed = check_seed(seed)
-    return entry.build(dataset, **({"seed": seed} if entry.seeded else {}), **options)
+        if option not in known:
+            raise UnknownNameError(f"option of stream '{entry.name}'", option, known)
+    seed, blur = check_seed(seed), options.pop("blur", 0)
+    made = entry.build(dataset, **({"seed": seed} if entry.seeded else {}), **options)
+    return made if blur == 0 and not isinstance(blur, bool) else blurred(made, blur, seed)
