@@ -54,8 +54,7 @@ def print_summary(
             table, left_out = _summary_table(runs, console)
             console.print(table)
             if left_out:
-                told = f"no room for {', '.join(left_out)}; `ong report` has all columns"
-                console.print(Text(printable(told), style="dim"))
+                console.print(Text(printable(f"not shown: {', '.join(left_out)}"), style="dim"))
         else:
             _print_document(document(runs), console)
         for failure in runs.failures:

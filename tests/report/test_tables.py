@@ -204,6 +204,15 @@ def test_the_printed_summary_fits_the_terminal_and_never_cuts_a_number(runs: Run
 def test_a_wide_terminal_shows_every_column(runs: Runs) -> None:
     text = _printed(250, *runs.records)
     assert all(heading in text for heading in summary_text(runs).columns)
+    assert "not shown" not in text
+
+
+def test_a_narrow_terminal_names_the_columns_it_leaves_out(runs: Runs) -> None:
+    text = _printed(80, *runs.records)
+    table, _, left_out = text.partition("not shown: ")
+    named = " ".join(left_out.split()).split(", ")
+    assert named
+    assert {*named} == {heading for heading in summary_text(runs).columns if heading not in table}
 
 
 def test_a_printed_record_has_every_accuracy_metric_and_formula(tmp_path: Path) -> None:
