@@ -39,7 +39,9 @@ class UnknownNameError(UserError):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """Return the choice most like ``name``, or None when nothing is alike."""
-    alike = {choice.casefold(): choice for choice in choices}
+    """Return the choice most like ``name``, or None when nothing is alike; capitals matter least."""
+    alike: dict[str, list[str]] = {}
+    for choice in choices:
+        alike.setdefault(choice.casefold(), []).append(choice)
     matches = difflib.get_close_matches(name.casefold(), alike, n=1, cutoff=0.5)
-    return alike[matches[0]] if matches else None
+    return difflib.get_close_matches(name, alike[matches[0]], n=1, cutoff=0)[0] if matches else None

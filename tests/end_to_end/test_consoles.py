@@ -135,7 +135,8 @@ def test_a_signal_ends_workers_and_lets_go_of_their_runs(signal_: signal.Signals
     assert process.returncode == 130
     assert err == "interrupted; the same command resumes where it was (with --force it begins anew)\n"
     assert all_gone(members)
-    assert leftovers(tmp_path) == []
+    kept = [path for path in leftovers(tmp_path) if not path.endswith("checkpoint.pt")]  # of a task that had ended
+    assert kept == []
 
 
 Inside = Callable[..., tuple[int, str, str]]
