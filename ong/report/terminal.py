@@ -44,7 +44,7 @@ def print_summary(
 ) -> None:
     """Print one table for each benchmark: mean ± 95% t-interval over seeds, best in bold, failed runs below.
 
-    Columns that do not fit the console's width are left out, the least important first.
+    Columns that do not fit the console's width are left out, the least important first, and named below the table.
 
     Raises:
         UserError: if the records cannot be compared; see :func:`ong.report.reading.group`.
@@ -53,8 +53,7 @@ def print_summary(
         if isinstance(runs, Runs):
             table, left_out = _summary_table(runs, console)
             console.print(table)
-            if left_out:
-                console.print(Text(printable(f"not shown: {', '.join(left_out)}"), style="dim"))
+            _tell_left_out(left_out, console)
         else:
             _print_document(document(runs), console)
         for failure in runs.failures:
@@ -72,9 +71,15 @@ def _print_document(found: Document, console: Console) -> None:
         if console.measure(table, options=unbounded).maximum <= console.width:
             break
     console.print(table)
+    _tell_left_out(dropped, console)
     console.print(Text(printable(found.summary.lead), style="dim"))
     for finding in found.findings:
         console.print(Text(printable(finding), style="yellow"))
+
+
+def _tell_left_out(titles: Sequence[str], console: Console) -> None:
+    if titles:
+        console.print(Text(printable(f"not shown: {', '.join(titles)}"), style="dim"))
 
 
 def _document_table(found: Document, dropped: Sequence[str]) -> Table:

@@ -28,7 +28,7 @@ def blurred(benchmark: CLScenario, share: object, seed: int) -> CLScenario:
         seed: of the draw.
 
     Raises:
-        UserError: another share, or tasks with labels of their own.
+        UserError: another share, one that is no example, or tasks with labels of their own.
     """
     if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 0.5:
         raise UserError(f"blur is {share!r}, expected a share of each task's examples above 0 and up to 0.5")
@@ -39,6 +39,8 @@ def blurred(benchmark: CLScenario, share: object, seed: int) -> CLScenario:
     tasks: list[Any] = [experience.dataset for experience in experiences]
     sizes = [len(task) for task in tasks]
     exchanged = [0, *(int(share * min(pair)) for pair in pairwise(sizes)), 0]
+    if not any(exchanged):
+        raise UserError(f"blur is {share!r}, but no two tasks of {sizes} examples have one to exchange")
     generator = torch.Generator().manual_seed(seed)
     back: list[Any] = []
     stay: list[Any] = []

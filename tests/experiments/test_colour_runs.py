@@ -182,7 +182,7 @@ def test_pieces_of_a_task_that_is_told_have_its_label(tmp_path: Path) -> None:
     assert {(piece.task_label, *piece.task_labels) for piece in made(of)._experiences(2)} == {(2, 2)}
     outcome = perform(of)
     assert outcome.record is not None, outcome.failure
-    assert sum(outcome.record["accuracy_matrix"][3]) / 3 > 0.8
+    assert sum(outcome.record["accuracy_matrix"][3]) / 3 > 0.8  # .5 is chance: two labels a task
 
 
 class Steps(Silent):

@@ -66,6 +66,12 @@ def test_other_shares_are_refused(digits: ImageDataset, blur: object) -> None:
         build_stream("rotated", digits, 0, tasks=2, blur=blur)
 
 
+@pytest.mark.parametrize(("tasks", "blur"), [(1, 0.5), (2, 1e-6)])
+def test_a_blur_that_exchanges_nothing_is_told(digits: ImageDataset, tasks: int, blur: float) -> None:
+    with pytest.raises(UserError, match=r"no two tasks of \[1442.*\] examples have one to exchange"):
+        build_stream("rotated", digits, 0, tasks=tasks, blur=blur)
+
+
 @pytest.mark.parametrize("scenario", ["class", "task"])
 def test_tasks_with_labels_of_their_own_are_refused(digits: ImageDataset, scenario: str) -> None:
     with pytest.raises(UserError, match="blur is for tasks that share their labels"):
