@@ -124,8 +124,9 @@ def finished(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
     found = {key: deciding(record).get(key) for key in wanted}
     if found != wanted:
         there, here = flatten(found), flatten(wanted)
-        differing = [key for key in here | there if there.get(key) != here.get(key)]
-        told = [f"{key} is {there.get(key)} there, {here.get(key)} here" for key in differing[:3]]
+        pairs = {key: (there.get(key, "absent"), here.get(key, "absent")) for key in here | there}
+        differing = [key for key, (old, new) in pairs.items() if old != new]
+        told = ["{} is {} there, {} here".format(key, *pairs[key]) for key in differing[:3]]
         told += [f"{len(differing) - 3} more"] if len(differing) > 3 else []
         raise UserError(
             f"'{job.folder.path}' holds a finished run of another recipe ({'; '.join(told)}); "
