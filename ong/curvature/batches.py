@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ong.errors import UserError
 
@@ -33,7 +34,8 @@ def batch_size(batch: Batch) -> int:
     sizes: list[int] = []
     map_batch(lambda tensor: sizes.append(len(tensor)), batch)
     if not sizes:
-        raise UserError(f"a batch of type {type(batch).__name__} holds no tensor")
+        hint = "; give one batch: next(iter(loader))" if isinstance(batch, DataLoader) else ""
+        raise UserError(f"a batch of type {type(batch).__name__} holds no tensor{hint}")
     return sizes[0]
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.nn.parameter import UninitializedParameter
 
 from ong.curvature.batches import Batch, Forward, batch_size, checked_logits, select
 from ong.curvature.blocks import Block, dense_gradient, evaluating, find_blocks
@@ -51,9 +53,16 @@ def cover(
     Raises:
         UnsupportedLayerError: the output for an example depends on the other examples of its batch, in eval mode.
         NotFiniteError: weights or outputs that are not finite.
-        UserError: outputs that are not ``[N, C]``.
+        UserError: outputs that are not ``[N, C]``, or of checkpointed activations that hide their parameters.
     """
     for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise UserError(f"'{name}' has no shape yet; run the model on a batch once before")
+        if parameter.is_complex() and parameter.requires_grad:
+            raise UnsupportedLayerError(
+                f"'{name}' holds complex numbers; train their parts, parameter = torch.view_as_real(…), and put them "
+                "together in forward by torch.view_as_complex(parameter), or freeze it"
+            )
         if not parameter.isfinite().all():
             raise NotFiniteError(f"the weights '{name}' are not finite: training has diverged")
     batch = select(batch, slice(0, PROBED))
@@ -67,6 +76,7 @@ def cover(
                 "the outputs do not depend on the parameters that are trained; check logits=, which takes a batch and "
                 "returns the model's outputs, not detached and without argmax"
             )
+        _check_graph(outputs)
         if not outputs.isfinite().all():
             raise NotFiniteError("the outputs are not finite: weights or inputs have diverged")
         order = torch.arange(1, min(1 + _AGAIN, batch_size(batch))).flip(0)
@@ -132,6 +142,22 @@ def _check_apart(model: nn.Module, together: Tensor, apart: Tensor) -> None:
             "no example has a gradient of its own; give normalisation layers running statistics, and let nothing "
             "be drawn at random in eval mode"
         )
+
+
+def _check_graph(outputs: Tensor) -> None:
+    """Refuse checkpoints that show their parameters to nothing but ``loss.backward()``."""
+    seen, ahead = set[Node](), [outputs.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            raise UserError(
+                "activations are checkpointed with use_reentrant=True, which hides what is inside from all but "
+                "loss.backward(); pass use_reentrant=False to torch.utils.checkpoint"
+            )
+        seen.add(node)
+        ahead += [following for following, _ in node.next_functions]
 
 
 def _of_another_kind(

@@ -22,6 +22,7 @@ from ong.curvature.merging import Merging, among, first_of, seed_of, smallest
 from ong.curvature.positions import factor_numbers, in_pieces, positions_of
 from ong.curvature.variance.planning import draws_for_relative_error
 from ong.errors import NotFiniteError, UserError
+from ong.waiting import waiting
 
 __all__ = ["EKFAC", "MOST_SAMPLES"]
 
@@ -166,9 +167,10 @@ class EKFAC:
             few = smallest(eigen, _KEPT)
             if many := eigen.keys() - few:
                 first = first_of(pieces, _BASES)
-                merging.turn((among(parts, many) for parts in factors(first)), sum(map(batch_size, first)))
+                parts_of_first = waiting(factors(first), "  covariances", drawn * len(first))
+                merging.turn((among(parts, many) for parts in parts_of_first), sum(map(batch_size, first)))
             kept: list[dict[str, Factors]] = []
-            for parts in factors(pieces):
+            for parts in waiting(factors(pieces), "  curvature", drawn * len(pieces)):
                 kept.append(among(parts, few))
                 merging.measure(among(parts, blocks.keys() - few))
             merging.turn(kept, examples)
@@ -237,6 +239,13 @@ class EKFAC:
     def trace(self) -> float:
         """Return the trace of F, exact for the data that was added (no Kronecker error in it)."""
         return sum(block.trace() for block in self.blocks.values())
+
+    @property
+    def shared(self) -> float:
+        """The share of the trace in columns with one eigenvalue a row, all that a ``rank`` does not tell apart."""
+        thin = [block for block in self.blocks.values() if isinstance(block, EigenBlock)]
+        total = self.trace()
+        return sum(block.others * float(block.rest.sum()) for block in thin) / total if total else 0.0
 
     @property
     def bytes(self) -> int:

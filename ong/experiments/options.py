@@ -72,12 +72,16 @@ def _annotation(function: Callable[..., Any], name: str) -> Any:
 
 def _kind(hint: Any) -> TypeAdapter[Any] | None:
     """Return a check of what an annotation says that TOML can hold; None where it says nothing of that."""
-    if get_origin(hint) in (Union, UnionType):
-        readable = [part for part in get_args(hint) if _kind(part) is not None]
-        if not readable:
-            return None
-        hint = Union[tuple(readable)]  # noqa: UP007  # of a list
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
+    readable = [kind for part in parts for kind in _readable(part)]
+    union: Any = Union[tuple(readable)] if readable else None  # noqa: UP007  # of a list
+    return TypeAdapter(union) if readable else None
+
+
+def _readable(hint: Any) -> list[Any]:
+    """Return what TOML can hold of an annotation that is no union."""
     try:
-        return TypeAdapter(hint)
-    except PydanticUserError:  # classes of others, such as tensors
-        return None
+        TypeAdapter(hint)
+    except PydanticUserError:  # classes of others: tensors, of which TOML has none, and numbers.Number
+        return [kind for kind in (int, float) if isinstance(hint, type) and issubclass(kind, hint)]
+    return [hint]

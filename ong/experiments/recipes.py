@@ -175,13 +175,23 @@ def override(recipe: R, changes: Mapping[str, Any]) -> R:
         for part in path:
             place = _step(place, part, key, whose)
         if isinstance(place, list):
-            raise UserError(f"'{key}' replaces a whole entry of a list; name one of its keys, such as '{key}.lr'")
+            raise UserError(_of_an_entry(key, place, last, whose))
         if not isinstance(place, dict):
             raise UserError(f"'{key}' leads into a plain value")
         if isinstance(value, bool | str) and type(place.get(last)) in (int, float):  # not every class has annotations
             raise UserError(f"'{key}' of {whose} is a number, {place[last]}; got {value!r}")
         place[last] = value
     return checked(type(recipe), values, whose)
+
+
+def _of_an_entry(key: str, entries: list[Any], last: str, whose: str) -> str:
+    """Return why an entry of a list cannot be replaced."""
+    entry = _step(entries, last, key, whose)
+    if isinstance(entry, dict):
+        known = ", ".join(f"'{key}.{name}'" for name in list(entry)[:3])
+        return f"'{key}' of {whose} is a whole entry of a list; name one of its keys, such as {known}"
+    whole = key.rpartition(".")[0]
+    return f"'{key}' of {whose} is an entry of a list of values, which is given as a whole: {whole}={entries}"
 
 
 def _step(place: Any, part: str, key: str, whose: str) -> Any:

@@ -121,6 +121,8 @@ def _rows_of(data: Any) -> ByNumber | None:
         raise UserError(f"{type(data).__name__} yields examples; wrap it in a DataLoader, which yields batches")
     if isinstance(data, Dataset) and hasattr(data, "__getitem__"):
         return _Items(data, getattr(data, "collate_fn", None) or default_collate)
+    if isinstance(data, Mapping):  # one batch
+        return _Batches([data])
     if isinstance(data, list | tuple) and data:
         if all(isinstance(part, Tensor) for part in data) and len({len(part) for part in data}) == 1:
             return _Columns(data)
@@ -158,8 +160,8 @@ class Examples:
         """Look at the data.
 
         Args:
-            data: a ``DataLoader``, a ``Dataset``, a list of tensors (inputs, targets, …), a list of batches, or
-                anything that yields batches each time it is iterated over.
+            data: a ``DataLoader``, a ``Dataset``, one batch as a list of tensors (inputs, targets, …) or a dictionary,
+                a list of batches, or anything that yields batches each time it is iterated over.
             device: where batches are wanted.
 
         Raises:

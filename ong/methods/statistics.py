@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils.hooks import RemovableHandle
 
 from ong.errors import UnknownNameError
@@ -28,8 +30,8 @@ def check_batch_norm(choice: str) -> None:
 class RunningStatistics:
     """Holds a model's running statistics still while a task is trained, and notices what moves all the same.
 
-    A frozen normalisation layer is in eval mode while it is called, and normalises by the statistics it has; the mode
-    that it was in is put back after each call.
+    A frozen layer (batch and instance normalisation, spectral norm) is in eval mode while it is called, and normalises
+    by what it has; the mode that it was in is put back after each call.
     """
 
     def __init__(
@@ -46,11 +48,7 @@ class RunningStatistics:
         """
         self._model = model
         self._versions = {name: (p, p._version) for name, p in apart.items()} if promised else {}
-        self._layers = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, _NormBase) and module.running_mean is not None
-        }
+        self._layers = {name: module for name, module in model.named_modules() if _has_statistics(module)}
         self._handles: list[Any] = []
         self._before: dict[str, Tensor] = {}
         if freeze:
@@ -93,6 +91,14 @@ class RunningStatistics:
             )
 
 
+def _has_statistics(module: nn.Module) -> bool:
+    """Return whether a forward in train mode moves buffers of a module: running statistics, spectral norm's vectors."""
+    if isinstance(module, _NormBase):
+        return module.running_mean is not None
+    hooks = module._forward_pre_hooks.values()
+    return isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks)
+
+
 def _named(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:5])
 
@@ -108,4 +114,7 @@ def _frozen(module: nn.Module) -> list[RemovableHandle]:
     def after(module: nn.Module, args: Any, output: Any) -> None:
         module.training = modes.pop()
 
-    return [module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True)]
+    return [
+        module.register_forward_pre_hook(before, prepend=True),  # ahead of spectral norm's own
+        module.register_forward_hook(after, always_call=True),
+    ]

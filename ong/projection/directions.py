@@ -29,6 +29,7 @@ from ong.projection.lookups import LookupRows
 from ong.projection.memory import DirectionMemory
 from ong.projection.patches import input_shapes, patch_rows
 from ong.projection.rows import Rows, rows_from_factors
+from ong.waiting import waiting
 
 __all__ = ["DIRECTION_KINDS", "DirectionKind", "check_directions", "collect_directions", "direction_cotangents"]
 
@@ -124,7 +125,7 @@ def collect_directions(
             one = next(gradients(select(batch, slice(0, 1))))
         numbers = sum(map(_numbers, one.values()))
         step = max(1, _NUMBERS // max(1, numbers))
-        for start in range(0, batch_size(batch), step):
+        for start in waiting(range(0, batch_size(batch), step), "  directions"):
             sets = [
                 {name: _kept(part, blocks[name], shapes.get(name)) for name, part in factors.items()}
                 for factors in gradients(select(batch, slice(start, start + step)))

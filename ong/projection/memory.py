@@ -15,6 +15,7 @@ from ong.projection.lookups import LookupRows
 from ong.projection.patches import PatchRows
 from ong.projection.rows import DenseRows, FactoredRows, Rows, smaller_in_factors
 from ong.projection.slabs import gram_from
+from ong.waiting import waiting
 
 __all__ = ["DirectionMemory"]
 
@@ -108,7 +109,7 @@ class DirectionMemory:
         known = len(self._gram)
         if known < self.count:
             total = double(_like(self.rows).new_zeros(self.count, self.count))
-            for rows in self.rows.values():
+            for rows in waiting(self.rows.values(), "  Gram"):
                 total[known:] += gram_from(rows, known)
             total[:known, known:] = total[known:, :known].T
             total[:known, :known] = self._gram

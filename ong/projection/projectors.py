@@ -16,6 +16,7 @@ from ong.projection.gram import GramSolver
 from ong.projection.images import gram_of, image_of
 from ong.projection.memory import DirectionMemory
 from ong.projection.recent import Recent
+from ong.waiting import waiting
 
 __all__ = ["EuclideanProjection", "MetricProjection"]
 
@@ -106,6 +107,5 @@ class MetricProjection:
         return update
 
     def _solver(self, names: frozenset[str]) -> GramSolver:
-        return self._solvers.get(
-            names, lambda: GramSolver(gram_of(image for name, image in self._images.items() if name in names))
-        )
+        images = [image for name, image in self._images.items() if name in names]
+        return self._solvers.get(names, lambda: GramSolver(gram_of(waiting(images, "  Gram"))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Real
@@ -167,6 +168,13 @@ def _sizes(dataset: ImageDataset, tasks: int | None, classes_per_task: int | Seq
         size = whole_number("classes_per_task", classes_per_task, 1)
         count = max(dataset.classes // size, 1) if tasks is None else whole_number("tasks", tasks, 1)
         sizes = [size] * count
+        left = dataset.classes - sum(sizes)
+        if tasks is None and left > 0:
+            warnings.warn(
+                f"{count} tasks of {size} classes leave out {left} of data set '{dataset.name}'s {dataset.classes}; "
+                f"classes_per_task = {[*sizes, left]} takes all, tasks = {count} says that this is meant",
+                stacklevel=3,
+            )
     if sum(sizes) > dataset.classes:
         raise UserError(
             f"{len(sizes)} tasks of {classes_per_task} classes take {sum(sizes)}, but data set '{dataset.name}' has "

@@ -76,7 +76,7 @@ def _part(
         if tuple(image.shape) != shape:
             raise UserError(
                 f"data set '{name}': image {row} has shape {tuple(image.shape)}, the first one {shape}; "
-                "give size = …, to which all are brought"
+                f"give the data set a size, to which all are brought: dataset = {{ …, size = {max(shape[1:])} }}"
             )
         return image
 

@@ -90,7 +90,7 @@ def _missing(source: Source, places: list[Path], reason: str) -> UserError:
     ways = [f"install the system package {source.apt_package} (apt)"] if source.apt_package else []
     ways += [
         f"name a folder that holds {source.words} with --data-root (official address: {source.address})",
-        "name an empty --data-root with network access, and torchvision downloads into it",
+        "name an empty --data-root with network access, into which it is downloaded",
     ]
     if source.embedded:
         ways += [f"use the embedded data instead: --dataset {source.embedded}"]

@@ -303,6 +303,46 @@ def test_a_layer_that_diverged_is_named() -> None:
         cover(model, run_of(model), (vectors(5) * torch.nan,))
 
 
+class Checkpointed(nn.Module):
+    """A block whose activations are worked out anew in the backward pass."""
+
+    def __init__(self, use_reentrant: bool) -> None:
+        super().__init__()
+        self.block, self.head, self.how = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 2), use_reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.block, x.requires_grad_(), use_reentrant=self.how))
+
+
+class Complex(nn.Module):
+    """A parameter of complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(4, 2, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(torch.complex64) @ self.w).real
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Checkpointed(True), "pass use_reentrant=False"),
+        (Complex(), "'w' holds complex numbers"),
+        (nn.Sequential(nn.LazyLinear(2)), "'0.weight' has no shape yet; run the model on a batch"),
+    ],
+    ids=["reentrant", "complex", "lazy"],
+)
+def test_what_has_no_gradient_of_an_example_is_refused_with_what_to_do(model: nn.Module, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        cover(model, model, torch.randn(6, 4))
+
+
+def test_checkpointed_activations_are_covered() -> None:
+    assert len(cover(Checkpointed(False), Checkpointed(False), torch.randn(6, 4))) == 2
+
+
 def test_the_model_is_left_as_it_was() -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), nn.Linear(4, 3)).double()
     model[2].eval()

@@ -66,6 +66,22 @@ def test_the_trace_is_the_fishers_before_and_after_merging(rank: int) -> None:
 
 
 @pytest.mark.parametrize("rank", RANKS)
+def test_what_a_rank_does_not_tell_apart_is_the_trace_off_its_columns(rank: int) -> None:
+    model, thin = fitted(rank)
+    x, _ = task(0)
+    whole = fisher(jacobian(model, x), model(x))
+    sizes = [block.shape[0] * block.shape[1] for block in thin.blocks.values()]
+    parts = [whole[: sizes[0], : sizes[0]], whole[sizes[0] :, sizes[0] :]]
+    inside = 0.0
+    for name, part in zip(thin.blocks, parts, strict=True):
+        block = eigen(thin, name)
+        inside += float(diagonal_in(block, part)[0].sum()) if block.others else float(part.trace())
+    assert thin.shared == pytest.approx(1 - inside / float(whole.trace()), rel=1e-10)
+    assert fitted(None)[1].shared == 0
+    assert EKFAC(rank).shared == 0
+
+
+@pytest.mark.parametrize("rank", RANKS)
 def test_it_is_positive_after_merging(rank: int) -> None:
     _, thin = fitted(rank, 3)
     for name, block in thin.blocks.items():

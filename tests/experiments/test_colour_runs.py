@@ -161,6 +161,30 @@ def test_an_unknown_augmentation_or_option_of_one_is_named(cifar: Path, tmp_path
             made(job("split-cifar100", "naive", cifar, tmp_path, **SMALL | {"training.augment": augment}))
 
 
+def test_an_augmentation_takes_numbers_of_any_kind(cifar: Path, tmp_path: Path) -> None:
+    turned = {"use": "torchvision.transforms.v2:RandomRotation"}
+    for degrees in (10, 2.5, [-10, 10]):
+        made(
+            job(
+                "split-cifar100",
+                "naive",
+                cifar,
+                tmp_path,
+                **SMALL | {"training.augment": [turned | {"degrees": degrees}]},
+            )
+        )
+    with pytest.raises(UserError, match="'degrees'.*got 'ten'"):
+        made(
+            job(
+                "split-cifar100",
+                "naive",
+                cifar,
+                tmp_path,
+                **SMALL | {"training.augment": [turned | {"degrees": "ten"}]},
+            )
+        )
+
+
 def made(of: Job) -> ContinualRun:
     return ContinualRun(of.benchmark, of.strategy, of.seed, of.data_root)  # type: ignore[arg-type]
 

@@ -200,6 +200,13 @@ def test_an_iterator_that_is_used_up_is_named_as_such() -> None:
         examples.draw(5, torch.Generator())
 
 
+def test_a_dictionary_is_one_batch() -> None:
+    examples = Examples({"values": X, "labels": Y}, CPU)
+    assert examples.count == COUNT
+    (drawn,) = examples.draw(COUNT, torch.Generator())
+    assert sorted(drawn["values"][:, 0].tolist()) == X[:, 0].tolist()
+
+
 @pytest.mark.parametrize("data", [3, None])
 def test_other_data_are_refused_with_what_is_expected(data: Any) -> None:
     with pytest.raises(UserError, match="a task's data are a loader, a Dataset, a list of tensors or of batches"):

@@ -1,3 +1,4 @@
+import warnings
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,7 @@ def test_numbers_of_numpy_count_as_pythons(tiny: ImageDataset, build: Any, numbe
         (rotated, {"angles": [0, "x"]}, "angles holds 'x'"),
         (rotated, {"tasks": 3, "angles": [0, 1]}, "tasks is 3 but 2 angles are given"),
         (split, {"tasks": 3}, "3 tasks of 2 classes take 6, but data set 'tiny' has 5; expected fewer tasks"),
+        (split, {"classes_per_task": 6}, "1 tasks of 6 classes take 6"),
         (split, {"tasks": -1}, "tasks is -1, expected"),
         (split, {"tasks": 2, "seed": -1}, "seed is -1, expected"),
         (split, {"tasks": 2, "shuffle_classes": 1}, "shuffle_classes is 1, expected true or false"),
@@ -196,3 +198,12 @@ def test_bad_options_are_named_with_what_is_expected(
 def test_unknown_scenario_gets_the_nearest(tiny: ImageDataset) -> None:
     with pytest.raises(UnknownNameError, match="unknown scenario 'domains'; did you mean 'domain'"):
         split(tiny, tasks=2, scenario="domains")
+
+
+def test_classes_that_no_task_takes_are_told(tiny: ImageDataset) -> None:
+    with pytest.warns(UserWarning, match=r"leave out 1 of data set 'tiny's 5; classes_per_task = \[2, 2, 1\]"):
+        assert len(split(tiny).train_stream) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        split(tiny, tasks=2)
+        split(tiny, classes_per_task=[2, 2, 1])

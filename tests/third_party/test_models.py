@@ -16,7 +16,6 @@ from third_party import (
 )
 from third_party.cases import CLASSES, EXAMPLES, Case, drawn
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from ong.curvature import Batch, cover, dense_gradient, evaluating, example_gradients, logits_of, select, targets_of
 from ong.methods import OGD, Method, ONGPrior
@@ -137,11 +136,6 @@ def movement(case: Case, method: Method) -> tuple[float, float]:
     model.train()
     step(case, model, sgd, first)
     method.end_task()
-    for module in model.modules():  # spectral norm's vectors, which would move old outputs
-        if not isinstance(module, _NormBase) and any(
-            buffer.is_floating_point() for buffer in module.buffers(recurse=False)
-        ):
-            module.eval()
     method.begin_task([second])
     state = {name: tensor.clone() for name, tensor in named(model)}
 

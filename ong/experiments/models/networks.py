@@ -23,7 +23,7 @@ class Network(nn.Sequential, BaseModel):  # type: ignore[misc]
         return features
 
 
-def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int]) -> Network:
+def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int] = (100, 100)) -> Network:
     """Return a ReLU network on flattened images, biases everywhere.
 
     Raises:
