@@ -253,7 +253,10 @@ def band(
 
 
 def legend(axes: Axes, names: Sequence[str], theme: Theme, paper: Paper = PAPERS["screen"]) -> None:
-    """Put the legend beside the axes, or below them on a narrow paper, in the order of the names."""
+    """Put the legend beside the axes, or below them on a narrow paper, in the order of the names.
+
+    A figure grows by what the legend takes below it, or beside it where there are more names than fit in one column.
+    """
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: names.index(labels[i]))
     shown = {
@@ -261,15 +264,18 @@ def legend(axes: Axes, names: Sequence[str], theme: Theme, paper: Paper = PAPERS
         "frameon": False, "labelcolor": theme.ink, "fontsize": paper.font,
         "handlelength": 3.6,  # long enough to show dashes on both sides of a marker
     }  # fmt: skip
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    line = 1.55 * paper.font / 72
     if paper.beside:
-        axes.legend(**shown, loc="center left", bbox_to_anchor=(1.01, 0.5)).set_in_layout(True)
+        columns = -(-len(order) // int(figure.get_figheight() / line))
+        axes.legend(**shown, loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns).set_in_layout(True)
+        width = (7 + 0.6 * max(map(len, labels), default=0)) * paper.font / 72
+        figure.set_figwidth(figure.get_figwidth() + (columns - 1) * width)
     else:
-        figure = axes.get_figure(root=True)
-        assert figure is not None
         columns = 2
         figure.legend(**shown, loc="outside lower center", ncols=columns)
-        rows = -(-len(order) // columns)
-        figure.set_figheight(figure.get_figheight() + rows * 1.55 * paper.font / 72)
+        figure.set_figheight(figure.get_figheight() + -(-len(order) // columns) * line)
 
 
 def curve_of(runs: Runs, strategy: str) -> list[Estimate]:

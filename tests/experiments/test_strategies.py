@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 STREAMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "permuted": ("permuted-digits", None, {}),
-    "classes": ("split-mnist-class", "digits", {"training.epochs": 3}),
+    "classes": ("split-digits", None, {}),
     "tasks": ("split-mnist", "digits", {"training.epochs": 3, "stream.scenario": "task"}),
     "images": ("split-mnist-class", None, {"training.epochs": 2, "stream.tasks": 2}),  # 28×28
 }

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from fake_records import matrix, write_runs
 
-from ong.report.figures import accuracy_curves, render
+from ong.report.choice import PAPERS, Paper
+from ong.report.figures import LIGHT, accuracy_curves, legend, new_axes, render
 from ong.report.heat_maps import heat_map
 from ong.report.intervals import t_interval
 from ong.report.reading import read_runs
@@ -64,6 +65,21 @@ def test_band_is_the_interval_over_seeds(runs: Runs) -> None:
 def test_one_seed_has_no_band(tmp_path: Path) -> None:
     runs = read_runs(write_runs(tmp_path, ["naive"], seeds=1))[0]
     assert len(accuracy_curves(runs).axes[0].collections) == 0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("paper", PAPERS.values(), ids=PAPERS)
+def test_a_legend_of_many_names_leaves_the_axes_their_size(paper: Paper) -> None:
+    boxes = []
+    for count in (3, 40):
+        figure, axes = new_axes((paper.width, paper.height), LIGHT, paper)
+        names = [f"strategy-{number}" for number in range(count)]
+        for name in names:
+            axes.plot([0, 1], label=name)
+        legend(axes, names, LIGHT, paper)
+        render(figure, "png")
+        boxes.append(axes.get_position().size * figure.get_size_inches())
+    assert (boxes[1] > 0.85 * boxes[0]).all()
 
 
 @pytest.mark.parametrize("form", ["png", "svg"])
