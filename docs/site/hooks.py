@@ -15,7 +15,7 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-PUBLISHED = "results/*/report.html", "results/permuted-mnist/figures/accuracy.png"
+PUBLISHED = "results/*/report.html", "results/permuted-mnist-gpm/figures/accuracy.png"
 """Files outside of ``docs/`` that the site has too, under the same paths."""
 _OLD = {"DOUBLE-STRUCK": "CHNPQRZ", "SCRIPT": "BEFHILMR"}  # letters of Unicode's first block of such
 
