@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-import torch
 from threadpoolctl import ThreadpoolController
 
 __all__ = ["one_blas_thread"]
@@ -19,8 +18,8 @@ __all__ = ["one_blas_thread"]
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Keep numpy's and scipy's BLAS and LAPACK to one thread, where torch has several; also a decorator."""
-    libraries = _libraries() if torch.get_num_threads() > 1 else []
+    """Keep numpy's and scipy's BLAS and LAPACK to one thread; also a decorator."""
+    libraries = _libraries()
     before = [library.num_threads for library in libraries]
     for library in libraries:
         library.set_num_threads(1)
