@@ -47,7 +47,7 @@ class RunningStatistics:
             apart: parameters that no step of the method moves.
         """
         self._model = model
-        self._versions = {name: (p, p._version) for name, p in apart.items()} if promised else {}
+        self._apart = {name: (p, p._version, _sum(p)) for name, p in apart.items()} if promised else {}
         self._layers = {name: module for name, module in model.named_modules() if _has_statistics(module)}
         self._handles: list[Any] = []
         self._before: dict[str, Tensor] = {}
@@ -75,8 +75,9 @@ class RunningStatistics:
             handle.remove()
         now = dict(self._model.named_buffers())
         moved = [n for n, old in self._before.items() if n in now and not torch.equal(old, now[n].to(old.device))]
-        alone = [name for name, (p, version) in self._versions.items() if p._version != version]
-        self._handles, self._before, self._versions = [], {}, {}
+        written = {name: total for name, (p, version, total) in self._apart.items() if p._version != version}
+        alone = [name for name, total in written.items() if _sum(self._apart[name][0]) != total]
+        self._handles, self._before, self._apart = [], {}, {}
         if moved:
             warnings.warn(
                 f"buffers of the model changed while a task was trained ({_named(moved)}): old outputs may have moved "
@@ -97,6 +98,11 @@ def _has_statistics(module: nn.Module) -> bool:
         return module.running_mean is not None
     hooks = module._forward_pre_hooks.values()
     return isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks)
+
+
+def _sum(parameter: Tensor) -> float:
+    """Return what tells a parameter that was written from one that was written as it is, as by ``load_state_dict``."""
+    return float(parameter.detach().sum())
 
 
 def _named(names: Sequence[str]) -> str:

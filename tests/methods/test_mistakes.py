@@ -56,6 +56,18 @@ def test_another_optimizer_beside_the_attached_one_is_told() -> None:
                 method.end_task()
 
 
+def test_weights_that_are_loaded_as_they_are_move_nothing_and_are_not_told(recwarn: pytest.WarningsRecorder) -> None:
+    model, method = mlp(6, 8, 3), OGD(directions_per_task=8)
+    part = torch.optim.SGD(model[2].parameters(), lr=0.05)
+    with method.attach(model, part):
+        for data in (task(), task(1)):
+            method.begin_task(data)
+            step(model, part, data)
+            model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
+            method.end_task()
+    assert not [warning for warning in recwarn if "other steps than" in str(warning.message)]
+
+
 def test_attaching_a_second_optimizer_in_a_task_is_refused() -> None:
     model, method = mlp(6, 8, 3), OGD(directions_per_task=8)
     method.attach(model, sgd(model))
