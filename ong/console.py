@@ -46,6 +46,8 @@ def run_command_line(command: Callable[[], object]) -> NoReturn:
     take what is printed. The work goes on though nobody may read of it.
     """
     _fill_missing_streams()
+    if not os.environ.get("COLUMNS", "1").strip("0"):
+        del os.environ["COLUMNS"]  # of a terminal without columns nothing would be printed
     with _stubborn_streams() as broken:
         for name in ("SIGTERM", "SIGHUP"):  # they end workers and let go of locks, as Ctrl-C does
             number = getattr(signal, name, None)

@@ -24,8 +24,6 @@ ACCURACY = re.compile(r"(?<![\d.])0?(\.\d{3})(?![\d])")
 NUMBER = re.compile(r"[-+]?\d*\.?\d+(?:e[-+]?\d+)?")
 QUOTED: dict[str, set[str]] = {"docs/strategies.md": {".685", ".667", ".572", ".191"}}
 """Numbers by file that no report has: quoted from papers, or of short trials; columns headed "paper" are passed over."""
-OLD = {"permuted-fashion", "mnist-autoencoder"}
-"""What is to be made again: folders of records of earlier recipes."""
 
 
 class Cell(NamedTuple):
@@ -115,11 +113,6 @@ def is_published(cell: Cell) -> bool:
     return any(abs(v - value) <= 0.0005 + 1e-9 for v in pool)
 
 
-def old(name: str, path: Path) -> Any:
-    """Expect a failure of what is to be made again, and fail when it has been."""
-    return pytest.param(path, id=name, marks=[pytest.mark.xfail(strict=True)] if name in OLD else [])
-
-
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_every_accuracy_in_a_table_stands_in_a_published_report(path: Path) -> None:
     cells = [cell for cell in numbers(path) if cell.number not in QUOTED.get(cell.file, set())]
@@ -164,7 +157,7 @@ def test_a_sweep_file_means_the_records_beside_it(path: Path) -> None:
     assert {job.folder.path / "record.json" for job in sweep_jobs(path)} == found
 
 
-@pytest.mark.parametrize("path", [old(path.parent.name, path) for path in SWEEPS])
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.parent.name)
 @pytest.mark.usefixtures("every_package")
 def test_records_are_of_the_recipes_that_their_sweep_file_names(path: Path) -> None:
     differing = []

@@ -24,12 +24,19 @@ def read_range(key: str, space: Mapping[str, Any]) -> BaseDistribution:
     """
     try:
         if set(space) == {"choices"}:
-            return CategoricalDistribution(list(space["choices"]))
-        low, high = space["low"], space["high"]
+            if not isinstance(space["choices"], list):
+                raise ValueError(f"choices={space['choices']!r} is no list")
+            return CategoricalDistribution(space["choices"])
+        low, high, log = space["low"], space["high"], space.get("log", False)
         if set(space) - {"low", "high", "log"}:
             raise ValueError(f"unknown key {sorted(set(space) - {'low', 'high', 'log'})[0]}")
+        for name, end in (("low", low), ("high", high)):
+            if isinstance(end, bool) or not isinstance(end, int | float):
+                raise ValueError(f"{name}={end!r} is no number")
+        if not isinstance(log, bool):
+            raise ValueError(f"log={log!r} is neither true nor false")
         kind = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
-        return kind(low, high, log=bool(space.get("log", False)))
+        return kind(low, high, log=log)
     except (KeyError, TypeError, ValueError) as error:
         what = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
         raise UserError(f"[search] '{key}': give low and high (log if wanted), or choices, a list; {what}") from None

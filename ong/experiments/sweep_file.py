@@ -180,6 +180,8 @@ def summary_of(jobs: Sequence[Job], workers: int = 1) -> Iterator[str]:
     if left:
         told = f"about {duration(left)} of computing left, {duration(left / workers)} with {workers} jobs"
         yield told + (f"; {unknown} runs of which nothing is known come to that" if unknown else "")
+    elif unknown:
+        yield "how long they take is known once a run of each is finished here: start with one seed"
 
 
 _OTHER = "done with another recipe"

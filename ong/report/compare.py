@@ -14,6 +14,7 @@ from ong.report.columns import MISSING, Column, column, metric_columns
 from ong.report.intervals import Estimate, t_interval
 from ong.report.records import Record
 from ong.report.runs import Runs
+from ong.report.terminal import tell_left_out
 from ong.report.text import printable
 
 __all__ = ["differences", "print_differences"]
@@ -64,18 +65,20 @@ def _value(record: Record, key: str) -> float:
 def print_differences(runs: Runs, baseline: str, console: Console) -> None:
     """Print the differences as a table; those whose interval leaves out 0 are bold.
 
-    Columns that do not fit the console's width are left out, the last ones first.
+    Columns that do not fit the console's width are left out, the last ones first, and named below the table.
     """
     found = differences(runs, baseline)
     keys = [key for key in _keys(runs) if any(row[key].count for row in found.values())]
+    left_out: list[str] = []
     unbounded = console.options.update_width(10_000)
     while len(keys) > 1 and console.measure(_table(found, runs, keys), options=unbounded).maximum > console.width:
-        keys.pop()
+        left_out.insert(0, column(keys.pop(), runs).title)
     title = (
         f"{printable(runs.benchmark)}: differences from {printable(baseline)}, paired by seed, mean ± 95% t-interval"
     )
     console.print(Text(title, style="italic"))
     console.print(_table(found, runs, keys))
+    tell_left_out(left_out, console)
 
 
 def _table(found: dict[str, dict[str, Estimate]], runs: Runs, keys: list[str]) -> Table:

@@ -27,6 +27,7 @@ _SPECIAL = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "−": r"\(-\)",
     "–": "--",
     "±": r"\(\pm\)",

@@ -16,7 +16,7 @@ from ong.metrics import METRICS
 from ong.report.certificates import certified, promised_and_measured
 from ong.report.choice import Choice
 from ong.report.compare import differences
-from ong.report.costs import Cost, draw_accuracy_against
+from ong.report.costs import ABOUT, Cost, draw_accuracy_against
 from ong.report.document import rows_frame
 from ong.report.exports import matrices_npz
 from ong.report.figures import LIGHT, curve_of, draw_curves, figure_text, legend, new_axes
@@ -201,7 +201,13 @@ class Results:
         return axes
 
     def plot_against(self, cost: Cost, ax: Axes | None = None) -> Axes:
-        """Draw ``ACC`` over ``"memory_bytes"`` or ``"train_seconds"``."""
+        """Draw ``ACC`` over ``"memory_bytes"`` or ``"train_seconds"``.
+
+        Raises:
+            UnknownNameError: another cost.
+        """
+        if cost not in ABOUT:
+            raise UnknownNameError("cost", cost, ABOUT)
         runs, axes = self._of_tasks(), ax or new_axes((8.6, 4.6), LIGHT)[1]
         draw_accuracy_against(axes, runs, cost)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)

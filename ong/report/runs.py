@@ -63,7 +63,9 @@ class Runs:
 
     @property
     def pictured(self) -> list[str]:
-        """The strategies that have a picture each: of one sized to several budgets of memory the largest."""
+        """The strategies that have a picture each: those chosen, or of one sized to several budgets the largest."""
+        if self.choice.only:
+            return self.strategies
         budgets = {name: self.of(name)[0].budget for name in self.strategies}
         most: dict[str, int] = {}
         for name, budget in budgets.items():

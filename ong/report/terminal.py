@@ -19,7 +19,7 @@ from ong.report.runs import HistoryRuns, Runs, flatten
 from ong.report.tables import best, shown, summary_text, task_frame
 from ong.report.text import printable
 
-__all__ = ["print_record", "print_summary"]
+__all__ = ["print_record", "print_summary", "tell_left_out"]
 
 # In the order in which a narrow terminal keeps them; they are printed in the order of every other table.
 BY_IMPORTANCE = (
@@ -53,7 +53,7 @@ def print_summary(
         if isinstance(runs, Runs):
             table, left_out = _summary_table(runs, console)
             console.print(table)
-            _tell_left_out(left_out, console)
+            tell_left_out(left_out, console)
         else:
             _print_document(document(runs), console)
         for failure in runs.failures:
@@ -71,13 +71,14 @@ def _print_document(found: Document, console: Console) -> None:
         if console.measure(table, options=unbounded).maximum <= console.width:
             break
     console.print(table)
-    _tell_left_out(dropped, console)
+    tell_left_out(dropped, console)
     console.print(Text(printable(found.summary.lead), style="dim"))
     for finding in found.findings:
         console.print(Text(printable(finding), style="yellow"))
 
 
-def _tell_left_out(titles: Sequence[str], console: Console) -> None:
+def tell_left_out(titles: Sequence[str], console: Console) -> None:
+    """Name the columns that a table has no room for."""
     if titles:
         console.print(Text(printable(f"not shown: {', '.join(titles)}"), style="dim"))
 

@@ -38,6 +38,14 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> Console:
     return run
 
 
+@pytest.mark.parametrize("columns", ["0", "", "many"])
+def test_a_console_that_claims_to_have_no_columns_is_printed_to(
+    printed: Console, columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "permuted-mnist" in names(printed("utf-8", "list"))
+
+
 def names(listing: str) -> list[str]:
     """Return the first words of the lines of ``ong list``, without those of lines that continue a summary."""
     return [line.split()[0] for line in listing.splitlines() if line.strip() and not line.startswith(" ")]

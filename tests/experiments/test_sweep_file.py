@@ -66,6 +66,7 @@ def test_what_is_done_is_told_without_a_run_and_not_repeated(tmp_path: Path) -> 
     assert [*summary_of(sweep_jobs(path))] == [
         "permuted-digits  naive  seeds 0, 1: 2 to do",
         "2 runs, 0 done",
+        "how long they take is known once a run of each is finished here: start with one seed",
     ]
     assert not (tmp_path / "runs").exists()
     first = sweep(sweep_jobs(path)[:1], show=False)

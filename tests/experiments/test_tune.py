@@ -353,6 +353,21 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path, chang
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize(
+    ("among", "said"),
+    [
+        ("{ low = true, high = 1.0 }", "low=True is no number"),
+        ('{ low = "0.1", high = 1.0 }', "low='0.1' is no number"),
+        ('{ low = 0.1, high = 1.0, log = "yes" }', "log='yes' is neither true nor false"),
+        ('{ choices = "abc" }', "choices='abc' is no list"),
+        ("{ low = 0.1 }", "'high' is missing"),
+    ],
+)
+def test_a_range_that_is_none_is_refused(tmp_path: Path, among: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        tune(Asked("permuted-digits", [written(tmp_path, among)], 1, out=tmp_path / "a"))
+
+
 def test_two_searches_in_one_folder_at_once_are_refused(play: Any) -> None:
     def again(problem: Any, trial: Trial) -> None:
         with pytest.raises(UserError, match="another search is at work in"):

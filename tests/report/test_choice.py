@@ -37,6 +37,16 @@ def chosen(folder: Path, *arguments: object) -> Runs:
     return runs
 
 
+def test_every_budget_that_was_asked_for_has_a_picture_and_else_the_largest(tmp_path: Path) -> None:
+    for size in (1, 2, 4):
+        content = record("er-replay")
+        sized = {"budget": size * 10**6, "knob": "plugins.0.mem_size", "value": size}
+        content["strategy"] |= {"name": f"er-replay@{size}MB", "memory": sized}
+        write_record(tmp_path, content)
+    assert chosen(tmp_path, "").pictured == ["er-replay@4MB"]
+    assert chosen(tmp_path, "er-replay@2MB,er-replay@1MB").pictured == ["er-replay@2MB", "er-replay@1MB"]
+
+
 def test_only_those_asked_for_are_shown_in_their_order_under_their_labels(folder: Path) -> None:
     runs = chosen(folder, "ogd, naive", ["ogd=OGD (ours)"], "BWT,ACC")
     assert list(summary_text(runs).columns) == ["Strategy", "Seeds", "BWT", "ACC"]

@@ -45,6 +45,7 @@ def test_columns_that_do_not_fit_are_left_out_whole(tmp_path: Path, width: int, 
     text = console.export_text()
     assert "…" not in text
     assert next(line for line in text.splitlines() if "Strategy" in line).split()[-1] == last
+    assert ("not shown: Learning acc., Forgetting, FWT" in text) == (width == 60)
 
 
 def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:

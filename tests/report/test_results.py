@@ -90,6 +90,8 @@ def test_figures_are_drawn_into_given_axes(results: ong.Results) -> None:
     assert axes.get_xscale() == "log"
     with pytest.raises(UserError, match="no record has certificates"):
         results.plot_certificates()
+    with pytest.raises(UnknownNameError, match="did you mean 'memory_bytes'"):
+        results.plot_against("memory")
 
 
 def test_several_benchmarks_are_chosen_by_name(tmp_path: Path) -> None:
