@@ -205,8 +205,9 @@ def test_messages_of_the_faq_are_those_of_the_code() -> None:
 
 def test_the_sweep_file_and_the_python_of_the_page_on_clusters_are_sound() -> None:
     text = (DOCS / "gpu-and-clusters.md").read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    assert SweepFile.model_validate(tomllib.loads(recipe)).runs[0].seeds == "0-4"
+    whole, with_overrides = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert SweepFile.model_validate(tomllib.loads(whole)).runs[0].seeds == "0-4"
+    assert len(SweepFile.model_validate(tomllib.loads(with_overrides)).runs[0].overrides) == 2
     (python,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     ast.parse(python)  # it needs a cluster
     (script,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)

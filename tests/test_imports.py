@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ong"
-BELOW_METHODS = {"projection", "curvature", "errors", "threads", "extensions"}
+BELOW_METHODS = {"projection", "curvature", "errors", "threads", "waiting", "extensions"}
 MAY_IMPORT = {
     "errors": set(),
     "threads": set(),
+    "waiting": set(),
     "files": {"errors"},
     "console": {"errors", "files"},
     "extensions": {"errors"},
     "quantities": {"errors"},
     "metrics": {"errors", "extensions", "quantities"},
-    "curvature": {"errors", "threads", "extensions"},
-    "projection": {"curvature", "errors", "threads"},
+    "curvature": {"errors", "threads", "waiting", "extensions"},
+    "projection": {"curvature", "errors", "threads", "waiting"},
     "methods": BELOW_METHODS,
     "natural": {"methods", *BELOW_METHODS},
     "streams": {"errors", "extensions"},

@@ -34,7 +34,8 @@ def test_a_sweep_is_done_goes_on_and_is_verified(ong: Command, tmp_path: Path) -
     (tmp_path / "sweep.toml").write_text(SWEEP)
     assert ong("sweep", "sweep.toml", "--dry-run")[:2] == (
         0,
-        "permuted-digits  naive  seeds 0, 1: 2 to do\npermuted-digits  ogd  seeds 0, 1: 2 to do\n4 runs, 0 done\n",
+        "permuted-digits  naive  seeds 0, 1: 2 to do\npermuted-digits  ogd  seeds 0, 1: 2 to do\n4 runs, 0 done\n"
+        "how long they take is known once a run of each is finished here: start with one seed\n",
     )
     code, out, err = ong("sweep", "sweep.toml", "--jobs", "1")
     assert code == 0

@@ -237,7 +237,7 @@ def test_items_may_be_arrays_or_tensors(image: Any, expected: torch.Tensor) -> N
         ([(torch.randn(3, 2, 2), 0)], "an image is torch.float32 of -.*leave normalisation to the stream"),
         ([(torch.zeros(1, 3, 2, 2), 0)], r"an image is a tensor of shape \(1, 3, 2, 2\)"),
         ([(torch.zeros(2, 2), "cat")], "a label is not a whole number"),
-        ([(torch.zeros(2, 2), 0), (torch.zeros(2, 3), 0)], "image 1 has shape .*give size"),
+        ([(torch.zeros(2, 2), 0), (torch.zeros(2, 3), 0)], "image 1 has shape .*give the data set a size"),
     ],
 )
 def test_items_that_are_no_images_are_named(items: list[Any], message: str) -> None:

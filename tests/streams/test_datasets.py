@@ -119,7 +119,7 @@ def test_missing_data_name_the_three_ways_to_get_them(name: str, tmp_path: Path,
     assert "\n" not in message
     for part in (
         f"'{name}' not found", "download failed", "Name or service not known",
-        "four IDX files with --data-root", "torchvision downloads into it", "--dataset mnist-10k",
+        "four IDX files with --data-root", "into which it is downloaded", "--dataset mnist-10k",
     ):  # fmt: skip
         assert part in message
     assert ("dataset-fashion-mnist" in message) == (name == "fashion-mnist")

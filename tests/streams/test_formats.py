@@ -172,7 +172,9 @@ def test_an_image_folder_is_read_by_its_classes(tmp_path: Path) -> None:
 
 def test_images_of_different_sizes_need_one(tmp_path: Path) -> None:
     write_folder(tmp_path, [(6, 6), (9, 12)])
-    with pytest.raises(UserError, match=r"image 1 has shape \(3, 12, 9\), the first one \(3, 6, 6\); give size"):
+    with pytest.raises(
+        UserError, match=r"image 1 has shape \(3, 12, 9\), the first one \(3, 6, 6\); give the data set a size"
+    ):
         load_dataset("image-folder", tmp_path)
     found = load_dataset("image-folder", tmp_path, size=4)
     assert found.train_images.shape == (6, 3, 4, 4)
@@ -207,7 +209,7 @@ def test_missing_data_name_the_ways_to_get_them_and_the_official_address(name: s
         load_dataset(name, tmp_path, download=False)
     message = str(caught.value)
     assert "\n" not in message
-    for part in (f"'{name}' not found", "with --data-root", "official address: http", "torchvision downloads into it"):
+    for part in (f"'{name}' not found", "with --data-root", "official address: http", "into which it is downloaded"):
         assert part in message
     assert ("--dataset mnist-10k" in message) == (name == "kmnist")  # which is embedded, and grey
 
