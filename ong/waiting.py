@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from threading import RLock
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -11,6 +12,12 @@ __all__ = ["waiting"]
 
 T = TypeVar("T")
 _SECONDS = 3  # after which it shows
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar with a lock between threads; tqdm's own is also between processes, a semaphore in each worker."""
+
+    _lock: Any = RLock()
 
 
 def waiting(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
@@ -21,4 +28,4 @@ def waiting(items: Iterable[T], what: str, total: int | None = None) -> Iterable
         what: is done meanwhile, in words.
         total: number of items, where they do not tell it.
     """
-    return tqdm(items, what, total, leave=False, delay=_SECONDS, disable=None, dynamic_ncols=True)
+    return _Bar(items, what, total, leave=False, delay=_SECONDS, disable=None, dynamic_ncols=True)
