@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from threading import RLock
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -17,7 +17,8 @@ _SECONDS = 3  # after which it shows
 class _Bar(tqdm):  # type: ignore[type-arg]
     """A bar with a lock between threads; tqdm's own is also between processes, a semaphore in each worker."""
 
-    _lock: Any = RLock()
+
+_Bar.set_lock(RLock())
 
 
 def waiting(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
