@@ -47,7 +47,7 @@ class RunningStatistics:
             apart: parameters that no step of the method moves.
         """
         self._model = model
-        self._apart = {name: (p, p._version, _sum(p)) for name, p in apart.items()} if promised else {}
+        self._apart = {name: (p, p._version, _length(p)) for name, p in apart.items()} if promised else {}
         self._layers = {name: module for name, module in model.named_modules() if _has_statistics(module)}
         self._handles: list[Any] = []
         self._before: dict[str, Tensor] = {}
@@ -75,8 +75,8 @@ class RunningStatistics:
             handle.remove()
         now = dict(self._model.named_buffers())
         moved = [n for n, old in self._before.items() if n in now and not torch.equal(old, now[n].to(old.device))]
-        written = {name: total for name, (p, version, total) in self._apart.items() if p._version != version}
-        alone = [name for name, total in written.items() if _sum(self._apart[name][0]) != total]
+        written = {name: length for name, (p, version, length) in self._apart.items() if p._version != version}
+        alone = [name for name, length in written.items() if _length(self._apart[name][0]) != length]
         self._handles, self._before, self._apart = [], {}, {}
         if moved:
             warnings.warn(
@@ -100,9 +100,14 @@ def _has_statistics(module: nn.Module) -> bool:
     return isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks)
 
 
-def _sum(parameter: Tensor) -> float:
-    """Return what tells a parameter that was written from one that was written as it is, as by ``load_state_dict``."""
-    return float(parameter.detach().sum())
+def _length(parameter: Tensor) -> float:
+    """Return ‖p‖, which tells whether what was written differs from what was there, unlike after ``load_state_dict``.
+
+    Not the sum: a step on a softmax layer leaves that of its weights as it is.
+    """
+    wide = torch.float32 if parameter.device.type == "mps" else torch.float64
+    whole = parameter.detach() if parameter.is_floating_point() else parameter.detach().to(wide)  # quantised
+    return float(torch.linalg.vector_norm(whole, dtype=wide))
 
 
 def _named(names: Sequence[str]) -> str:
