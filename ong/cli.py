@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+Metrics = Annotated[
+    list[str] | None, typer.Option("--metric", help="A metric of your own, as module:Name, beside the usual ones.")
+]
 _LOGGERS = "tensorboard, csv, wandb, mlflow, or module:Class of your own; may be repeated."
 
 app = typer.Typer(
@@ -118,6 +121,7 @@ def run_command(
         typer.Option(help="Bytes kept from task to task, such as 4MB or 1MB,4MB: strategies are sized to it."),
     ] = None,
     loggers: Annotated[list[str] | None, typer.Option("--logger", help=_LOGGERS)] = None,
+    metrics: Metrics = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat finished runs and drop unfinished ones.")] = False,
 ) -> int:
     """Train strategies on a benchmark; finished runs are skipped, unfinished ones resumed."""
@@ -142,7 +146,7 @@ def run_command(
         loggers=loggers or (),
         tell=lambda line: console.out(line, highlight=False),
     )
-    return _do(planned, jobs, console)
+    return _do(planned, jobs, console, metrics=metrics or ())
 
 
 @app.command("sweep")
@@ -153,6 +157,7 @@ def sweep_command(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder of all runs, in place of the file's.")] = None,
     loggers: Annotated[list[str] | None, typer.Option("--logger", help=_LOGGERS)] = None,
+    metrics: Metrics = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat finished runs and drop unfinished ones.")] = False,
     cluster: Annotated[
         str | None, typer.Option(help="dask://HOST:PORT: a Dask scheduler, whose workers do the runs.")
@@ -164,8 +169,9 @@ def sweep_command(
     """Do all runs of a sweep file; finished runs are skipped, unfinished ones resumed."""
     check_jobs(jobs)
     take_level(level_of_sweep(file))
+    from ong.experiments.forecast import summary_of
     from ong.experiments.sweep import default_workers
-    from ong.experiments.sweep_file import summary_of, sweep_jobs
+    from ong.experiments.sweep_file import sweep_jobs
 
     console = Console()
     planned = sweep_jobs(
@@ -181,10 +187,12 @@ def sweep_command(
         for line in summary_of(planned, jobs or default_workers(len(planned))):
             console.out(line, highlight=False)
         return 0
-    return _do(planned, jobs, console, cluster)
+    return _do(planned, jobs, console, cluster, metrics or ())
 
 
-def _do(planned: list[Job], workers: int, console: Console, cluster: str | None = None) -> int:
+def _do(
+    planned: list[Job], workers: int, console: Console, cluster: str | None = None, metrics: Sequence[str] = ()
+) -> int:
     """Do runs, print their table and return the exit code."""
     from ong.experiments.sweep import default_workers, sweep
     from ong.metrics import METRICS
@@ -192,6 +200,7 @@ def _do(planned: list[Job], workers: int, console: Console, cluster: str | None 
     from ong.report.terminal import print_summary
 
     list(METRICS.values())  # one that cannot be loaded shows before anything is trained
+    added = [METRICS.get_or_use(name) for name in metrics]
     for path in (job.folder.path / "record.json" for job in planned if not job.force):
         if is_there(path):
             read_record(path)  # a broken one shows before anything is trained
@@ -202,7 +211,7 @@ def _do(planned: list[Job], workers: int, console: Console, cluster: str | None 
     skipped = sum(outcome.skipped for outcome in outcomes)
     if skipped:
         console.out(f"{skipped} of {len(outcomes)} runs were finished before (--force repeats them)", highlight=False)
-    print_summary(finished, console, failed)
+    print_summary(finished, console, failed, added)
     for folder in dict.fromkeys(o.job.out / o.job.benchmark.name for o in outcomes):
         console.out(f"records in {one_line(str(folder))}{os.sep}", highlight=False)
     for outcome in outcomes:
@@ -249,9 +258,7 @@ def report_command(
             help="Default: md,csv,tex,html,png; on request pdf,matrices,npz, and your own as module:Name.",
         ),
     ] = None,
-    metrics: Annotated[
-        list[str] | None, typer.Option("--metric", help="A metric of your own, as module:Name, beside the usual ones.")
-    ] = None,
+    metrics: Metrics = None,
     only: Annotated[str, typer.Option(help="The strategies shown, in this order, such as ogd,naive.")] = "",
     labels: Annotated[
         list[str] | None, typer.Option("--label", help="A strategy's printed name, as in ogd='OGD (ours)'.")
@@ -284,9 +291,7 @@ def report_command(
 def compare_command(
     directory: Annotated[Path, typer.Argument(help="A folder that holds records.")],
     baseline: Annotated[str, typer.Option(help="The strategy that others are compared with.")] = "naive",
-    metrics: Annotated[
-        list[str] | None, typer.Option("--metric", help="A metric of your own, as module:Name, beside the usual ones.")
-    ] = None,
+    metrics: Metrics = None,
 ) -> None:
     """Print each strategy's differences from a baseline, paired by seed."""
     from ong.metrics import METRICS
@@ -318,10 +323,10 @@ def show_command(
 
 @app.command("schema")
 def schema_command(
-    what: Annotated[str, typer.Argument(help="record, benchmark or strategy.")],
+    what: Annotated[str, typer.Argument(help="record, benchmark, strategy or sweep.")],
     kind: Annotated[str, typer.Option(help="The kind of benchmark; see ong list.")] = "continual",
 ) -> None:
-    """Print the JSON Schema of a record or recipe, by which editors complete and check TOML."""
+    """Print the JSON Schema of a record, recipe or sweep file, by which editors complete and check TOML."""
     from ong.experiments.json_schema import json_schema
 
     print(json.dumps(json_schema(what, kind), indent=2, ensure_ascii=False))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from report.fake_records import record, write_record, write_runs
+from rich.console import Console
 
 import ong.metrics
 import ong.streams
@@ -24,6 +26,7 @@ from ong.report.page import page
 from ong.report.reading import read_runs
 from ong.report.runs import Runs
 from ong.report.tables import every_column, summary_text
+from ong.report.terminal import print_summary
 from ong.report.write import write_report
 from ong.streams import ImageDataset, build_stream
 from ong.streams.registry import StreamEntry
@@ -151,6 +154,9 @@ def test_a_metric_of_ones_own_is_in_table_page_compare_and_results(tmp_path: Pat
     assert gained["gap"].mean == pytest.approx(-gained["ACC"].mean)  # joint's cancels
     import gauges  # type: ignore[import-not-found]
 
+    console = Console(width=200, file=StringIO())
+    print_summary(runs.records, console, metrics=asked)
+    assert "Worst task" in console.file.getvalue()
     loaded = ong.load(folder, metrics=[gauges.worst]).table()
     assert loaded["worst_task"]["mean"]["naive"] == pytest.approx(sum(naive) / 2)
 

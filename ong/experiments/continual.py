@@ -23,7 +23,7 @@ from ong.experiments import avalanche_state
 from ong.experiments.diagnostics import quantities_of
 from ong.experiments.learner import make_learner
 from ong.experiments.progress import Progress
-from ong.experiments.run_plugins import AccuracyRecorder, DivergenceGuard, MeanLoss, OneStep, StepCounter
+from ong.experiments.run_plugins import AccuracyRecorder, DivergenceGuard, FewSteps, MeanLoss, StepCounter
 from ong.experiments.schema import ContinualBenchmark, ContinualStrategy
 from ong.experiments.seeds import derived_seed, seeded
 from ong.experiments.store import RunFolder
@@ -139,30 +139,6 @@ class ContinualRun:
         folder.finish(record, str(self.device))
         return record
 
-    def rehearse(self) -> int:
-        """Take one step in each task, and return the most bytes kept after any: as many as the whole run keeps.
-
-        Raises:
-            UserError: a plugin whose state cannot be told, a strategy that does not bear tasks of one step.
-        """
-        if self.joint:
-            return 0
-        for plugin in self._stateful():
-            if avalanche_state.bytes_kept(plugin) is None:
-                raise UserError(f"{type(plugin).__name__} has no state_dict, so what it keeps cannot be measured")
-        self.learner.plugins = [*(p for p in self.learner.plugins if not isinstance(p, Diagnostic)), OneStep()]
-        for task in range(self.tasks):
-            try:
-                self._train(task)
-            except UserError:
-                raise
-            except (AssertionError, RuntimeError, ValueError) as error:
-                raise UserError(
-                    f"strategy '{self.recipe.name}' does not bear tasks of one step, by which memory is measured "
-                    f"({error}); size it by hand"
-                ) from None
-        return max(self.memory_bytes)
-
     def _train(self, task: int) -> None:
         with seeded(derived_seed(self.seed, 4, task)), _without_deprecations():
             self._epoch, self._logging_seconds = 0, 0.0
@@ -240,7 +216,7 @@ class ContinualRun:
 
     def _stateful(self) -> list[Any]:
         """Return what keeps something from task to task: plugins, those that a template added too, and the template."""
-        passing = (InMemoryLoader, Augmentation, DivergenceGuard, AccuracyRecorder, StepCounter, OneStep, MeanLoss)
+        passing = (InMemoryLoader, Augmentation, DivergenceGuard, AccuracyRecorder, StepCounter, FewSteps, MeanLoss)
         return [*(plugin for plugin in self.learner.plugins if not isinstance(plugin, passing)), self.learner]
 
     def _state(self) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ong.experiments.stopped import StoppedError
 from ong.experiments.store import RunFolder, deciding, fingerprint
 from ong.report.runs import flatten
 
-__all__ = ["Checked", "Job", "Outcome", "attempt", "check", "finished", "perform"]
+__all__ = ["Checked", "Job", "Outcome", "attempt", "check", "finished", "one_thread", "perform"]
 
 
 @dataclass(frozen=True)
@@ -175,21 +176,29 @@ def check(job: Job, known: Checked | None = None) -> tuple[dict[str, Any] | None
     return record, known
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch, numpy and scipy to one thread, as every run is."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):  # numpy's and scipy's threads, which torch does not rule
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def perform(job: Job, progress: Progress | None = None) -> Outcome:
     """Do one job in this process, on one thread; a run that stops becomes a failure, not an exception."""
     progress = progress if progress is not None else Silent()
     gc.collect()  # a run before this one, whose stream lies in cycles
     run = job.run()
     job.folder.prepare()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
-        with threadpool_limits(1), job.folder.locked():  # numpy's and scipy's threads, which torch does not rule
+        with one_thread(), job.folder.locked():
             return _perform(job, run, progress)
     except UserError as error:
         return Outcome(job, None, failure=f"{job.label}: {error}", wrong=True)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _perform(job: Job, run: Run, progress: Progress) -> Outcome:

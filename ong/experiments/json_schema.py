@@ -12,17 +12,18 @@ from pydantic_core.core_schema import ModelSchema
 
 from ong.errors import UnknownNameError
 from ong.experiments.kinds import kind_of
+from ong.experiments.sweep_file import SweepFile
 from ong.report.migrations import SCHEMA
 from ong.report.records import HistoryRecord, Record
 
 __all__ = ["json_schema"]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_WHAT = ("benchmark", "record", "strategy")
+_WHAT = ("benchmark", "record", "strategy", "sweep")
 
 
 def json_schema(what: str, kind: str = "continual") -> dict[str, Any]:
-    """Return the JSON Schema of a kind's ``record``, ``benchmark`` recipe or ``strategy`` recipe.
+    """Return the JSON Schema of a kind's ``record``, ``benchmark`` or ``strategy`` recipe, or of a ``sweep`` file.
 
     Its ``$id`` ends in the version: ``urn:ong:strategy:continual:2``.
 
@@ -31,6 +32,10 @@ def json_schema(what: str, kind: str = "continual") -> dict[str, Any]:
     """
     if what not in _WHAT:
         raise UnknownNameError("schema", what, _WHAT)
+    if what == "sweep":  # of all kinds
+        return {"$schema": _DIALECT, "$id": f"urn:ong:sweep:{SCHEMA}"} | SweepFile.model_json_schema(
+            schema_generator=_Described
+        )
     known = kind_of(kind)
     head = {"$schema": _DIALECT, "$id": f"urn:ong:{what}:{kind}:{SCHEMA}"}
     if what == "record":

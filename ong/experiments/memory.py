@@ -92,11 +92,11 @@ class Rehearsals:
         path = self._folder / f"{fingerprint(settings | {'ong': version('ong')})[:20]}.json"
         if is_there(path):
             return _bytes_in(path)
-        from ong.experiments.continual import ContinualRun
+        from ong.experiments.rehearsal import Rehearsal
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what the run itself will say again
-            kept = ContinualRun(self.benchmark, strategy, 0, self._data_root).rehearse()
+            kept = Rehearsal(self.benchmark, strategy, 0, self._data_root).kept()
         write_text(path, json.dumps({"bytes": kept} | settings, indent=1) + "\n")
         return kept
 

@@ -16,6 +16,7 @@ from ong.experiments.memory import DoesNotFitError, Rehearsals, at_budgets, knob
 from ong.experiments.recipes import list_recipes, load_benchmark, load_strategy, override
 from ong.experiments.schema import ContinualBenchmark, DatasetRecipe
 from ong.streams import DATASETS
+from ong.waiting import waiting
 
 __all__ = ["plan"]
 
@@ -95,7 +96,7 @@ def plan(
     if memory and not isinstance(learned, ContinualBenchmark):
         raise UserError(f"--memory: strategies of kind {kind.name} keep nothing from task to task")
     jobs = []
-    for strategy in recipes:
+    for strategy in waiting(recipes, "sizing strategies") if memory else recipes:
         recipe_at = partial(_tuned, strategy, (learned.name, original.name, learned.tuned_as or ""), changes)
         tuned = recipe_at("")
         reason = kind.why_not(learned, tuned)

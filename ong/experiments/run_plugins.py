@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from ong.experiments.stopped import StoppedError
 from ong.plugins.boundaries import Boundaries, task_of
 
-__all__ = ["AccuracyRecorder", "DivergenceError", "DivergenceGuard", "MeanLoss", "NoMetrics", "OneStep", "StepCounter"]
+__all__ = ["AccuracyRecorder", "DivergenceError", "DivergenceGuard", "FewSteps", "MeanLoss", "NoMetrics", "StepCounter"]
 
 
 class DivergenceError(StoppedError):
@@ -138,12 +139,37 @@ class MeanLoss(SupervisedPlugin):  # type: ignore[misc]
         self._on_epoch()
 
 
-class OneStep(SupervisedPlugin):  # type: ignore[misc]
-    """Ends each task's training after its first step."""
+class FewSteps(SupervisedPlugin):  # type: ignore[misc]
+    """Ends each task's training, or each piece's, after its first steps.
+
+    Attributes:
+        taken: steps of the last task, in all its pieces.
+        seconds: of one of them, from the end of the first to the end of the last.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self.taken, self.seconds = 0, 0.0
+        self._boundaries = Boundaries()
+        self._of_piece, self._first = 0, 0.0
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Count anew."""
+        self._of_piece = 0
+        if self._boundaries.begins(strategy.experience):
+            self.taken = 0
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """Stop."""
-        strategy.stop_training()
+        """Stop where enough were taken."""
+        now = time.perf_counter()
+        if not self.taken:
+            self._first = now
+        self.taken += 1
+        self._of_piece += 1
+        self.seconds = (now - self._first) / max(self.taken - 1, 1)
+        if self._of_piece >= self._most:
+            strategy.stop_training()
 
 
 class StepCounter(SupervisedPlugin):  # type: ignore[misc]

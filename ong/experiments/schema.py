@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 __all__ = [
+    "MOST_EPOCHS",
     "BenchmarkRecipe",
     "Buildable",
     "ContinualBenchmark",
@@ -29,6 +30,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+@-]*$")]
 
 Scenario = Literal["domain", "class", "task"]
 """The same labels in all tasks, the task unknown; new classes in each; the same labels, and the task is known."""
+
+
+MOST_EPOCHS = 1_000_000
+"""Passes over training data; more are a slip of the finger."""
 
 
 class Strict(BaseModel):
@@ -224,7 +229,7 @@ class TrainingRecipe(Strict):
         online: a task comes in pieces of so many examples, one after the other; ``epochs`` are passes over each.
     """
 
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=MOST_EPOCHS)
     batch_size: int = Field(ge=1)
     eval_batch_size: int = Field(default=500, ge=1)
     device: str = "auto"

@@ -81,6 +81,12 @@ class RunFolder:
         for name in (_RECORD, _CHECKPOINT, _FAILURE, _ENVIRONMENT, _LOCK, LOGGED):
             is_there(self.path / name)
 
+    def remove_if_empty(self) -> None:
+        """Remove the folder, and those around it in the output folder, that hold nothing: no run has begun there."""
+        with suppress(OSError):
+            for folder in (self.path, self.path.parent, self.path.parent.parent):
+                folder.rmdir()
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes out while the run is done; the system lets go of it when a process is killed.

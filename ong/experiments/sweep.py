@@ -30,6 +30,14 @@ def sweep(jobs: Sequence[Job], workers: int = 1, *, cluster: str | None = None, 
     Raises:
         UserError: a job that cannot run; nothing has been started then.
     """
+    try:
+        return _swept(jobs, workers, cluster, show=show)
+    finally:
+        for job in jobs:
+            job.folder.remove_if_empty()  # of a run that was not begun
+
+
+def _swept(jobs: Sequence[Job], workers: int, cluster: str | None, *, show: bool) -> list[Outcome]:
     outcomes: dict[int, Outcome] = {}
     checked: dict[str, Checked] = {}
     for number, job in enumerate(jobs):

@@ -21,38 +21,46 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ong.errors import UserError
 from ong.experiments.arguments import parse_seeds
-from ong.experiments.jobs import Job, finished
-from ong.experiments.memory import budget_name, read_budgets
+from ong.experiments.jobs import Job
+from ong.experiments.memory import read_budgets
 from ong.experiments.plan import plan
 from ong.experiments.recipes import checked, override, read_toml
 from ong.experiments.schema import Strict
-from ong.experiments.store import deciding
-from ong.files import read_text
-from ong.report.migrations import migrated
 
-__all__ = ["RunsTable", "SweepFile", "duration", "load_sweep", "summary_of", "sweep_jobs"]
+__all__ = ["RunsTable", "SweepFile", "load_sweep", "sweep_jobs"]
 
 
 class Override(Strict, extra="allow"):
-    """Settings of some runs, and what is added to the strategies' names for them."""
+    """Settings of some runs, as ``set`` has them, and what is added to the strategies' names for them.
+
+    Attributes:
+        suffix: what is added.
+    """
 
     suffix: str
 
 
 class RunsTable(Strict):
-    """Benchmarks × strategies × overrides × seeds; without ``strategies``, each benchmark's usual ones."""
+    """Benchmarks × strategies × overrides × seeds.
+
+    Attributes:
+        benchmarks: names, or paths of recipes.
+        strategies: names, or paths of recipes; none are each benchmark's usual ones.
+        seeds: how many, from 0 on; a list of them; or as --seeds takes them, such as "0-4,7".
+        dataset: in place of the benchmarks'.
+        memory: budgets, such as "1MB,4MB", to which strategies are sized.
+        set: values of recipes by dotted key, such as "training.epochs".
+        overrides: each strategy runs with each of these.
+    """
 
     benchmarks: Annotated[list[str], Field(min_length=1)]
     strategies: list[str] = Field(default_factory=list)
@@ -64,7 +72,14 @@ class RunsTable(Strict):
 
 
 class SweepFile(Strict):
-    """A sweep file; paths in it, those of recipes too, are seen from where it lies."""
+    """A sweep file; paths in it, those of recipes too, are seen from where it lies.
+
+    Attributes:
+        out: the folder of all runs.
+        data_root: where data sets lie.
+        cpu_capability: torch's vector units, by which records repeat on more machines; this machine's if left out.
+        runs: groups of runs.
+    """
 
     out: str = "runs"
     data_root: str | None = None
@@ -150,72 +165,3 @@ def _inside(here: Path, path: str) -> Path:
         return (here / Path(path).expanduser()).resolve()
     except RuntimeError as error:  # no HOME
         raise UserError(f"'{path}': {error}; give the path without ~") from None
-
-
-def summary_of(jobs: Sequence[Job], workers: int = 1) -> Iterator[str]:
-    """Yield a line on each benchmark and strategy: its seeds, how many of them are done, and what others will take.
-
-    Nothing is built. Seconds and bytes kept are those of finished runs of the same recipes, where there are any.
-
-    Args:
-        jobs: the runs.
-        workers: processes that are to do them.
-    """
-    left, unknown = 0.0, 0
-    for benchmark, strategy in dict.fromkeys((job.benchmark.name, job.strategy.name) for job in jobs):
-        own = [job for job in jobs if (job.benchmark.name, job.strategy.name) == (benchmark, strategy)]
-        counts = Counter(map(_state, own))
-        states = ", ".join(f"{count} {state}" for state, count in counts.items())
-        to_do = len(own) - counts["done"] - counts[_OTHER]
-        seconds, kept = _costs(own[0])
-        told = ""
-        if to_do and seconds is None:
-            unknown += to_do
-        elif to_do and seconds is not None:
-            left += to_do * seconds
-            told = f", about {duration(seconds)} each"
-            told += f"; keeps {budget_name(kept)}" if kept else ""
-        yield f"{benchmark}  {strategy}  seeds {', '.join(str(job.seed) for job in own)}: {states}{told}"
-    yield f"{len(jobs)} runs, {sum(_state(job) == 'done' for job in jobs)} done"
-    if left:
-        told = f"about {duration(left)} of computing left, {duration(left / workers)} with {workers} jobs"
-        yield told + (f"; {unknown} runs of which nothing is known come to that" if unknown else "")
-    elif unknown:
-        yield "how long they take is known once a run of each is finished here: start with one seed"
-
-
-_OTHER = "done with another recipe"
-
-
-def _state(job: Job) -> str:
-    path = job.folder.path
-    try:
-        if finished(job, job.settings) is not None:
-            return "done"
-    except UserError:
-        return _OTHER
-    return (
-        "unfinished" if (path / "checkpoint.pt").exists() else "failed" if (path / "failure.json").exists() else "to do"
-    )
-
-
-def _costs(job: Job) -> tuple[float | None, int | None]:
-    """Return the mean seconds of a job's finished runs of any seed, and the most bytes any kept; None where unknown."""
-    seconds, kept = list[float](), list[int]()
-    for path in job.folder.path.parent.glob("seed-*/record.json"):
-        try:
-            record = migrated(json.loads(read_text(path, "record")), path)
-            if deciding(record | {"seed": job.seed}).items() >= deciding(job.settings).items():
-                seconds.append(float(record["timing"]["total_seconds"]))
-                kept += [n for n in record["diagnostics"].get("memory_bytes", []) if isinstance(n, int)]
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-            continue  # the run itself will say what is wrong with it
-    return (mean(seconds) if seconds else None), max(kept, default=None)
-
-
-def duration(seconds: float) -> str:
-    """Write seconds in the unit that suits them: ``40 s``, ``3.5 min``, ``2.1 h``."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

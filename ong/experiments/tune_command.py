@@ -10,8 +10,8 @@ from rich.console import Console
 
 from ong.console import one_line
 from ong.errors import WorkStoppedError
+from ong.experiments.forecast import duration
 from ong.experiments.sweep import default_workers
-from ong.experiments.sweep_file import duration
 from ong.experiments.tune import Search, tune
 from ong.experiments.tune_points import STARTUP
 from ong.experiments.tune_problem import Asked, Problem, problems

@@ -100,7 +100,8 @@ DARK = Theme(
 def accuracy_curves(runs: Runs, theme: Theme = LIGHT) -> Figure:
     """Draw mean_{j≤t} R[t, j] over t for every strategy, with the 95% t-interval over seeds as a band.
 
-    Of a strategy sized to several budgets of memory it is the largest one's.
+    Of a strategy sized to several budgets of memory it is the largest one's, and of more than eight strategies they
+    are the best by ``ACC``, unless some are chosen.
 
     Joint training, which has no intermediate rows, is a horizontal line at its ``ACC``; training from scratch
     has no sequence and is left out.
@@ -117,7 +118,7 @@ def draw_curves(axes: Axes, runs: Runs, theme: Theme = LIGHT) -> None:
     tasks = np.arange(1, runs.tasks + 1)
     lowest, highest = 1.0, 0.0
     painter = painted(runs, theme)
-    for strategy in (name for name in runs.pictured if not runs.is_reference(name)):
+    for strategy in runs.drawn:
         curve = curve_of(runs, strategy)
         mean = np.array([estimate.mean for estimate in curve])
         half = np.nan_to_num(np.array([estimate.half_width for estimate in curve]))
@@ -125,8 +126,8 @@ def draw_curves(axes: Axes, runs: Runs, theme: Theme = LIGHT) -> None:
         axes.plot(tasks, mean, **style, label=figure_text(runs.label(strategy)), zorder=3)
         if half.any():
             axes.fill_between(tasks, mean - half, mean + half, color=style["color"], alpha=0.18, linewidth=0, zorder=2)
-        lowest = min(lowest, float(np.nanmin(mean, initial=1.0)))
-        highest = max(highest, float(np.nanmax(mean, initial=0.0)))
+        lowest = min(lowest, float(np.nanmin(mean - half, initial=1.0)))
+        highest = max(highest, float(np.nanmax(mean + half, initial=0.0)))
     for acc in references(axes, runs, theme):
         lowest, highest = min(lowest, acc), max(highest, acc)
     bottom, top = np.floor((lowest - 0.02) * 20) / 20, np.ceil((highest + 0.01) * 20) / 20

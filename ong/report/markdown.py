@@ -12,7 +12,7 @@ from ong.report.costs import ABOUT, costs
 from ong.report.document import Document, TextTable
 from ong.report.published import published
 from ong.report.records import Failure
-from ong.report.runs import Runs
+from ong.report.runs import MOST_LINES, Runs
 from ong.report.tables import best, seeds_text, shown, summary_text
 from ong.report.text import for_markdown
 from ong.report.words import why, won_back
@@ -93,6 +93,8 @@ def _section(runs: Runs, figure_path: FigurePath | None) -> list[str]:
         parts += ["\n".join(f"- **{name}**: {text}" for name, text in told.items())]
     if figure_path:
         parts += [f"![Average accuracy over tasks seen]({figure_path(runs, None)})"]
+        if any(not runs.is_reference(name) and name not in runs.drawn for name in runs.pictured):
+            parts += [f"The {MOST_LINES} strategies of the highest ACC are drawn; `--only` chooses others."]
         for cost in costs(runs):
             parts += [f"### {ABOUT[cost][0]}", ABOUT[cost][1], f"![{ABOUT[cost][0]}]({figure_path(runs, cost)})"]
     if certified(runs):

@@ -89,7 +89,7 @@ class BaseRecord(BaseModel):
 
     benchmark: dict[str, Any]
     strategy: dict[str, Any]
-    seed: int
+    seed: int = Field(ge=0)
     metrics: dict[str, Number] = {}
     diagnostics: dict[str, Any] = {}
     timing: Timing = Timing()

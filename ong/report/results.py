@@ -24,7 +24,7 @@ from ong.report.heat_maps import draw_matrix, mean_matrix
 from ong.report.intervals import t_interval
 from ong.report.notebooks import results_html
 from ong.report.reading import read_runs
-from ong.report.records import understood
+from ong.report.records import HistoryRecord, Record, understood
 from ong.report.runs import HistoryRuns, Runs
 from ong.report.selection import choose
 from ong.report.tables import seeds_frame, summary_frame, task_frame, wide
@@ -136,6 +136,23 @@ class Results:
         }
         return wide(rows)
 
+    def record(self, strategy: str, seed: int) -> Record | HistoryRecord:
+        """Return one run's record, with all that its file holds.
+
+        >>> import ong
+        >>> ong.load("results/permuted-mnist").record("ogd", seed=0).metrics["ACC"] > 0.8
+        True
+
+        Raises:
+            UnknownNameError: the strategy has no run.
+            UserError: it has none of this seed.
+        """
+        runs = self._one()
+        records = {record.seed: record for record in runs.of(self._known(runs, strategy))}
+        if seed not in records:
+            raise UserError(f"{strategy} has no run of seed {seed}; it has {', '.join(map(str, records))}")
+        return records[seed]
+
     def matrix(self, strategy: str, seed: int | None = None) -> NDArray[np.float64]:
         """Return R with the row before training first, of shape [T + 1, T]; NaN where nothing was measured.
 
@@ -148,12 +165,11 @@ class Results:
             UserError: it has none of this seed.
         """
         runs = self._of_tasks()
-        records = {record.seed: record for record in runs.of(self._known(runs, strategy))}
         if seed is None:
-            return mean_matrix(runs, strategy)
-        if seed not in records:
-            raise UserError(f"{strategy} has no run of seed {seed}; it has {', '.join(map(str, records))}")
-        return records[seed].matrix.values.copy()
+            return mean_matrix(runs, self._known(runs, strategy))
+        record = self.record(strategy, seed)
+        assert isinstance(record, Record)
+        return record.matrix.values.copy()
 
     def curves(self) -> pd.DataFrame:
         """Average accuracy over the tasks seen: ``strategy, tasks_seen, mean, half_width, count``.
@@ -249,9 +265,10 @@ class Results:
         return runs
 
     @staticmethod
-    def _known(runs: Runs, strategy: str) -> str:
-        if strategy not in runs.names:
-            raise UnknownNameError("strategy among the records", strategy, runs.names)
+    def _known(runs: Runs | HistoryRuns, strategy: str) -> str:
+        names = runs.names if isinstance(runs, Runs) else runs.strategies
+        if strategy not in names:
+            raise UnknownNameError("strategy among the records", strategy, names)
         return strategy
 
 

@@ -20,6 +20,9 @@ __all__ = ["HistoryRuns", "Runs", "flatten", "unsized"]
 TUNING_SEEDS_FROM = 1000
 """Hyper-parameters are tuned on seeds from here on, which are never reported."""
 
+MOST_LINES = 8
+"""A figure has no more lines, unless they are chosen."""
+
 FEWEST_SEEDS = 5
 """A published comparison has at least so many seeds."""
 
@@ -72,6 +75,12 @@ class Runs:
             if budget is not None:
                 most[unsized(name)] = max(budget, most.get(unsized(name), 0))
         return [name for name, budget in budgets.items() if budget is None or budget == most[unsized(name)]]
+
+    @property
+    def drawn(self) -> list[str]:
+        """The strategies that have a line in figures: those chosen, or the pictured ones, of many the eight best."""
+        competing = [name for name in self.pictured if not self.is_reference(name)]
+        return competing if self.choice.only else competing[:MOST_LINES]
 
     @property
     def seeds(self) -> list[int]:

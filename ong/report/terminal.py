@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ong.metrics import Metric
 from ong.report.columns import MISSING, column, columns, number
 from ong.report.document import Document
 from ong.report.documents import document
@@ -40,7 +41,10 @@ BY_IMPORTANCE = (
 
 
 def print_summary(
-    records: Iterable[Record | HistoryRecord], console: Console, failures: Iterable[Failure] = ()
+    records: Iterable[Record | HistoryRecord],
+    console: Console,
+    failures: Iterable[Failure] = (),
+    metrics: Sequence[Metric] = (),
 ) -> None:
     """Print one table for each benchmark: mean ± 95% t-interval over seeds, best in bold, failed runs below.
 
@@ -49,7 +53,7 @@ def print_summary(
     Raises:
         UserError: if the records cannot be compared; see :func:`ong.report.reading.group`.
     """
-    for runs in group(records, failures):
+    for runs in group(records, failures, metrics=metrics):
         if isinstance(runs, Runs):
             table, left_out = _summary_table(runs, console)
             console.print(table)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from ong.errors import UserError
+from ong.experiments import forecast
+from ong.experiments.forecast import Costs, summary_of
+from ong.experiments.jobs import Job, perform
+from ong.experiments.plan import plan
+from ong.experiments.rehearsal import Rehearsal
 from ong.experiments.sweep import sweep
-from ong.experiments.sweep_file import summary_of, sweep_jobs
+from ong.experiments.sweep_file import sweep_jobs
 
 QUICK = '"training.epochs" = 1, "stream.tasks" = 2'
 MINE = 'summary = "s"\nsource = "s"\n[optimizer]\nuse = "torch.optim:SGD"\nlr = 0.1\n'
@@ -63,11 +69,9 @@ def test_a_file_means_every_combination_and_its_paths_are_seen_from_where_it_lie
 def test_what_is_done_is_told_without_a_run_and_not_repeated(tmp_path: Path) -> None:
     runs = f'[[runs]]\nbenchmarks = ["permuted-digits"]\nstrategies = ["naive"]\nseeds = 2\nset = {{ {QUICK} }}\n'
     path = written(tmp_path, runs)
-    assert [*summary_of(sweep_jobs(path))] == [
-        "permuted-digits  naive  seeds 0, 1: 2 to do",
-        "2 runs, 0 done",
-        "how long they take is known once a run of each is finished here: start with one seed",
-    ]
+    first_lines = [*summary_of(sweep_jobs(path))]
+    assert re.fullmatch(r"permuted-digits  naive  seeds 0, 1: 2 to do, about \d s each", first_lines[0])
+    assert first_lines[1] == "2 runs, 0 done"
     assert not (tmp_path / "runs").exists()
     first = sweep(sweep_jobs(path)[:1], show=False)
     assert "seeds 0, 1: 1 done, 1 to do, about" in next(summary_of(sweep_jobs(path)))
@@ -122,7 +126,9 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         sweep_jobs(tmp_path / "gone.toml")
 
 
-def test_what_is_left_is_estimated_from_finished_runs_of_the_same_recipes(tmp_path: Path) -> None:
+def test_what_is_left_is_estimated_from_finished_runs_of_the_same_recipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = f'[[runs]]\nbenchmarks = ["permuted-digits"]\nstrategies = ["naive", "ogd"]\nseeds = "0-2,5"\nset = {{ {QUICK} }}\n'
     path = written(tmp_path, text)
     jobs = sweep_jobs(path)
@@ -133,12 +139,55 @@ def test_what_is_left_is_estimated_from_finished_runs_of_the_same_recipes(tmp_pa
     values["timing"]["total_seconds"] = 90.0
     values["diagnostics"]["memory_bytes"] = [1000, 3000]
     record.write_text(json.dumps(values))
+    rehearsed = []
+
+    def rehearse(job: Job) -> Costs:
+        rehearsed.append(job.strategy.name)
+        return Costs(7.0, 2000)
+
+    monkeypatch.setattr(forecast, "_rehearsed", rehearse)
+    monkeypatch.setattr(forecast, "_peak", lambda: 1_500_000_000)
     assert [*summary_of(jobs, 2)] == [
-        "permuted-digits  naive  seeds 0, 1, 2, 5: 1 done, 3 to do, about 90 s each; keeps 3kB",
-        "permuted-digits  ogd  seeds 0, 1, 2, 5: 4 to do",
+        "permuted-digits  naive  seeds 0, 1, 2, 5: 1 done, 3 to do, about 90 s each; keeps 3 kB",
+        "permuted-digits  ogd  seeds 0, 1, 2, 5: 4 to do, about 7 s each; keeps 2 kB",
         "8 runs, 1 done",
-        "about 4.5 min of computing left, 2.2 min with 2 jobs; 4 runs of which nothing is known come to that",
+        "about 5.0 min of computing left, 2.5 min with 2 jobs",
+        "a process of these takes up to 1.5 GB",
     ]
+    assert rehearsed == ["ogd"]
     values["strategy"]["optimizer"]["lr"] = 0.5  # another recipe, which tells nothing of these
     record.write_text(json.dumps(values))
-    assert "about" not in " ".join(summary_of(jobs, 2))
+    assert "naive  seeds 0, 1, 2, 5: 4 done with" not in (told := " ".join(summary_of(jobs, 2)))
+    assert "naive  seeds 0, 1, 2, 5: 1 done with another recipe, 3 to do, about 7 s each" in told
+
+
+@pytest.mark.parametrize("strategy", ["naive", "ong-prior", "replay", "joint"])
+def test_a_rehearsal_tells_what_a_run_takes_and_keeps(strategy: str, tmp_path: Path) -> None:
+    (job,) = plan("permuted-digits", [strategy], [0], {"stream.tasks": 4}, out=tmp_path)
+    costs = Rehearsal(job.benchmark, job.strategy, 0).costs()
+    record = perform(job).record
+    assert record is not None
+    assert costs.kept == max(kept or 0 for kept in record["diagnostics"]["memory_bytes"])
+    assert (
+        0.2 < costs.seconds / record["timing"]["total_seconds"] < 5
+    )  # a busy machine; by steps it is tens of times less
+
+
+def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
+    text = '[[runs]]\nbenchmarks = ["permuted-mnist"]\nstrategies = ["naive"]\ndataset = "svhn"\n'
+    line, *rest = summary_of(sweep_jobs(written(tmp_path, text)))
+    assert "1 to do; not measured: " in line
+    assert "svhn" in line
+    assert rest == [
+        "1 runs, 0 done",
+        "how long they take is known once a run of each is finished here: start with one seed",
+    ]
+
+
+def test_runs_that_were_not_begun_leave_no_folder(tmp_path: Path) -> None:
+    text = '[[runs]]\nbenchmarks = ["permuted-digits"]\nstrategies = ["naive", "./mine.toml"]\n'
+    path = written(tmp_path, text)
+    (tmp_path / "mine.toml").write_text(MINE.replace("SGD", "SGDD"))
+    with pytest.raises(UserError, match="SGDD"):
+        sweep(sweep_jobs(path), show=False)
+    assert [*(tmp_path / "runs").iterdir()] == []

@@ -1,14 +1,16 @@
+import dataclasses
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pytest
-from fake_records import matrix, write_runs
+from fake_records import matrix, record, write_record, write_runs
 
-from ong.report.choice import PAPERS, Paper
+from ong.report.choice import PAPERS, Choice, Paper
 from ong.report.figures import LIGHT, accuracy_curves, legend, new_axes, render
 from ong.report.heat_maps import heat_map
 from ong.report.intervals import t_interval
+from ong.report.markdown import markdown
 from ong.report.reading import read_runs
 from ong.report.runs import Runs
 
@@ -104,7 +106,8 @@ def test_more_strategies_than_colours_still_differ(tmp_path: Path) -> None:
         content = record("naive")
         content["strategy"]["name"] = f"s{i}"
         write_record(tmp_path, content)
-    lines = accuracy_curves(read_runs(tmp_path)[0]).axes[0].lines
+    runs = dataclasses.replace(read_runs(tmp_path)[0], choice=Choice(tuple(f"s{i}" for i in range(9))))
+    lines = accuracy_curves(runs).axes[0].lines
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 9
 
 
@@ -113,3 +116,32 @@ def test_very_short_streams_draw(tmp_path: Path, tasks: int) -> None:
     runs = read_runs(write_runs(tmp_path, ["naive", "joint"], seeds=2, tasks=tasks))[0]
     assert render(accuracy_curves(runs), "png").startswith(b"\x89PNG")
     assert render(heat_map(runs, "joint"), "svg").startswith(b"<?xml")
+
+
+def test_of_many_strategies_the_eight_best_are_drawn_and_the_report_says_so(tmp_path: Path) -> None:
+    for place in range(11):
+        content = record("naive", 0)
+        content["strategy"] |= {"name": f"s{place:02d}"}
+        rows = np.array(content["accuracy_matrix"], dtype=float)
+        content["accuracy_matrix"] = (rows * (1 - 0.02 * place)).tolist()
+        write_record(tmp_path, content)
+    write_runs(tmp_path, ["joint"], seeds=1)
+    runs = read_runs(tmp_path)[0]
+    best = [f"s{place:02d}" for place in range(8)]
+    labels = accuracy_curves(runs).axes[0].get_legend_handles_labels()[1]
+    assert labels == [*best, "joint"]
+    said = "The 8 strategies of the highest ACC are drawn; `--only` chooses others."
+    assert said in markdown([runs], lambda runs, name: "figure.png")
+    chosen = dataclasses.replace(runs, choice=Choice(tuple(runs.names)))
+    assert len(accuracy_curves(chosen).axes[0].get_legend_handles_labels()[1]) == 12
+    assert said not in markdown([chosen], lambda runs, name: "figure.png")
+
+
+def test_the_axis_holds_the_whole_of_each_band(tmp_path: Path) -> None:
+    runs = read_runs(write_runs(tmp_path, ["naive", "ogd"], seeds=3))[0]
+    axes = accuracy_curves(runs).axes[0]
+    low, high = axes.get_ylim()
+    for band in axes.collections:
+        ends = band.get_paths()[0].vertices[:, 1]
+        assert ends.min() >= low
+        assert ends.max() <= high

@@ -43,6 +43,8 @@ def test_a_matrix_is_that_of_the_record_or_the_mean_over_seeds(results: ong.Resu
     np.testing.assert_allclose(results.matrix("ogd"), mean, atol=1e-12)
     results.matrix("ogd", 1)[0, 0] = 9.0
     assert results.matrix("ogd", 1)[0, 0] <= 1.0  # a copy
+    assert results.record("ogd", 1).seed == 1
+    assert results.record("ogd", 1).strategy_name == "ogd"
     with pytest.raises(UnknownNameError, match="did you mean 'ogd'"):
         results.matrix("odg")
     with pytest.raises(UserError, match="has no run of seed 7; it has 0, 1, 2"):

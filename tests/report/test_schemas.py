@@ -56,3 +56,17 @@ def test_an_unknown_one_is_refused_with_the_nearest() -> None:
         json_schema("recrd")
     with pytest.raises(UnknownNameError, match="did you mean 'autoencoder'"):
         json_schema("record", "autoencoders")
+
+
+def test_a_sweep_file_has_the_keys_of_its_schema() -> None:
+    schema = json_schema("sweep")
+    assert schema["$id"] == f"urn:ong:sweep:{SCHEMA}"
+    of_runs = schema["$defs"]["RunsTable"]["properties"]
+    paths = sorted((ROOT / "results").glob("*/sweep.toml"))
+    assert len(paths) > 5
+    for path in paths:
+        sweep = tomllib.loads(path.read_text(encoding="utf-8"))
+        assert set(sweep) <= set(schema["properties"])
+        for table in sweep["runs"]:
+            assert set(table) <= set(of_runs)
+    assert all(part.get("description") for part in (*schema["properties"].values(), *of_runs.values()))

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ong.experiments.schema import BenchmarkRecipe, Buildable, StrategyRecipe, Strict
+from ong.experiments.schema import MOST_EPOCHS, BenchmarkRecipe, Buildable, StrategyRecipe, Strict
 
 __all__ = ["AutoencoderBenchmark", "AutoencoderStrategy", "PassesRecipe", "why_not"]
 
@@ -15,7 +15,7 @@ __all__ = ["AutoencoderBenchmark", "AutoencoderStrategy", "PassesRecipe", "why_n
 class PassesRecipe(Strict):
     """Passes over the training images, the same for every strategy; examples a step are the strategy's."""
 
-    epochs: int = Field(ge=0)
+    epochs: int = Field(ge=0, le=MOST_EPOCHS)
 
 
 class AutoencoderBenchmark(BenchmarkRecipe):

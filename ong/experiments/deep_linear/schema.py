@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe, Strict
+from ong.experiments.schema import MOST_EPOCHS, BenchmarkRecipe, StrategyRecipe, Strict
 
 __all__ = ["DeepLinearBenchmark", "DeepLinearStrategy", "TheoryRecipe", "why_not"]
 
@@ -82,7 +82,7 @@ class DeepLinearStrategy(StrategyRecipe):
 
     step: str
     rates: list[Positive] = Field(min_length=1)
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=MOST_EPOCHS)
     batch_size: int = Field(ge=1)
     damping: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     adapt_damping: bool = False

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe, Strict
+from ong.experiments.schema import MOST_EPOCHS, BenchmarkRecipe, StrategyRecipe, Strict
 
 __all__ = ["FisherBenchmark", "FisherStrategy", "MeasureRecipe", "PassesRecipe"]
 
@@ -16,7 +16,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class PassesRecipe(Strict):
     """Passes over the training images and images a step; the Fisher is measured before the first and after each."""
 
-    epochs: int = Field(ge=0)
+    epochs: int = Field(ge=0, le=MOST_EPOCHS)
     batch_size: int = Field(ge=1)
 
 
