@@ -1,5 +1,6 @@
 """One thread in all tests: the nets are small, and more threads only wait for each other."""
 
+import gc
 import sys
 from collections.abc import Iterator
 
@@ -7,6 +8,13 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def what_was_imported_is_no_garbage() -> None:
+    """Each run collects garbage; looking through all modules for it takes longer than many a run here."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
