@@ -244,49 +244,6 @@ def test_a_run_whose_last_step_diverges_is_named_too(ong: Command, tmp_path: Pat
     assert "Traceback" not in err
 
 
-KILLER = """
-import os, pathlib, signal
-from avalanche.core import SupervisedPlugin
-
-class Killer(SupervisedPlugin):
-    def before_training_exp(self, strategy, **kwargs):
-        if strategy.clock.train_exp_counter == 1 and pathlib.Path("armed").exists():
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
-"""
-
-
-def test_a_worker_that_the_system_kills_is_told_in_a_line_and_loses_nothing(tmp_path: Path) -> None:
-    (tmp_path / "killing.py").write_text(KILLER)
-    (tmp_path / "short.toml").write_text(RECIPE + '[[plugins]]\nuse = "killing:Killer"\n')
-    (tmp_path / "armed").touch()
-
-    def run() -> subprocess.CompletedProcess[str]:
-        command = ("run", "permuted-digits", "short.toml", "--seeds", "2", *QUICK[:-2], "--jobs", "2")
-        program = "import sys; from ong.cli import main; sys.argv[0] = 'ong'; main()"
-        return subprocess.run(
-            [sys.executable, "-P", "-c", program, *command], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-
-    killed = run()
-    assert killed.returncode == 1
-    told = [line for line in killed.stderr.splitlines() if line.startswith("ong: ")]
-    assert sorted(line.split(", twice; ")[0] for line in told) == [
-        f"ong: permuted-digits / short / seed {seed}: its worker process was ended by SIGKILL" for seed in (0, 1)
-    ]
-    assert "Traceback" not in killed.stderr
-    assert len(list(tmp_path.glob("runs/permuted-digits/short/seed-*/checkpoint.pt"))) == 2
-    (tmp_path / "armed").unlink()
-    resumed = run()
-    assert resumed.returncode == 0, resumed.stderr
-    assert "short" in resumed.stdout
-
-
 def test_a_record_of_another_schema_shows_before_anything_is_trained(ong: Command, tmp_path: Path) -> None:
     ong("run", "permuted-digits", "naive", *QUICK)
     path = tmp_path / "runs/permuted-digits/naive/seed-0/record.json"

@@ -42,7 +42,6 @@ COMMANDS = {
     "report": ("report", "runs"),
 }
 FEW = [
-    ("run", "parent", 0),
     ("sweep", "worker", 1),
     ("sweep", "group", 2),
     ("tune", "parent", 3),
@@ -100,7 +99,7 @@ def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Whole]:
 
 def whole(name: str, known: dict[str, Whole], factory: pytest.TempPathFactory) -> Whole:
     if name not in known:
-        runs = whole("run", known, factory).folder if name == "report" else None
+        runs = whole("sweep", known, factory).folder if name == "report" else None
         folder = prepared(factory.mktemp("whole") / name, name, runs)
         begun = time.monotonic()
         out = done(folder, name)
@@ -119,7 +118,7 @@ def test_a_command_that_is_killed_ends_as_if_it_had_not_been(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     expected = whole(name, wholes, tmp_path_factory)
-    folder = prepared(tmp_path / name, name, wholes["run"].folder if name == "report" else None)
+    folder = prepared(tmp_path / name, name, wholes["sweep"].folder if name == "report" else None)
     process = command(folder, *COMMANDS[name])
     time.sleep(random.Random(f"{name} {whom} {seed}").uniform(0.1, 1) * expected.seconds)
     members = kill(process, whom)

@@ -107,11 +107,16 @@ with Workers(2) as workers:
 """
 
 
-@pytest.mark.parametrize("instant", ["at once", "while they import", "while they train"])
-@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize(
+    ("instant", "group"),
+    [
+        ("at once", False),
+        ("while they train", True),
+        ("while they import", False),
+        pytest.param("while they train", False, marks=pytest.mark.nightly),
+    ],
+)
 def test_no_worker_and_no_semaphore_outlives_a_parent_that_is_killed(instant: str, group: bool, tmp_path: Path) -> None:
-    if group and instant != "while they train":
-        pytest.skip("one instant is enough where all are killed")
     (tmp_path / "parent.py").write_text(PARENT)
     parent = subprocess.Popen(
         [sys.executable, "parent.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
