@@ -10,10 +10,10 @@ from typing import Any
 
 from ong.errors import UserError
 
-__all__ = ["check_jobs", "find_records", "parse_seeds", "parse_settings", "seeds_of"]
+__all__ = ["LARGEST_SEED", "check_jobs", "find_records", "parse_seeds", "parse_settings", "seeds_of"]
 
 _MOST_SEEDS = 1000
-_LARGEST_SEED = 2**32 - 1  # numpy's, which random numbers of other libraries are seeded by
+LARGEST_SEED = 2**32 - 1  # numpy's, which random numbers of other libraries are seeded by
 
 
 def check_jobs(jobs: int) -> None:
@@ -31,8 +31,8 @@ def seeds_of(seeds: str | None, seed: int | None, default: list[int]) -> list[in
     if seeds is not None and seed is not None:
         raise UserError(f"--seeds {seeds} and --seed {seed}: give one of them")
     if seed is not None:
-        if not 0 <= seed <= _LARGEST_SEED:
-            raise UserError(f"--seed {seed}: a seed is a whole number from 0 to {_LARGEST_SEED}")
+        if not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f"--seed {seed}: a seed is a whole number from 0 to {LARGEST_SEED}")
         return [seed]
     return default if seeds is None else parse_seeds(seeds)
 
@@ -53,10 +53,10 @@ def parse_seeds(text: str) -> list[int]:
     for part in filter(None, map(str.strip, text.split(","))):
         found = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if first > last or last > _LARGEST_SEED:
+        if first > last or last > LARGEST_SEED:
             raise UserError(
                 f"--seeds '{text}': give a count, such as 5, a range, such as 0-4, or a list, such as 3,7, of seeds "
-                f"from 0 to {_LARGEST_SEED}"
+                f"from 0 to {LARGEST_SEED}"
             )
         if last - first >= _MOST_SEEDS or len(numbers) >= _MOST_SEEDS:
             raise UserError(f"--seeds '{text}': these are more than {_MOST_SEEDS}")

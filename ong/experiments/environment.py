@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["environment"]
+__all__ = ["environment", "peak_bytes"]
 
 
 def environment() -> dict[str, Any]:
@@ -30,9 +31,19 @@ def environment() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "peak_bytes": peak_bytes(),
         "packages": {name: installed(name) for name in ("ong", "torch", "torchvision", "avalanche-lib", "numpy")},
         "commit": _commit(),
     }
+
+
+def peak_bytes() -> int | None:
+    """Return the most memory that this process has had, a GPU's not counted; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _commit() -> str | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -25,7 +25,24 @@ from ong.experiments.stopped import StoppedError
 from ong.experiments.store import RunFolder, deciding, fingerprint
 from ong.report.runs import flatten
 
-__all__ = ["Checked", "Job", "Outcome", "attempt", "check", "finished", "one_thread", "perform"]
+__all__ = [
+    "Checked",
+    "Job",
+    "OtherRecipeError",
+    "Outcome",
+    "attempt",
+    "built",
+    "check",
+    "finished",
+    "one_thread",
+    "perform",
+]
+
+R = TypeVar("R")
+
+
+class OtherRecipeError(UserError):
+    """A run's folder holds a finished run of another recipe."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +91,8 @@ class Job:
         Raises:
             UserError: whatever is wrong with it.
         """
-        try:
-            with within_memory(self.label):
-                return kind_of(self.benchmark.kind).make_run(self.benchmark, self.strategy, self.seed, self.data_root)
-        except UserError:
-            raise
-        except Exception as error:  # of classes of others, which take what they are given
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            raise UserError(
-                f"{self.label}: it cannot be built from its recipes ({told}; at {last.filename}:{last.lineno})"
-            ) from error
+        kind = kind_of(self.benchmark.kind)
+        return built(lambda: kind.make_run(self.benchmark, self.strategy, self.seed, self.data_root), self.label)
 
 
 @dataclass(frozen=True)
@@ -110,11 +118,31 @@ class Outcome:
     place: Mapping[str, Any] = field(default_factory=dict)
 
 
+def built(make: Callable[[], R], label: str) -> R:
+    """Return what a function builds of a run's recipes.
+
+    Raises:
+        UserError: whatever is wrong with them, or more than the memory of this machine.
+    """
+    try:
+        with within_memory(label):
+            return make()
+    except UserError:
+        raise
+    except Exception as error:  # of classes of others, which take what they are given
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(
+            f"{label}: it cannot be built from its recipes ({told}; at {last.filename}:{last.lineno})"
+        ) from error
+
+
 def finished(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Return the record of a finished run of the same settings.
 
     Raises:
-        UserError: the record there is of other settings.
+        OtherRecipeError: the record there is of other settings.
+        UserError: it is no record.
     """
     if job.force:
         return None
@@ -129,7 +157,7 @@ def finished(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
         differing = [key for key, (old, new) in pairs.items() if old != new]
         told = ["{} is {} there, {} here".format(key, *pairs[key]) for key in differing[:3]]
         told += [f"{len(differing) - 3} more"] if len(differing) > 3 else []
-        raise UserError(
+        raise OtherRecipeError(
             f"'{job.folder.path}' holds a finished run of another recipe ({'; '.join(told)}); "
             "replace it with --force or use another --out"
         )

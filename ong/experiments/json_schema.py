@@ -32,11 +32,9 @@ def json_schema(what: str, kind: str = "continual") -> dict[str, Any]:
     """
     if what not in _WHAT:
         raise UnknownNameError("schema", what, _WHAT)
-    if what == "sweep":  # of all kinds
-        return {"$schema": _DIALECT, "$id": f"urn:ong:sweep:{SCHEMA}"} | SweepFile.model_json_schema(
-            schema_generator=_Described
-        )
     known = kind_of(kind)
+    if what == "sweep":  # of all kinds
+        return {"$schema": _DIALECT, "$id": "urn:ong:sweep"} | SweepFile.model_json_schema(schema_generator=_Described)
     head = {"$schema": _DIALECT, "$id": f"urn:ong:{what}:{kind}:{SCHEMA}"}
     if what == "record":
         return head | _of_record(Record if kind == "continual" else HistoryRecord, kind)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ong.errors import UnknownNameError, UserError
+from ong.experiments.arguments import LARGEST_SEED
 from ong.experiments.devices import check_device_name
 from ong.experiments.jobs import Job
 from ong.experiments.kinds import kind_of
@@ -46,7 +47,7 @@ def plan(
         benchmark: name or path of a benchmark.
         strategies: names or paths of strategies; by default those the benchmark's recipe lists, or else its
             kind's, without those that its nets are too large for.
-        seeds: seeds, none negative.
+        seeds: different ones, from 0 to 2³² − 1.
         changes: dotted keys and their values; keys of a benchmark go there, all others to every strategy.
         dataset: replaces the benchmark's data set.
         data_root: where data sets lie.
@@ -61,8 +62,10 @@ def plan(
         UserError: anything that is wrong with these.
     """
     for seed in seeds:
-        if seed < 0:
-            raise UserError(f"seed {seed}: seeds must not be negative")
+        if not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f"seed {seed}: a seed is a whole number from 0 to {LARGEST_SEED}")
+        if list(seeds).count(seed) > 1:
+            raise UserError(f"seed {seed} is given twice")
     learned = load_benchmark(benchmark)
     kind = kind_of(learned.kind)
     changes = dict(changes or {})

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
 
-from ong.console import on_terminal, say
+from ong.console import on_terminal, one_line, say
 
-__all__ = ["Bars", "Overview", "Progress", "Silent"]
+__all__ = ["Bars", "Overview", "Progress", "Silent", "duration"]
+
+_WAITING = "waiting"
 
 
 class Progress(Protocol):
@@ -108,46 +114,82 @@ class Bars:
 
 
 class Overview:
-    """One bar over the parts of many runs, with those in training; elsewhere than on a terminal a line a finished run.
+    """Many runs: on a terminal a table of strategies and seeds, elsewhere a line a finished run.
 
     A run tells from a thread of its own.
     """
 
-    def __init__(self, runs: int, parts: int, *, show: bool = True) -> None:
-        """Begin with so many runs, of so many tasks or epochs together."""
-        terminal = on_terminal()
-        self._bar = tqdm(total=parts, unit="part", disable=not (show and terminal), dynamic_ncols=True)
-        self._lines = show and not terminal
-        self._runs, self._finished = runs, 0
-        self._parts: dict[str, tuple[int, int]] = {}
+    def __init__(self, labels: Sequence[str], units: int, *, show: bool = True) -> None:
+        """Begin.
+
+        Args:
+            labels: of the runs, ``BENCHMARK / STRATEGY / seed S``.
+            units: the tasks or epochs of all of them together.
+            show: whether to show anything.
+        """
+        self._cells = dict.fromkeys(labels, _WAITING)
+        self._units, self._done, self._of_run = units, 0, dict[str, int]()
+        self._finished = 0
         self._lock = threading.Lock()
         self._started = time.monotonic()
-        self._describe()
+        self._lines = show and not on_terminal()
+        self._live = Live(get_renderable=self._shown, console=Console(stderr=True), refresh_per_second=2)
+        if show and on_terminal():
+            self._live.start()
 
     def tell(self, label: str, done: int, total: int) -> None:
         """Note how far a run is; one that had to begin again falls back."""
         with self._lock:
-            before, _ = self._parts.get(label, (0, 0))
-            self._parts[label] = (done, total)
-            self._bar.update(done - before)
-            self._describe()
+            if label not in self._of_run and not self._done:
+                self._started = time.monotonic()  # workers have imported what they need
+            self._count(label, done)
+            self._cells[label] = f"{done}/{total}"
 
     def finish(self, label: str, failure: str | None) -> None:
         """Note that a run has ended."""
         with self._lock:
-            self._parts.pop(label, None)
             self._finished += 1
+            self._cells[label] = "done" if failure is None else "failed"
             if self._lines:
                 seconds = time.monotonic() - self._started
-                told = f"{label}: {'done' if failure is None else 'failed'}"
-                say(f"{told} ({self._finished} of {self._runs} runs, {seconds:.0f} s)")
-            self._describe()
+                say(f"{label}: {self._cells[label]} ({self._finished} of {len(self._cells)} runs, {seconds:.0f} s)")
 
     def close(self) -> None:
-        """Leave the terminal tidy."""
-        self._bar.close()
+        """Leave the table as it is."""
+        self._live.stop()
 
-    def _describe(self) -> None:
-        self._bar.set_description_str(f"{self._finished} of {self._runs} runs", refresh=False)
-        running = [f"{label.partition(' / ')[2]}: {done}/{total}" for label, (done, total) in self._parts.items()]
-        self._bar.set_postfix_str(", ".join(running))
+    def _count(self, label: str, done: int) -> None:
+        self._done += done - self._of_run.get(label, 0)
+        self._of_run[label] = done
+
+    def _shown(self) -> Group:
+        rows: dict[str, dict[str, str]] = {}
+        for label, cell in self._cells.items():
+            name, _, seed = label.rpartition(" / ")
+            rows.setdefault(name, {})[seed] = cell
+        seeds = list(dict.fromkeys(seed for row in rows.values() for seed in row))
+        title = f"{self._finished} of {len(self._cells)} runs"
+        if not self._of_run:
+            title += ", the workers start"
+        elif self._done and self._finished < len(self._cells):
+            left = (time.monotonic() - self._started) / self._done * (self._units - self._done)
+            title += f", about {duration(left)} left"
+        table = Table(box=None, pad_edge=False)
+        table.add_column()
+        for seed in seeds:
+            table.add_column(seed, justify="right", no_wrap=True)
+        for name, row in rows.items():
+            table.add_row(Text(one_line(name)), *(_styled(row.get(seed, "")) for seed in seeds))
+        return Group(Text(title), table)
+
+
+def _styled(cell: str) -> Text:
+    return Text(cell, style={"done": "green", "failed": "red", _WAITING: "dim"}.get(cell, ""))
+
+
+def duration(seconds: float) -> str:
+    """Write seconds in the unit that suits them: ``0.4 s``, ``40 s``, ``3.5 min``, ``2.1 h``."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1g} s"

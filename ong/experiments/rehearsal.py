@@ -61,8 +61,10 @@ class Rehearsal(ContinualRun):
                 self._train(len(seconds))
                 seconds.append(self.train_seconds[-1] + (sum(planned[-1:]) - few.taken) * few.seconds)
             self._evaluate()
-        except (AssertionError, ArithmeticError, LookupError, RuntimeError, ValueError) as error:
-            raise UserError(f"{self.recipe.name}: {_STEPS} steps a task fail ({error})") from None
+        except UserError:
+            raise
+        except Exception as error:  # of plugins of others too
+            raise UserError(f"{_STEPS} steps a task end in {type(error).__name__}: {error}") from error
         left, kept = self.units - len(seconds), [0, *self.memory_bytes]
         return Costs(
             sum(seconds) + left * seconds[-1] + (self.units + 1) * self.evaluate_seconds[-1],

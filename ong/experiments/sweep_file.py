@@ -165,3 +165,5 @@ def _inside(here: Path, path: str) -> Path:
         return (here / Path(path).expanduser()).resolve()
     except RuntimeError as error:  # no HOME
         raise UserError(f"'{path}': {error}; give the path without ~") from None
+    except ValueError as error:  # a NUL in it
+        raise UserError(f"{path!r}: {error}") from None

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ong.console import one_line
 from ong.errors import WorkStoppedError
-from ong.experiments.forecast import duration
+from ong.experiments.progress import duration
 from ong.experiments.sweep import default_workers
 from ong.experiments.tune import Search, tune
 from ong.experiments.tune_points import STARTUP

@@ -43,7 +43,7 @@ class Metric(Quantity):
         arguments: list[Any] = [matrix, others or {}][: len(inspect.signature(self.of).parameters)]
         try:
             return float(self.of(*arguments))
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except Exception as error:  # of functions of others
             told = f"{type(error).__name__}: {error}"
             raise UserError(f"metric '{self.name}' fails for a run of {matrix.tasks} tasks ({told})") from error
 

@@ -84,6 +84,7 @@ def promised_and_measured(runs: Runs, theme: Theme = LIGHT) -> Figure:
     change that is not of first order.
     """
     painter, panels, paper = painted(runs, theme), promises(runs), PAPERS[runs.choice.paper]
+    names = runs.drawn(certified(runs))
     side = 3.5 if paper.beside else paper.width
     shape = (1, len(panels)) if paper.beside else (len(panels), 1)
     figure = Figure(
@@ -95,8 +96,8 @@ def promised_and_measured(runs: Runs, theme: Theme = LIGHT) -> Figure:
     tasks = np.arange(1, runs.tasks + 1)
     for axes, (title, lines) in zip(figure.subplots(*shape, squeeze=False).flat, panels.items(), strict=True):
         axes.set_facecolor(theme.paper)
-        for name, found in lines.items():
-            style = painter[name]
+        for name in names:
+            found, style = lines[name], painter[name]
             for line, values in (("--", found.promised), (":", found.beyond)):
                 if values is not None:
                     axes.plot(tasks, values, line, color=style["color"], linewidth=0.9 * style["linewidth"])
@@ -110,9 +111,7 @@ def promised_and_measured(runs: Runs, theme: Theme = LIGHT) -> Figure:
         plain_ticks(axes)
         axes.tick_params(labelsize=paper.font - 0.5)
     figure.supylabel("mean squared change", color=theme.ink, fontsize=paper.font + 0.5)
-    handles = [
-        Line2D([], [], **painter[n] | {"linestyle": "-"}, label=figure_text(runs.label(n))) for n in certified(runs)
-    ]
+    handles = [Line2D([], [], **painter[n] | {"linestyle": "-"}, label=figure_text(runs.label(n))) for n in names]
     handles += [
         Line2D([], [], color=theme.ink, linestyle="-", label="measured"),
         Line2D([], [], color=theme.ink, linestyle="--", label="promised"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = ["charts"]
 
 _DASHES = ("solid", "dash", "dot")
 _OF_STEPS = ("leak", "leak_unseen", "descent_cosine")
+_OF_RUNS = re.compile(r", (mean over tasks|all tasks|last task|the largest)$")
 _NOT_DIAGNOSTICS = ("task", "before", "learned", "final", "change")
 
 
@@ -109,8 +111,9 @@ def _diagnostics(runs: Runs) -> list[dict[str, Any]]:
 
 
 def _about(known: Column) -> str:
+    """Return what a quantity is of a task, without what a run's number makes of those of its tasks."""
     formula = known.formula.removeprefix("mean_t ").removeprefix("max_t ").removeprefix("Σ_t ")
-    return ": ".join(part for part in (known.about.removesuffix(", mean over tasks"), formula) if part)
+    return ": ".join(part for part in (_OF_RUNS.sub("", known.about), formula) if part)
 
 
 def _steps(records: list[Record]) -> dict[str, tuple[list[float], list[float]]]:

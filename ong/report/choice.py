@@ -59,6 +59,9 @@ class Choice:
         for name in (*self.only, *self.labels):
             if name not in strategies:
                 raise UnknownNameError("strategy among the records", name, strategies)
+        for name, label in self.labels.items():
+            if label in strategies and label != name and label not in self.labels:
+                raise UserError(f"the label of '{name}' is the name of another strategy, '{label}'; give it another")
         for key in self.columns:
             if key not in columns:
                 raise UnknownNameError("column", key, columns)

@@ -127,7 +127,7 @@ _CERTIFICATES = tuple(
 _MEASURED = (
     Column("train_seconds", "Train s", "seconds of training, all tasks", "Σ_t seconds_t", _seconds, interval=False),
     Column(
-        "memory_bytes", "Memory", "largest state kept between tasks", "max_t bytes_t", _bytes, interval=False,
+        "memory_bytes", "Memory", "state kept between tasks, the largest", "max_t bytes_t", _bytes, interval=False,
         over="max",
     ),
     Column(

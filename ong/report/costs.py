@@ -69,7 +69,7 @@ def accuracy_against(runs: Runs, cost: Cost, theme: Theme = LIGHT) -> Figure:
     paper = PAPERS[runs.choice.paper]
     figure, axes = new_axes((paper.width, paper.height), theme, paper)
     draw_accuracy_against(axes, runs, cost, theme)
-    names = [*runs.references, *cost_points(runs, cost)]
+    names = [*runs.references, *runs.drawn(cost_points(runs, cost))]
     legend(axes, [figure_text(runs.label(name)) for name in names], theme, paper)
     return figure
 
@@ -77,6 +77,7 @@ def accuracy_against(runs: Runs, cost: Cost, theme: Theme = LIGHT) -> Figure:
 def draw_accuracy_against(axes: Axes, runs: Runs, cost: Cost, theme: Theme = LIGHT) -> None:
     """Draw the points of :func:`accuracy_against` into axes."""
     points = cost_points(runs, cost)
+    points = {name: points[name] for name in runs.drawn(points)}
     painter = painted(runs, theme)
     for name, found in points.items():
         x, acc, half = np.array(found).T

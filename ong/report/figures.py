@@ -100,8 +100,8 @@ DARK = Theme(
 def accuracy_curves(runs: Runs, theme: Theme = LIGHT) -> Figure:
     """Draw mean_{j≤t} R[t, j] over t for every strategy, with the 95% t-interval over seeds as a band.
 
-    Of a strategy sized to several budgets of memory it is the largest one's, and of more than eight strategies they
-    are the best by ``ACC``, unless some are chosen.
+    Of more than eight strategies they are the best by ``ACC``, and naive, unless some are chosen; of one sized to
+    several budgets of memory it is the largest one's.
 
     Joint training, which has no intermediate rows, is a horizontal line at its ``ACC``; training from scratch
     has no sequence and is left out.
@@ -118,7 +118,7 @@ def draw_curves(axes: Axes, runs: Runs, theme: Theme = LIGHT) -> None:
     tasks = np.arange(1, runs.tasks + 1)
     lowest, highest = 1.0, 0.0
     painter = painted(runs, theme)
-    for strategy in runs.drawn:
+    for strategy in runs.drawn(runs.pictured):
         curve = curve_of(runs, strategy)
         mean = np.array([estimate.mean for estimate in curve])
         half = np.nan_to_num(np.array([estimate.half_width for estimate in curve]))

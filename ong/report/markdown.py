@@ -93,8 +93,8 @@ def _section(runs: Runs, figure_path: FigurePath | None) -> list[str]:
         parts += ["\n".join(f"- **{name}**: {text}" for name, text in told.items())]
     if figure_path:
         parts += [f"![Average accuracy over tasks seen]({figure_path(runs, None)})"]
-        if any(not runs.is_reference(name) and name not in runs.drawn for name in runs.pictured):
-            parts += [f"The {MOST_LINES} strategies of the highest ACC are drawn; `--only` chooses others."]
+        if len(runs.drawn(runs.pictured)) < sum(not runs.is_reference(name) for name in runs.pictured):
+            parts += [f"At most {MOST_LINES} lines are drawn, the best by ACC and naive; `--only` chooses others."]
         for cost in costs(runs):
             parts += [f"### {ABOUT[cost][0]}", ABOUT[cost][1], f"![{ABOUT[cost][0]}]({figure_path(runs, cost)})"]
     if certified(runs):

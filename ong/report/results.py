@@ -32,12 +32,13 @@ from ong.report.tables import seeds_frame, summary_frame, task_frame, wide
 __all__ = ["Results", "load"]
 
 
-def load(directory: Path | str, metrics: Iterable[str | Callable[..., float]] = ()) -> Results:
+def load(directory: Path | str, metrics: str | Iterable[str | Callable[..., float]] = ()) -> Results:
     """Read every record under a directory.
 
     Args:
         directory: where they lie.
-        metrics: of your own, made by :func:`ong.metrics.metric` or named as ``module:Name``, beside the usual ones.
+        metrics: of your own, made by :func:`ong.metrics.metric` or named as ``module:Name``, one or several, beside
+            the usual ones.
 
     >>> import ong
     >>> results = ong.load("results/permuted-mnist")
@@ -48,6 +49,7 @@ def load(directory: Path | str, metrics: Iterable[str | Callable[..., float]] = 
     Raises:
         UserError: no such directory, no records in it, records that cannot be read or compared, or what is no metric.
     """
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     chosen = [METRICS.get_or_use(m) if isinstance(m, str) else METRICS.entry(m, repr(m)) for m in metrics]
     with understood(directory):
         return Results(read_runs(directory, chosen))
@@ -113,7 +115,7 @@ class Results:
         Raises:
             UnknownNameError: a strategy without runs.
         """
-        return Results(choose(list(self._groups.values()), Choice(strategies, labels or {})))
+        return Results(choose(list(self._groups.values()), Choice(tuple(dict.fromkeys(strategies)), labels or {})))
 
     def runs(self) -> pd.DataFrame:
         """One row a run at full precision: ``benchmark, strategy, seed``, every metric, cost and diagnostic."""
@@ -150,7 +152,7 @@ class Results:
         runs = self._one()
         records = {record.seed: record for record in runs.of(self._known(runs, strategy))}
         if seed not in records:
-            raise UserError(f"{strategy} has no run of seed {seed}; it has {', '.join(map(str, records))}")
+            raise UserError(f"{strategy} has no run of seed {seed!r}; it has {', '.join(map(str, records))}")
         return records[seed]
 
     def matrix(self, strategy: str, seed: int | None = None) -> NDArray[np.float64]:

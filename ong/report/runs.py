@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ TUNING_SEEDS_FROM = 1000
 """Hyper-parameters are tuned on seeds from here on, which are never reported."""
 
 MOST_LINES = 8
-"""A figure has no more lines, unless they are chosen."""
+"""A figure has no more lines besides those of references, unless they are chosen."""
 
 FEWEST_SEEDS = 5
 """A published comparison has at least so many seeds."""
@@ -76,11 +76,18 @@ class Runs:
                 most[unsized(name)] = max(budget, most.get(unsized(name), 0))
         return [name for name, budget in budgets.items() if budget is None or budget == most[unsized(name)]]
 
-    @property
-    def drawn(self) -> list[str]:
-        """The strategies that have a line in figures: those chosen, or the pictured ones, of many the eight best."""
-        competing = [name for name in self.pictured if not self.is_reference(name)]
-        return competing if self.choice.only else competing[:MOST_LINES]
+    def drawn(self, names: Iterable[str]) -> list[str]:
+        """Return which strategies of some, the best first, have a line in a figure, where references have theirs.
+
+        All of those that were chosen; otherwise one of each name, without a budget where there is one, and of many the
+        eight best, ``naive`` in the place of the last one.
+        """
+        competing = [name for name in names if not self.is_reference(name)]
+        if self.choice.only:
+            return competing
+        own = [name for name in competing if name == unsized(name) or unsized(name) not in competing]
+        best = own[:MOST_LINES]
+        return [*best[:-1], "naive"] if "naive" in own and "naive" not in best else best
 
     @property
     def seeds(self) -> list[int]:
@@ -102,7 +109,8 @@ class Runs:
 
     def _at_once(self, strategy: str) -> bool:
         """Return whether a strategy has all tasks at once, under whatever name: R then has a last row only."""
-        return self.tasks > 1 and all(np.isnan(record.matrix.after[:-1]).all() for record in self.of(strategy))
+        records = self.of(strategy)  # none for a name without budget that only stands for some
+        return self.tasks > 1 and bool(records) and all(np.isnan(r.matrix.after[:-1]).all() for r in records)
 
     def needs(self, strategy: str) -> str:
         """Return what a strategy needs that others do without, in words; empty if nothing."""

@@ -131,7 +131,9 @@ def _summary_table(runs: Runs, console: Console) -> tuple[Table, list[str]]:
     """Return the table, and the titles of columns that it has no room for."""
     unbounded = console.options.update_width(10_000)
     own = [key for key, known in columns(runs).items() if not known.on_request and key not in BY_IMPORTANCE]
-    keep = [c.key for c in shown(runs, [*BY_IMPORTANCE[:2], *own, *BY_IMPORTANCE[2:]])]
+    asked = [metric.name for metric in runs.metrics]
+    order = dict.fromkeys([*BY_IMPORTANCE[:1], *asked, *BY_IMPORTANCE[1:2], *own, *BY_IMPORTANCE[2:]])
+    keep = [c.key for c in shown(runs, [*order])]
     while True:
         keys = [c.key for c in shown(runs) if c.key in keep]
         table = _styled(runs, keys)

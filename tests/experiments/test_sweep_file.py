@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from ong.errors import UserError
-from ong.experiments import forecast
+from ong.experiments import forecast, progress
 from ong.experiments.forecast import Costs, summary_of
 from ong.experiments.jobs import Job, perform
 from ong.experiments.plan import plan
+from ong.experiments.progress import Overview
 from ong.experiments.rehearsal import Rehearsal
 from ong.experiments.sweep import sweep
 from ong.experiments.sweep_file import sweep_jobs
@@ -70,7 +73,7 @@ def test_what_is_done_is_told_without_a_run_and_not_repeated(tmp_path: Path) -> 
     runs = f'[[runs]]\nbenchmarks = ["permuted-digits"]\nstrategies = ["naive"]\nseeds = 2\nset = {{ {QUICK} }}\n'
     path = written(tmp_path, runs)
     first_lines = [*summary_of(sweep_jobs(path))]
-    assert re.fullmatch(r"permuted-digits  naive  seeds 0, 1: 2 to do, about \d s each", first_lines[0])
+    assert re.fullmatch(r"permuted-digits  naive  seeds 0, 1: 2 to do, about [\d.]+ s each", first_lines[0])
     assert first_lines[1] == "2 runs, 0 done"
     assert not (tmp_path / "runs").exists()
     first = sweep(sweep_jobs(path)[:1], show=False)
@@ -104,6 +107,9 @@ WRONG = {
     "a key that is none": (f"[[runs]]\n{ONE}seed = 3\n", "'runs.0.seed'; did you mean 'runs.0.seeds'?"),
     "twice": (f"[[runs]]\n{ONE}[[runs]]\n{ONE}", "permuted-digits / naive / seed 0 stands in it twice"),
     "no suffix": (f'[[runs]]\n{ONE}overrides = [{{ "optimizer.lr" = 1.0 }}]\n', "suffix' is missing"),
+    "a seed twice": (f"[[runs]]\n{ONE}seeds = [0, 0]\n", "seed 0 is given twice"),
+    "a seed that numpy does not take": (f"[[runs]]\n{ONE}seeds = [5000000000]\n", "from 0 to 4294967295"),
+    "a path with a NUL": (f'out = "a\\u0000b"\n[[runs]]\n{ONE}', "null byte"),
     "no seeds": (f"[[runs]]\n{ONE}seeds = 0\n", "seeds"),
     "a suffix that names no folder": (
         f'[[runs]]\n{ONE}overrides = [{{ suffix = "/x", "optimizer.lr" = 1.0 }}]\n',
@@ -143,16 +149,17 @@ def test_what_is_left_is_estimated_from_finished_runs_of_the_same_recipes(
 
     def rehearse(job: Job) -> Costs:
         rehearsed.append(job.strategy.name)
-        return Costs(7.0, 2000)
+        return Costs(7.0, 2000, 10**9)
 
     monkeypatch.setattr(forecast, "_rehearsed", rehearse)
-    monkeypatch.setattr(forecast, "_peak", lambda: 1_500_000_000)
+    environment = jobs[0].folder.path / "environment.json"
+    environment.write_text(json.dumps(json.loads(environment.read_text()) | {"peak_bytes": 1_500_000_000}))
     assert [*summary_of(jobs, 2)] == [
         "permuted-digits  naive  seeds 0, 1, 2, 5: 1 done, 3 to do, about 90 s each; keeps 3 kB",
         "permuted-digits  ogd  seeds 0, 1, 2, 5: 4 to do, about 7 s each; keeps 2 kB",
         "8 runs, 1 done",
         "about 5.0 min of computing left, 2.5 min with 2 jobs",
-        "a process of these takes up to 1.5 GB",
+        "a process takes about 1.5 GB of memory",
     ]
     assert rehearsed == ["ogd"]
     values["strategy"]["optimizer"]["lr"] = 0.5  # another recipe, which tells nothing of these
@@ -176,12 +183,9 @@ def test_a_rehearsal_tells_what_a_run_takes_and_keeps(strategy: str, tmp_path: P
 def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
     text = '[[runs]]\nbenchmarks = ["permuted-mnist"]\nstrategies = ["naive"]\ndataset = "svhn"\n'
     line, *rest = summary_of(sweep_jobs(written(tmp_path, text)))
-    assert "1 to do; not measured: " in line
+    assert "1 to do; its rehearsal fails: " in line
     assert "svhn" in line
-    assert rest == [
-        "1 runs, 0 done",
-        "how long they take is known once a run of each is finished here: start with one seed",
-    ]
+    assert rest == ["1 runs, 0 done", "nothing is known of how long they take"]
 
 
 def test_runs_that_were_not_begun_leave_no_folder(tmp_path: Path) -> None:
@@ -191,3 +195,68 @@ def test_runs_that_were_not_begun_leave_no_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="SGDD"):
         sweep(sweep_jobs(path), show=False)
     assert [*(tmp_path / "runs").iterdir()] == []
+
+
+RAISES = """
+from avalanche.core import SupervisedPlugin
+
+class AtOnce(SupervisedPlugin):
+    def __init__(self):
+        raise KeyError("boo")
+
+class Later(SupervisedPlugin):
+    def before_backward(self, strategy, **kwargs):
+        raise TypeError("boo")
+"""
+FAILS = {
+    "a network that no machine holds": ('"naive"', '"model.hidden" = [1000000000]', "it needs more than the"),
+    "a plugin that cannot be made": ('"./AtOnce.toml"', "", "it cannot be built from its recipes (KeyError: 'boo';"),
+    "a plugin that fails": ('"./Later.toml"', "", "10 steps a task end in TypeError: boo"),
+    "a device that is not there": ('"naive"', '"training.device" = "cuda"', "'cuda' is not on this machine"),
+}
+
+
+@pytest.mark.parametrize("case", FAILS)
+def test_a_rehearsal_that_fails_is_told_and_the_others_go_on(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "device" in case and torch.cuda.is_available():
+        pytest.skip("CUDA is here")
+    strategy, setting, message = FAILS[case]
+    (tmp_path / "raises.py").write_text(RAISES)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("AtOnce", "Later"):
+        (tmp_path / f"{name}.toml").write_text(f'{MINE}[[plugins]]\nuse = "raises:{name}"\n')
+    groups = [f"strategies = [{strategy}]\nset = {{ {setting} }}", f'strategies = ["ewc"]\nset = {{ {QUICK} }}']
+    text = "".join(f'[[runs]]\nbenchmarks = ["permuted-digits"]\n{group}\n' for group in groups)
+    lines = [*summary_of(sweep_jobs(written(tmp_path, text)))]
+    assert "1 to do; its rehearsal fails: " in lines[0]
+    assert message in lines[0]
+    assert "1 to do, about" in lines[1]
+
+
+def test_what_is_no_record_is_not_taken_for_another_recipes(tmp_path: Path) -> None:
+    jobs = sweep_jobs(written(tmp_path, f"[[runs]]\n{ONE}"))
+    jobs[0].folder.prepare()
+    (jobs[0].folder.path / "record.json").write_text("{")
+    with pytest.raises(UserError, match="is not a record"):
+        [*summary_of(jobs)]
+
+
+def test_an_overview_is_a_table_of_strategies_and_seeds(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(progress, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = Overview([f"b / {name} / seed {seed}" for name in ("naive", "ogd") for seed in (0, 3)], 12)
+    shown.tell("b / naive / seed 0", 0, 3)
+    shown.tell("b / naive / seed 0", 3, 3)
+    shown.finish("b / naive / seed 0", None)
+    shown.tell("b / ogd / seed 0", 2, 3)
+    shown.finish("b / ogd / seed 3", "it broke")
+    shown.close()
+    lines = [line.split() for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert lines[-3:] == [
+        ["seed", "0", "seed", "3"],
+        ["b", "/", "naive", "done", "waiting"],
+        ["b", "/", "ogd", "2/3", "failed"],
+    ]
+    assert lines[-4][:5] == ["2", "of", "4", "runs,", "about"]

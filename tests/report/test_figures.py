@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from fake_records import matrix, record, write_record, write_runs
 
+from ong.report.certificates import promised_and_measured
 from ong.report.choice import PAPERS, Choice, Paper
+from ong.report.costs import accuracy_against
 from ong.report.figures import LIGHT, accuracy_curves, legend, new_axes, render
 from ong.report.heat_maps import heat_map
 from ong.report.intervals import t_interval
@@ -118,22 +120,28 @@ def test_very_short_streams_draw(tmp_path: Path, tasks: int) -> None:
     assert render(heat_map(runs, "joint"), "svg").startswith(b"<?xml")
 
 
-def test_of_many_strategies_the_eight_best_are_drawn_and_the_report_says_so(tmp_path: Path) -> None:
-    for place in range(11):
+def test_of_many_strategies_the_best_and_naive_are_drawn_and_the_report_says_so(tmp_path: Path) -> None:
+    names = [f"s{place:02d}" for place in range(10)]
+    for place, name in enumerate([*names, "naive", "s00@4MB"]):
         content = record("naive", 0)
-        content["strategy"] |= {"name": f"s{place:02d}"}
+        content["strategy"] |= {"name": name}
+        content["strategy"] |= {"memory": {"budget": 4_000_000}} if "@" in name else {}
         rows = np.array(content["accuracy_matrix"], dtype=float)
         content["accuracy_matrix"] = (rows * (1 - 0.02 * place)).tolist()
+        content["diagnostics"] |= {"certificate_measured": [0.1] * 10, "certificate_promised": [0.2] * 10}
         write_record(tmp_path, content)
     write_runs(tmp_path, ["joint"], seeds=1)
     runs = read_runs(tmp_path)[0]
-    best = [f"s{place:02d}" for place in range(8)]
-    labels = accuracy_curves(runs).axes[0].get_legend_handles_labels()[1]
-    assert labels == [*best, "joint"]
-    said = "The 8 strategies of the highest ACC are drawn; `--only` chooses others."
+    best = [*names[:7], "naive"]
+    labels = [figure.axes[0].get_legend_handles_labels()[1] for figure in (
+        accuracy_curves(runs), accuracy_against(runs, "train_seconds")
+    )]  # fmt: skip
+    assert labels == [[*best, "joint"], [*best, "joint"]] or labels[1][-8:] == best
+    assert [text.get_text() for text in promised_and_measured(runs).legends[0].get_texts()][:-3] == best
+    said = "At most 8 lines are drawn, the best by ACC and naive; `--only` chooses others."
     assert said in markdown([runs], lambda runs, name: "figure.png")
     chosen = dataclasses.replace(runs, choice=Choice(tuple(runs.names)))
-    assert len(accuracy_curves(chosen).axes[0].get_legend_handles_labels()[1]) == 12
+    assert len(accuracy_curves(chosen).axes[0].get_legend_handles_labels()[1]) == 13
     assert said not in markdown([chosen], lambda runs, name: "figure.png")
 
 

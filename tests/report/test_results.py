@@ -44,6 +44,7 @@ def test_a_matrix_is_that_of_the_record_or_the_mean_over_seeds(results: ong.Resu
     results.matrix("ogd", 1)[0, 0] = 9.0
     assert results.matrix("ogd", 1)[0, 0] <= 1.0  # a copy
     assert results.record("ogd", 1).seed == 1
+    assert results.select("ogd", "ogd").strategies == ["ogd"]
     assert results.record("ogd", 1).strategy_name == "ogd"
     with pytest.raises(UnknownNameError, match="did you mean 'ogd'"):
         results.matrix("odg")

@@ -60,7 +60,7 @@ def test_an_unknown_one_is_refused_with_the_nearest() -> None:
 
 def test_a_sweep_file_has_the_keys_of_its_schema() -> None:
     schema = json_schema("sweep")
-    assert schema["$id"] == f"urn:ong:sweep:{SCHEMA}"
+    assert schema["$id"] == "urn:ong:sweep"
     of_runs = schema["$defs"]["RunsTable"]["properties"]
     paths = sorted((ROOT / "results").glob("*/sweep.toml"))
     assert len(paths) > 5
