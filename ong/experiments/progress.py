@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from rich.console import Console, Group
@@ -119,16 +119,16 @@ class Overview:
     A run tells from a thread of its own.
     """
 
-    def __init__(self, labels: Sequence[str], units: int, *, show: bool = True) -> None:
+    def __init__(self, units: Mapping[str, int], *, show: bool = True) -> None:
         """Begin.
 
         Args:
-            labels: of the runs, ``BENCHMARK / STRATEGY / seed S``.
-            units: the tasks or epochs of all of them together.
+            units: how many tasks or epochs each run has, by its label ``BENCHMARK / STRATEGY / seed S``.
             show: whether to show anything.
         """
-        self._cells = dict.fromkeys(labels, _WAITING)
-        self._units, self._done, self._of_run = units, 0, dict[str, int]()
+        self._units = dict(units)
+        self._done = dict[str, int]()
+        self._cells = dict.fromkeys(units, _WAITING)
         self._finished = 0
         self._lock = threading.Lock()
         self._started = time.monotonic()
@@ -140,15 +140,16 @@ class Overview:
     def tell(self, label: str, done: int, total: int) -> None:
         """Note how far a run is; one that had to begin again falls back."""
         with self._lock:
-            if label not in self._of_run and not self._done:
-                self._started = time.monotonic()  # workers have imported what they need
-            self._count(label, done)
+            if not self._done:
+                self._started = time.monotonic()  # the first worker has imported what it needs
+            self._done[label] = done
             self._cells[label] = f"{done}/{total}"
 
     def finish(self, label: str, failure: str | None) -> None:
         """Note that a run has ended."""
         with self._lock:
             self._finished += 1
+            self._done[label] = self._units[label]
             self._cells[label] = "done" if failure is None else "failed"
             if self._lines:
                 seconds = time.monotonic() - self._started
@@ -158,10 +159,6 @@ class Overview:
         """Leave the table as it is."""
         self._live.stop()
 
-    def _count(self, label: str, done: int) -> None:
-        self._done += done - self._of_run.get(label, 0)
-        self._of_run[label] = done
-
     def _shown(self) -> Group:
         rows: dict[str, dict[str, str]] = {}
         for label, cell in self._cells.items():
@@ -169,10 +166,9 @@ class Overview:
             rows.setdefault(name, {})[seed] = cell
         seeds = list(dict.fromkeys(seed for row in rows.values() for seed in row))
         title = f"{self._finished} of {len(self._cells)} runs"
-        if not self._of_run:
-            title += ", the workers start"
-        elif self._done and self._finished < len(self._cells):
-            left = (time.monotonic() - self._started) / self._done * (self._units - self._done)
+        done = sum(self._done.values())
+        if done and self._finished < len(self._cells):
+            left = (time.monotonic() - self._started) / done * (sum(self._units.values()) - done)
             title += f", about {duration(left)} left"
         table = Table(box=None, pad_edge=False)
         table.add_column()

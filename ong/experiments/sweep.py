@@ -55,15 +55,15 @@ def _swept(jobs: Sequence[Job], workers: int, cluster: str | None, *, show: bool
     if cluster is None and (workers == 1 or len(waiting) == 1):
         outcomes |= _one_by_one(waiting, show=show)
     elif waiting:
-        parts = sum(checked[job.recipes].units for _, job in waiting)
+        units = {job.label: checked[job.recipes].units for _, job in waiting}
         with Workers(workers) if cluster is None else Cluster(cluster) as pool:
-            outcomes |= _side_by_side(waiting, pool, Overview([job.label for _, job in waiting], parts, show=show))
+            outcomes |= _side_by_side(waiting, pool, Overview(units, show=show))
     return [outcomes[number] for number in range(len(jobs))]
 
 
 def _one_by_one(waiting: Sequence[tuple[int, Job]], *, show: bool) -> dict[int, Outcome]:
     outcomes = {}
-    lines = Overview([job.label for _, job in waiting], 0, show=show and len(waiting) > 1 and not on_terminal())
+    lines = Overview({job.label: 1 for _, job in waiting}, show=show and len(waiting) > 1 and not on_terminal())
     for number, job in waiting:
         bars = Bars(job.label) if show else None
         try:

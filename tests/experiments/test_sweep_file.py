@@ -246,7 +246,7 @@ def test_what_is_no_record_is_not_taken_for_another_recipes(tmp_path: Path) -> N
 def test_an_overview_is_a_table_of_strategies_and_seeds(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(progress, "on_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "100")
-    shown = Overview([f"b / {name} / seed {seed}" for name in ("naive", "ogd") for seed in (0, 3)], 12)
+    shown = Overview({f"b / {name} / seed {seed}": 3 for name in ("naive", "ogd") for seed in (0, 3)})
     shown.tell("b / naive / seed 0", 0, 3)
     shown.tell("b / naive / seed 0", 3, 3)
     shown.finish("b / naive / seed 0", None)
