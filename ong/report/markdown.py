@@ -14,7 +14,7 @@ from ong.report.published import published
 from ong.report.records import Failure
 from ong.report.runs import MOST_LINES, Runs
 from ong.report.tables import best, seeds_text, shown, summary_text
-from ong.report.text import for_markdown
+from ong.report.text import for_markdown, printable
 from ong.report.words import why, won_back
 
 __all__ = ["markdown"]
@@ -39,7 +39,7 @@ def markdown(groups: Sequence[Runs | Document], figure_path: FigurePath | None =
     if not continual:
         return "\n\n".join(parts) + "\n"
     columns = {c.key: c for runs in continual for c in (*metric_columns(runs), *shown(runs))}
-    formulas = [f"| `{c.key}` | `{c.formula}` | {for_markdown(c.about)} |" for c in columns.values()]
+    formulas = [f"| {_code(c.key)} | {_code(c.formula)} | {for_markdown(c.about)} |" for c in columns.values()]
     parts += ["## Formulas", "\n".join(["| name | definition | what it is |", "|---|---|---|", *formulas])]
     parts.append("R[t, j] is the accuracy on task j after training task t; row −1 is before training.")
     return "\n\n".join(parts) + "\n"
@@ -61,13 +61,18 @@ def _document(document: Document, figure_path: FigurePath | None) -> list[str]:
             path = figure_path(document, part.name)
             parts += [f"### {part.title}", for_markdown(part.lead), f"![{for_markdown(part.title)}]({path})"]
     parts += _failures(document.failures)
-    formulas = [f"| `{name}` | `{for_markdown(formula)}` |" for name, formula in document.formulas.items()]
+    formulas = [f"| {_code(name)} | {_code(formula)} |" for name, formula in document.formulas.items()]
     return [*parts, "### Formulas", "\n".join(["| name | definition |", "|---|---|", *formulas])]
 
 
 def _titled(table: TextTable, level: int = 3) -> list[str]:
     heading = [f"{'#' * level} {table.title}"] if level else []
     return [*heading, for_markdown(table.lead), _table(table.frame, table.text)]
+
+
+def _code(text: str) -> str:
+    """Return text as code in a cell of a table, where only what ends either has a meaning."""
+    return f"`{printable(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`" if text else ""
 
 
 def _failures(failures: Sequence[Failure]) -> list[str]:

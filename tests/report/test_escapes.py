@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ong.report.compare import print_differences
 from ong.report.figures import accuracy_curves, render
-from ong.report.markdown import markdown
+from ong.report.markdown import _code, markdown
 from ong.report.reading import read_runs
 from ong.report.records import read_failure, read_record
 from ong.report.runs import Runs
@@ -110,3 +110,9 @@ def test_a_hundred_tasks_come_some_at_a_time(tmp_path: Path) -> None:
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     assert sum(line.strip().startswith("before") for line in lines) >= 5
+
+
+def test_code_in_a_cell_of_markdown_stands_as_it_is_but_for_what_ends_either() -> None:
+    assert _code("½ max|q″| of E[x_i]") == r"`½ max\|q″\| of E[x_i]`"
+    assert _code("a`b\x1b") == "`a'b?`"
+    assert _code("") == ""
