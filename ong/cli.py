@@ -172,6 +172,7 @@ def sweep_command(
     from ong.experiments.forecast import summary_of
     from ong.experiments.sweep import default_workers
     from ong.experiments.sweep_file import sweep_jobs
+    from ong.metrics import METRICS
 
     console = Console()
     planned = sweep_jobs(
@@ -184,6 +185,8 @@ def sweep_command(
         tell=lambda line: console.out(line, highlight=False),
     )
     if dry_run:
+        for name in metrics or ():
+            METRICS.get_or_use(name)
         for line in summary_of(planned, jobs or default_workers(len(planned))):
             console.out(line, highlight=False)
         return 0

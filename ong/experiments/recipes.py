@@ -139,10 +139,21 @@ def checked(recipe: type[R], values: Mapping[str, Any], what: str) -> R:
             raise UnknownNameError(f"key of {what}:", where, _keys_beside(recipe, first["loc"])) from None
         if first["type"] == "missing":
             raise UserError(f"{what}: '{where}' is missing") from None
+        where = _written(values, first["loc"])[:200]
         raise UserError(f"{what}: '{where}': {first['msg']}, got {reprlib.repr(first['input'])}") from None
     if hasattr(made, "stream"):
         check_tasks(made.stream.options.get("tasks"), what)
     return made
+
+
+def _written(values: Any, location: tuple[int | str, ...]) -> str:
+    """Return the dotted key of a place in values, without the names that pydantic gives to kinds of a value."""
+    keys = []
+    for part in location:
+        if part in values if isinstance(values, Mapping) else isinstance(values, list) and isinstance(part, int):
+            keys.append(str(part))
+            values = values[part]
+    return ".".join(keys)
 
 
 def _keys_beside(recipe: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -110,7 +110,7 @@ WRONG = {
     "a seed twice": (f"[[runs]]\n{ONE}seeds = [0, 0]\n", "seed 0 is given twice"),
     "a seed that numpy does not take": (f"[[runs]]\n{ONE}seeds = [5000000000]\n", "from 0 to 4294967295"),
     "a path with a NUL": (f'out = "a\\u0000b"\n[[runs]]\n{ONE}', "null byte"),
-    "no seeds": (f"[[runs]]\n{ONE}seeds = 0\n", "seeds"),
+    "no seeds": (f"[[runs]]\n{ONE}seeds = 0\n", "'runs.0.seeds': Input should be greater than or equal to 1, got 0"),
     "a suffix that names no folder": (
         f'[[runs]]\n{ONE}overrides = [{{ suffix = "/x", "optimizer.lr" = 1.0 }}]\n',
         "strategy 'naive': 'name'",
