@@ -116,8 +116,7 @@ def _recorded(blocks: Mapping[str, Block], run: Forward, batch: Batch, refused: 
                 raise
             outputs = None
     if tape.broadcast:
-        with torch.no_grad():
-            plain = checked_logits(run(batch), batch)
+        plain = checked_logits(run(batch), batch).detach()  # with gradients on, for models that cache (LeViT)
         if outputs is None or _differ(outputs.detach(), plain):
             refused |= set(tape.broadcast)
             return None
