@@ -166,3 +166,37 @@ def test_records_are_of_the_recipes_that_their_sweep_file_names(path: Path) -> N
         wanted = deciding(json.loads(json.dumps(job.settings)))
         differing += [job.label for key, value in wanted.items() if record[key] != value]
     assert differing == []
+
+
+def measured(values: Any) -> Iterator[float]:
+    """Yield the numbers of a file that a program in ``perf/`` wrote."""
+    for part in values.values() if isinstance(values, dict) else values if isinstance(values, list) else [values]:
+        if isinstance(part, dict | list):
+            yield from measured(part)
+        elif isinstance(part, int | float):
+            yield float(part)
+
+
+def not_measured(text: str) -> list[str]:
+    """Return the numbers in a text's tables that no program measured; rows and columns of "before" are passed over."""
+    known = {v for path in RESULTS.glob("performance/*.json") for v in measured(json.loads(path.read_text()))}
+    tables = " ".join(path.read_text(encoding="utf-8") for path in RESULTS.glob("performance/*.md"))
+    written, found, heading = set(re.findall(r"\d*\.?\d+", tables)), [], list[str]()
+    for line in text.splitlines():
+        cells = cells_of(line) if line.startswith("|") else []
+        heading = (heading or cells) if cells else []
+        if "before" in " ".join(cells[:1]).lower():
+            continue
+        for title, cell in zip(heading[1:], cells[1:], strict=True):
+            for number in re.findall(r"(?<![\w.])\d*\.?\d+", cell.replace(",", "")):
+                rounding = 0.5 * 10.0 ** -len(number.partition(".")[2]) + 1e-9
+                measured_so = number in written or any(abs(float(number) - value) <= rounding for value in known)
+                if not measured_so and "before" not in title.lower():
+                    found.append(f"{cells[0]}: {number}")
+    return found
+
+
+def test_every_number_in_a_table_of_the_page_of_performance_was_measured() -> None:
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    assert not_measured(text) == []
+    assert not_measured("| | s |\n|---|---|\n| a | 98765.4 |\n| before | 98765.4 |\n") == ["a: 98765.4"]
