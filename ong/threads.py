@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from threadpoolctl import ThreadpoolController
+import torch
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
-__all__ = ["one_blas_thread"]
+__all__ = ["one_blas_thread", "one_thread"]
 
 
 @contextmanager
@@ -28,6 +29,18 @@ def one_blas_thread() -> Iterator[None]:
     finally:
         for library, threads in zip(libraries, before, strict=True):
             library.set_num_threads(threads)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch, numpy and scipy to one thread, as every run is."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):  # numpy's and scipy's, which torch does not rule
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @cache

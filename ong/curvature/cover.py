@@ -116,7 +116,7 @@ def _recorded(blocks: Mapping[str, Block], run: Forward, batch: Batch, refused: 
                 raise
             outputs = None
     if tape.broadcast:
-        plain = checked_logits(run(batch), batch).detach()  # with gradients on, for models that cache (LeViT)
+        plain = checked_logits(run(batch), batch).detach()  # not under no_grad: LeViT keeps what it computes
         if outputs is None or _differ(outputs.detach(), plain):
             refused |= set(tape.broadcast)
             return None

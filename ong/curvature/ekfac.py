@@ -159,7 +159,7 @@ class EKFAC:
         with evaluating(model):
             one = select(batches[0], slice(0, 1))
             numbers = factor_numbers(blocks, positions_of(blocks, run, batches[0]))
-            drawn = sum(1 for _ in sets(run(one).detach(), one))  # with gradients on, for models that cache (LeViT)
+            drawn = sum(1 for _ in sets(run(one).detach(), one))  # not under no_grad: see cover
             pieces = in_pieces(batches, numbers)
             merging = Merging(lambda name: self.block_like(name, blocks[name]), self.rank, decay, examples, seed)
             eigen = {name: drawn * examples * each for name, each in numbers.items() if not blocks[name].is_diagonal}

@@ -7,18 +7,19 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import mean
 
 from ong.errors import UserError
 from ong.experiments.environment import peak_bytes
-from ong.experiments.jobs import Job, OtherRecipeError, built, finished, one_thread
+from ong.experiments.jobs import Job, OtherRecipeError, built, finished
 from ong.experiments.progress import duration
 from ong.experiments.schema import ContinualBenchmark, ContinualStrategy
 from ong.experiments.store import deciding
 from ong.files import read_text
 from ong.methods.room import readable
 from ong.report.migrations import migrated
+from ong.threads import one_thread
 from ong.waiting import waiting
 
 __all__ = ["Costs", "summary_of"]
@@ -138,4 +139,4 @@ def _rehearsed(job: Job) -> Costs | None:
     with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what the run itself will say
         run = built(lambda: Rehearsal(benchmark, strategy, job.seed, job.data_root), job.label)
-        return replace(run.costs(), peak=peak_bytes())
+        return Costs(*run.costs(), peak_bytes())

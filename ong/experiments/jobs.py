@@ -5,14 +5,10 @@ from __future__ import annotations
 import gc
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-
-import torch
-from threadpoolctl import threadpool_limits
 
 from ong.errors import NotFiniteError, UserError, WorkStoppedError
 from ong.experiments.kinds import Run, kind_of
@@ -24,6 +20,7 @@ from ong.experiments.schema import BenchmarkRecipe, StrategyRecipe
 from ong.experiments.stopped import StoppedError
 from ong.experiments.store import RunFolder, deciding, fingerprint
 from ong.report.runs import flatten
+from ong.threads import one_thread
 
 __all__ = [
     "Checked",
@@ -34,7 +31,6 @@ __all__ = [
     "built",
     "check",
     "finished",
-    "one_thread",
     "perform",
 ]
 
@@ -202,18 +198,6 @@ def check(job: Job, known: Checked | None = None) -> tuple[dict[str, Any] | None
     if record is None and not job.force:
         job.folder.checkpoint(settings)
     return record, known
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch, numpy and scipy to one thread, as every run is."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):  # numpy's and scipy's threads, which torch does not rule
-            yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def perform(job: Job, progress: Progress | None = None) -> Outcome:

@@ -127,7 +127,7 @@ class Overview:
             show: whether to show anything.
         """
         self._units = dict(units)
-        self._done = dict[str, int]()
+        self._done, self._resumed = dict[str, int](), dict[str, int]()
         self._cells = dict.fromkeys(units, _WAITING)
         self._finished = 0
         self._lock = threading.Lock()
@@ -142,6 +142,7 @@ class Overview:
         with self._lock:
             if not self._done:
                 self._started = time.monotonic()  # the first worker has imported what it needs
+            self._resumed.setdefault(label, done)
             self._done[label] = done
             self._cells[label] = f"{done}/{total}"
 
@@ -167,8 +168,9 @@ class Overview:
         seeds = list(dict.fromkeys(seed for row in rows.values() for seed in row))
         title = f"{self._finished} of {len(self._cells)} runs"
         done = sum(self._done.values())
-        if done and self._finished < len(self._cells):
-            left = (time.monotonic() - self._started) / done * (sum(self._units.values()) - done)
+        here = done - sum(self._resumed.values())  # what earlier commands did tells nothing of how fast this one is
+        if here > 0 and self._finished < len(self._cells):
+            left = (time.monotonic() - self._started) / here * (sum(self._units.values()) - done)
             title += f", about {duration(left)} left"
         table = Table(box=None, pad_edge=False)
         table.add_column()

@@ -7,7 +7,6 @@ import time
 from ong.errors import UserError
 from ong.experiments import avalanche_state
 from ong.experiments.continual import ContinualRun
-from ong.experiments.forecast import Costs
 from ong.experiments.run_plugins import FewSteps, StepCounter
 from ong.plugins import Diagnostic
 
@@ -44,8 +43,8 @@ class Rehearsal(ContinualRun):
                 ) from None
         return max(self.memory_bytes)
 
-    def costs(self) -> Costs:
-        """Take ten steps in each task, evaluate once, and return what the whole run takes on this machine.
+    def costs(self) -> tuple[float, int]:
+        """Take ten steps in each task, evaluate once, and return the seconds of the whole run and the bytes it keeps.
 
         Where that takes more than 20 seconds, the tasks that are left are taken to cost, and to add to what is kept,
         as much as the last one did.
@@ -66,7 +65,6 @@ class Rehearsal(ContinualRun):
         except Exception as error:  # of plugins of others too
             raise UserError(f"{_STEPS} steps a task end in {type(error).__name__}: {error}") from error
         left, kept = self.units - len(seconds), [0, *self.memory_bytes]
-        return Costs(
-            sum(seconds) + left * seconds[-1] + (self.units + 1) * self.evaluate_seconds[-1],
-            max(*kept, kept[-1] + left * (kept[-1] - kept[-2])),
-        )
+        training = sum(seconds) + left * seconds[-1]
+        most = max(*kept, kept[-1] + left * (kept[-1] - kept[-2]))
+        return training + (self.units + 1) * self.evaluate_seconds[-1], most

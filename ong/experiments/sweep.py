@@ -77,8 +77,10 @@ def _one_by_one(waiting: Sequence[tuple[int, Job]], *, show: bool) -> dict[int, 
 
 def _side_by_side(waiting: Sequence[tuple[int, Job]], pool: Workers | Cluster, shown: Overview) -> dict[int, Outcome]:
     outcomes = {}
-    asked = {pool.submit(from_anywhere(job), partial(shown.tell, job.label)): (number, job) for number, job in waiting}
     try:
+        asked = {
+            pool.submit(from_anywhere(job), partial(shown.tell, job.label)): (number, job) for number, job in waiting
+        }
         for future in as_completed(asked):
             number, job = asked[future]
             outcomes[number] = outcome = outcome_of(future, job)

@@ -204,7 +204,10 @@ class Results:
         return wide(differences(self._of_tasks(), baseline))
 
     def plot_curves(self, ax: Axes | None = None) -> Axes:
-        """Draw average accuracy over the tasks seen, with 95% t-intervals over seeds."""
+        """Draw average accuracy over the tasks seen, with 95% t-intervals over seeds.
+
+        Of more than eight strategies the best and naive are drawn; :meth:`select` chooses others.
+        """
         runs, axes = self._of_tasks(), ax or new_axes((8.6, 4.6), LIGHT)[1]
         draw_curves(axes, runs)
         legend(axes, [figure_text(runs.label(name)) for name in runs.strategies], LIGHT)
