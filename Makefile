@@ -10,7 +10,7 @@ run: $(READY)
 	$(BIN)/ong report runs/permuted-mnist
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-third-party: $(READY)
 	$(BIN)/python -m pip install --quiet timm peft

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+
+def _folder(path: str | Path) -> Path:
+    """Return a folder's path; none at all, as an unset variable leaves, is refused."""
+    if not str(path).strip():
+        raise typer.BadParameter("it is empty; the present folder is .")
+    return Path(path)
+
+
 Metrics = Annotated[
     list[str] | None, typer.Option("--metric", help="A metric of your own, as module:Name, beside the usual ones.")
 ]
@@ -113,9 +121,11 @@ def run_command(
         list[str] | None, typer.Option("--set", help="key=value in a recipe, such as training.epochs=1.")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Another data set than the benchmark's.")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where data sets that are not in the package lie.")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(parser=_folder, help="Where data sets that are not in the package lie.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
-    out: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(parser=_folder, help="The folder of all runs.")] = Path("runs"),
     memory: Annotated[
         str | None,
         typer.Option(help="Bytes kept from task to task, such as 4MB or 1MB,4MB: strategies are sized to it."),
@@ -153,9 +163,13 @@ def run_command(
 def sweep_command(
     file: Annotated[Path, typer.Argument(help="A sweep file: benchmarks, strategies, seeds and overrides.")],
     jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core.")] = 0,
-    data_root: Annotated[Path | None, typer.Option(help="Where data sets lie, in place of the file's.")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(parser=_folder, help="Where data sets lie, in place of the file's.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The folder of all runs, in place of the file's.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=_folder, help="The folder of all runs, in place of the file's.")
+    ] = None,
     loggers: Annotated[list[str] | None, typer.Option("--logger", help=_LOGGERS)] = None,
     metrics: Metrics = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat finished runs and drop unfinished ones.")] = False,
@@ -230,7 +244,9 @@ def verify_command(
         float, typer.Option(help="How far ACC may differ on another kind of machine (other kinds: share of a metric).")
     ] = 0.01,
     jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core.")] = 0,
-    data_root: Annotated[Path | None, typer.Option(help="Where data sets that are not in the package lie.")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(parser=_folder, help="Where data sets that are not in the package lie.")
+    ] = None,
 ) -> int:
     """Run published records again and say whether they come out the same."""
     check_jobs(jobs)
@@ -345,8 +361,12 @@ def tune_command(
     jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core. They change no result.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value in a recipe.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Another data set than the benchmark's.")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where data sets that are not in the package lie.")] = None,
-    out: Annotated[Path, typer.Option(help="The folder of all trials and their runs.")] = Path("tuning"),
+    data_root: Annotated[
+        Path | None, typer.Option(parser=_folder, help="Where data sets that are not in the package lie.")
+    ] = None,
+    out: Annotated[Path, typer.Option(parser=_folder, help="The folder of all trials and their runs.")] = Path(
+        "tuning"
+    ),
     memory: Annotated[str | None, typer.Option(help="A budget such as 4MB, to which each trial is sized.")] = None,
     at_once: Annotated[
         int, typer.Option(help="Trials of a strategy chosen together: more keep more jobs busy, and each knows less.")

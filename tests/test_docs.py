@@ -135,6 +135,7 @@ def test_docstrings_are_drawn_without_marks_of_other_tools(site: dict[str, Page]
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_shows_what_it_holds(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "CI" not in os.environ:

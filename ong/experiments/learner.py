@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from avalanche.core import BasePlugin
+from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import BaseSGDTemplate
 
 from ong.errors import UnknownNameError
@@ -123,6 +124,10 @@ def make_learner(
         )
     if learner.optimizer is None:  # streaming LDA
         learner.optimizer = optimizer
+    if (generator := getattr(learner, "generator_strategy", None)) is not None:  # its own bars and lines
+        generator.evaluator = NoMetrics()
+        others = (plugin for plugin in generator.plugins if not isinstance(plugin, EvaluationPlugin))
+        generator.plugins = [*others, generator.evaluator]
     return Learner(stream, device, learner, plugins, diagnostics, certificate, own, recorder)
 
 

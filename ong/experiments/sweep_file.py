@@ -81,7 +81,7 @@ class SweepFile(Strict):
         runs: groups of runs.
     """
 
-    out: str = "runs"
+    out: Annotated[str, Field(min_length=1)] = "runs"
     data_root: str | None = None
     cpu_capability: Literal["default", "avx2", "avx512"] | None = None
     runs: Annotated[list[RunsTable], Field(min_length=1)]

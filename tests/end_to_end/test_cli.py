@@ -102,6 +102,7 @@ def test_seeds_show_and_report(ong: Command, tmp_path: Path) -> None:
     assert {path.suffix for path in written} == {".md", ".csv", ".tex", ".html", ".png", ".svg"}
 
 
+@pytest.mark.slow
 def test_parallel_runs_give_the_records_of_sequential_ones(ong: Command, tmp_path: Path) -> None:
     quick = QUICK[:-2]
     code, _, err = ong("run", "permuted-digits", "naive", "ogd", *quick, "--jobs", "2", "--out", "two")
@@ -164,6 +165,9 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "a file without its ending": (("run", "permuted-digits", "linear"), "did you mean the file ./linear.toml?"),
     "a strategy first": (("run", "ogd", "permuted-digits"), "'ogd' is a strategy; the benchmark comes first"),
     "unwritable": (("run", "permuted-digits", "naive", "--out", "/proc/nowhere"), "cannot write to the output folder"),
+    "no folder": (("run", "permuted-digits", "naive", "--out", ""), "'--out': it is empty; the present folder is ."),
+    "no folder of a search": (("tune", "permuted-digits", "naive", "--out", " "), "'--out': it is empty"),
+    "no data root": (("run", "permuted-digits", "naive", "--data-root", ""), "'--data-root': it is empty"),
     "no records": (("report", "."), "no record"),
     "no format": (("report", ".", "--format", ""), "no format to write; give any of png,pdf,csv,matrices,npz,md,tex,html"),
     "baseline": (("compare", ".", "--baseline", "nave"), "no record.json under it"),
@@ -329,6 +333,7 @@ def test_a_search_whose_trials_all_stopped_writes_nothing(ong: Command, tmp_path
     assert (tmp_path / "wild.toml").read_text() == recipe
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ong", "run", "permuted-mnist", "naive", "--jobs", "1"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -115,6 +115,7 @@ def test_runs_are_done_whatever_becomes_of_what_is_printed(shell: str, code: int
         assert found.stderr.splitlines()[-1] == b"ong: cannot print: No space left on device"
 
 
+@pytest.mark.slow
 def test_two_workers_without_any_stream_end_their_runs(tmp_path: Path) -> None:
     found = done(tmp_path, '"$@" <&- >&- 2>&-', "run", "permuted-digits", "naive", "ogd", *QUICK[:-1], "2")
     assert found.returncode == 0

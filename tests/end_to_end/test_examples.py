@@ -28,6 +28,7 @@ def printed(script: str, tmp_path: Path) -> dict[str, list[float]]:
     return {line.split()[0]: [float(n) for n in re.findall(r"-?\d\.\d{3}", line)] for line in lines}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script", [pytest.param(s, marks=[pytest.mark.third_party] if n == "peft" else []) for s, n in NEEDS.items()]
 )

@@ -31,6 +31,7 @@ def _level(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", torch.backends.cpu.get_cpu_capability().lower())
 
 
+@pytest.mark.slow
 def test_a_sweep_is_done_goes_on_and_is_verified(ong: Command, tmp_path: Path) -> None:
     (tmp_path / "sweep.toml").write_text(SWEEP)
     code, out, _ = ong("sweep", "sweep.toml", "--dry-run", "--jobs", "1")
@@ -84,6 +85,7 @@ def test_wrong_input_is_told_in_a_line(ong: Command, tmp_path: Path) -> None:
     assert ong("verify", "sweep.toml")[0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="a processor of one level only")
 def test_vector_units_are_those_that_the_file_names_and_a_record_was_made_with(tmp_path: Path) -> None:
     (tmp_path / "sweep.toml").write_text('cpu_capability = "default"\n' + SWEEP.replace("seeds = 2", "seeds = 1"))

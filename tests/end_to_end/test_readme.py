@@ -21,6 +21,7 @@ def test_it_is_short_and_its_lines_fit() -> None:
     assert max(map(len, lines)) <= 120
 
 
+@pytest.mark.slow
 def test_the_examples_of_a_loop_and_of_avalanche_print_what_stands_below_them(tmp_path: Path) -> None:
     assert len(EXAMPLES) == 2
     code, shown = ("\n".join(parts) for parts in zip(*EXAMPLES, strict=True))  # the second goes on with the first

@@ -53,6 +53,7 @@ def run(installed: Path, where: Path, *arguments: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_runs_and_reports_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     assert "ong-prior" in run(installed, tmp_path, "list")
     quick = ("--set", "training.epochs=1", "--set", "stream.tasks=2", "--jobs", "1")

@@ -143,6 +143,7 @@ def test_values_that_suit_a_budget_come_before_those_of_all_budgets(tmp_path: Pa
     assert "memory" not in plain.strategy.settings()
 
 
+@pytest.mark.slow
 def test_a_search_under_a_budget_sizes_every_trial(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     text = recipe_path("ong-prior", "strategies").read_text(encoding="utf-8").split("[search]")[0]

@@ -166,6 +166,7 @@ def test_known_tasks_give_the_built_in_nets_a_head_each(tmp_path: Path) -> None:
         found.run()
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -83,10 +83,13 @@ def naive(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, float], fl
 
 
 @pytest.mark.parametrize("name", GAINS)
-def test_a_strategy_beats_naive_training(name: str, naive: Callable[[str, float], float], tmp_path: Path) -> None:
+def test_a_strategy_beats_naive_training_and_prints_nothing(
+    name: str, naive: Callable[[str, float], float], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     stream, gain = GAINS[name]
     lr = load_strategy(name).model_dump()["optimizer"]["lr"]
     assert trained(name, stream, tmp_path)["metrics"]["ACC"] > naive(stream, lr) + gain
+    assert capfd.readouterr() == ("", "")
 
 
 def test_packnet_forgets_nothing(naive: Callable[[str, float], float], tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def killing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     return plan("permuted-digits", ["./dies.toml", "naive"], [0], QUICK, out=tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_a_run_whose_worker_dies_goes_on_in_another_and_ends_with_the_same_bits(
     killing: list[Job], tmp_path: Path
 ) -> None:
@@ -63,6 +64,7 @@ def test_a_run_whose_worker_dies_goes_on_in_another_and_ends_with_the_same_bits(
     assert timeless(killing[0].folder.record()) == expected
 
 
+@pytest.mark.slow
 def test_a_run_whose_workers_die_fails_with_the_reason_and_costs_the_others_nothing(
     killing: list[Job], tmp_path: Path
 ) -> None:
@@ -107,6 +109,7 @@ with Workers(2) as workers:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("instant", "group"),
     [
