@@ -31,7 +31,7 @@ def main() -> None:
     rows += [f"| {name} | {value:.1f} |" for name, value in medians(seconds).items()]
     rows += [
         "",
-        f"Two jobs take {share:.2f} of one job's time (median of {REPEATS} turns; at most {AT_MOST} is wanted).",
+        f"Two jobs take {share:.2f} of one job's time (median of the ratios in {REPEATS} turns; at most {AT_MOST} is wanted).",
     ]
     publish("jobs", {"seconds": seconds, "share": share, "at_most": AT_MOST}, "\n".join(rows))
 

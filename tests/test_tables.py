@@ -20,6 +20,8 @@ PASSED_OVER = {"paper", "lr", "seeds", "before"}
 """Words of the titles of columns that quote others, name a setting or tell what was measured before."""
 ACCURACY = re.compile(r"(?<![\d.])0?\.\d{3}(?!\d)")
 
+INTERVAL = re.compile(r"(\d*\.\d+) ± (\d*\.\d+)")
+
 
 class Cell(NamedTuple):
     """A table's cell: where, what its row is called, its column's title, and the texts above, the nearest first."""
@@ -110,8 +112,8 @@ def is_measured(cell: Cell) -> bool:
     written = digits(cell.text) if COLUMNS.keys() & {cell.title[: len(start)] for start in COLUMNS} else []
     written = written or (digits(cell.text) if cell.title.startswith("s an") else ACCURACY.findall(cell.text))
     pool = known(cell)
-    if "±" in cell.text:
-        return any(len(p) == 2 and all(map(rounds_to, p, written)) for p in pool)
+    if pairs := INTERVAL.findall(cell.text):
+        return all(any(len(p) == 2 and all(map(rounds_to, p, pair)) for p in pool) for pair in pairs)
     return all(any(rounds_to(p[0], number) for p in pool) for number in written)
 
 
