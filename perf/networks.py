@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from measure import one_thread, publish
 
+from ong.curvature.sketch import is_wide
 from ong.experiments.models.build import build_model
 from ong.experiments.schema import ModelRecipe
 from ong.methods import OGD, Method, ONGPrior
@@ -103,9 +104,40 @@ def measured(network: str, options: argparse.Namespace) -> dict[str, Any]:
         "directions": ogd["end"],
         "Gram": ogd["start"],
         "curvature": prior["end"] - ogd["end"],
+        "curvature by operations": operations(network, options),
         "metric": prior["start"],
         "kept": {kind: found["kept"] for kind, found in pair.items()},
     }
+
+
+def operations(network: str, options: argparse.Namespace) -> float:
+    """What curvature takes at least, in plain steps: multiplications of the algorithm, alone.
+
+    A layer of T positions, R rows, C columns takes T·R·C an example for each of the forward pass and the two backward
+    ones. Of these curvature needs the first two, T·R² and the cheaper way to the squares
+    (:func:`ong.curvature.squares.rotated_squares`), with r = 100 leading columns. The first 256 examples take both
+    passes once more, and covariances of inputs, T·C²/2 (2·T·C·3r where a sketch takes their place), and of outputs.
+    """
+    model, rank = build_model(ModelRecipe(name=network), SHAPE, CLASSES), 100
+    shapes: list[tuple[int, int, int]] = []
+
+    def note(module: Any, inputs: Any, output: Any) -> None:
+        if isinstance(module, torch.nn.Conv2d):
+            shapes.append((output[0, 0].numel(), module.out_channels, module.weight[0].numel()))
+        elif isinstance(module, torch.nn.Linear):
+            shapes.append((inputs[0][0].numel() // module.in_features, module.out_features, module.in_features + 1))
+
+    for module in model.modules():
+        module.register_forward_hook(note)
+    model(torch.zeros(1, *SHAPE))
+    passes = squares = moments = 0.0
+    for t, r, c in shapes:
+        thin = min(rank, c)
+        passes += t * r * c
+        squares += t * r * r + min(r * c * (t + thin), t * thin * (c + r) + t * t * (c + r))
+        moments += t * (6 * thin * c if is_wide(c, rank) else c * c / 2) + t * r * r / 2
+    plain = 3 * passes * options.batch
+    return float((options.examples * (2 * passes + squares) + 256 * (2 * passes + moments)) / plain)
 
 
 def peak(network: str, kind: str, options: argparse.Namespace) -> int:
@@ -140,6 +172,9 @@ def table(figures: dict[str, Any]) -> str:
     lines += [line(f"{kind} by naive", [f"{net['by naive'][kind]:.2f}" for net in nets]) for kind in CONTENDERS[1:]]
     for part in ("directions", "Gram", "curvature", "metric"):
         lines.append(line(f"{part}, s a task", [f"{net[part]:.1f}" for net in nets]))
+    lines.append(
+        line("curvature by operations, plain steps", [f"{net['curvature by operations']:.0f}" for net in nets])
+    )
     lines += [line(f"{kind}, MB kept", [f"{net['kept'][kind] / 1e6:.0f}" for net in nets]) for kind in CONTENDERS[1:]]
     lines += [line(f"{kind}, MB at most", [f"{net['peak'][kind] / 1e6:.0f}" for net in nets]) for kind in CONTENDERS]
     return "\n".join(lines)

@@ -33,7 +33,6 @@ SETTINGS: dict[str, list[str]] = {
     "metrics.md": ["95 % t-intervals"],
     "performance.md": [
         "no directions ≤ 2.8 at batch 10 and ≤ 2.2 at 64", "or 2 GB where none is given", "a weight and 48 MB", "exceed 2 GB",
-        "N/16 plain steps",
     ],
     "results.md": ["more than 100 % of what forgetting costs"],
     "published.md": ["mean ± 95 % t-interval", "2 MB hold 2,500 digits"],
@@ -125,19 +124,23 @@ FACTS: dict[str, Facts] = {
             *(epyc(batch, "ong-prior, no directions") for batch in (10, 64)),
             *(epyc(64, f"ong-prior, M = {count}") for count in (100, 1000)),
         ),
-        "costs `ong-prior` 266, 125 and 223 plain steps": lambda: tuple(map(a_task_ends, NETWORKS)),
+        "costs `ong-prior` 191, 220 and 195 plain steps": lambda: tuple(map(a_task_ends, NETWORKS)),
         "does 3.5 operations while it reads a byte they are equal at T = 7": lambda: (_BALANCE / 2, _BALANCE),
         "65 tokens that is 39 times less": lambda: (65, 2 * 100**2 * 65 / (2 * 100 * (65 + 100))),
         "1 + 400/96 = 5.2 plain ones": lambda: (1, 4 * 100, 6 * 16, 1 + 4 * 100 / (6 * 16)),
         "at 20 GB a second: .04 s for `slim-resnet18`, .11 s for `vit-tiny`, .45 s for `resnet18`": lambda: (
             20, *(800 * weights(network) / 20e9 for network in NETWORKS),
         ),
-        ".7 of the third's, so 1.7 plain steps": lambda: (
+        ".8 of the third's, so 1.8 plain steps": lambda: (
             part := 800 * weights("resnet18") / 20e9 / perf("networks")["resnet18"]["step"]["naive"], 1 + part,
         ),
         "take 400 bytes a weight: .44, 1.1 and 4.5 GB": lambda: (400, *(400 * weights(network) / 1e9 for network in NETWORKS)),
-        "plain steps, 62 for N = 1,000": lambda: (1000 / 16, 1000),
-        "the first 256 examples, from which bases come, are 35 plain steps": lambda: (256, 256 / 16 * (9 + 4) / 6),
+        "is 106, 133 and 91 plain steps for": lambda: tuple(
+            perf("networks")[network]["curvature by operations"] for network in NETWORKS
+        ),
+        "measured were 136, 162 and 123": lambda: tuple(
+            perf("networks")[network]["curvature"] / perf("networks")[network]["step"]["naive"] for network in NETWORKS
+        ),
         "columns) numbers, 11 % for `vit-tiny`": lambda: (
             100 * 6 * 65**2 / (65 * (4 * (192 + 193) + (768 + 193) + (192 + 769))),
         ),
