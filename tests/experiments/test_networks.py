@@ -40,6 +40,12 @@ def test_a_cnn_has_the_layers_its_options_name() -> None:
     assert model(torch.zeros(2, 3, 28, 20)).shape == (2, 7)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_perceptron_has_biases_everywhere_or_nowhere(bias: bool) -> None:
+    model = build_model(ModelRecipe(name="mlp", hidden=[5, 4], bias=bias), (1, 3, 2), 7)
+    assert [block.shape for block in find_blocks(model).values()] == [(5, 6 + bias), (4, 5 + bias), (7, 4 + bias)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

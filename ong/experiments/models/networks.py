@@ -23,8 +23,8 @@ class Network(nn.Sequential, BaseModel):  # type: ignore[misc]
         return features
 
 
-def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int] = (100, 100)) -> Network:
-    """Return a ReLU network on flattened images, biases everywhere.
+def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int] = (100, 100), bias: bool = True) -> Network:
+    """Return a ReLU network on flattened images, with biases everywhere or nowhere.
 
     Raises:
         UserError: a width below 1.
@@ -34,8 +34,8 @@ def mlp(shape: Sequence[int], classes: int, *, hidden: Sequence[int] = (100, 100
     widths = [math.prod(shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    return Network(*layers, nn.Linear(widths[-1], classes))
+        layers += [nn.Linear(fan_in, fan_out, bias=bias), nn.ReLU()]
+    return Network(*layers, nn.Linear(widths[-1], classes, bias=bias))
 
 
 def cnn(
