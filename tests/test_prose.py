@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import stdev
 
 import pytest
-from evidence import PAGES, RESULTS, by_seed, digits, mean, paired, perf, rounds_to, rows, strategies
+from evidence import PAGES, RESULTS, ROOT, by_seed, digits, mean, paired, perf, rounds_to, rows, strategies
 
 from ong.projection.working import _BALANCE
 
@@ -219,7 +219,7 @@ def unaccounted(path: Path) -> list[str]:
     return [text[max(0, found.start() - 40) : found.end()] for found in MEASURED.finditer(text)]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*PAGES, *sorted((ROOT / "docs").glob("*/*.md"))], ids=lambda path: path.name)
 def test_every_number_is_a_setting_or_follows_from_records(path: Path) -> None:
     assert unaccounted(path) == []
 
