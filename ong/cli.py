@@ -19,7 +19,7 @@ from rich.text import Text
 
 from ong.console import one_line, run_command_line, say
 from ong.errors import UserError
-from ong.experiments.arguments import check_jobs, find_records, parse_settings, seeds_of
+from ong.experiments.arguments import check_cluster, check_jobs, find_records, parse_settings, seeds_of
 from ong.experiments.levels import level_of_records, level_of_sweep, take_level
 from ong.files import is_there
 
@@ -182,6 +182,10 @@ def sweep_command(
 ) -> int:
     """Do all runs of a sweep file; finished runs are skipped, unfinished ones resumed."""
     check_jobs(jobs)
+    if cluster is not None:
+        check_cluster(cluster)
+        if jobs:
+            raise UserError(f"--jobs {jobs} and --cluster {cluster}: give one of them; a cluster has its own workers")
     take_level(level_of_sweep(file))
     from ong.experiments.forecast import summary_of
     from ong.experiments.sweep import default_workers

@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 from ong.errors import UserError, WorkStoppedError
 from ong.files import cannot
 
-__all__ = ["on_terminal", "one_line", "run_command_line", "say"]
+__all__ = ["on_terminal", "one_line", "run_command_line", "say", "warnings_in_a_line"]
 
 INTERRUPTED = 130  # what typer turns Ctrl-C into
 _SIMILAR = {"−": "-", "–": "-", "—": "-", "±": "+-", "×": "x", "·": "*", "…": "...", "≤": "<=", "≥": ">=", "→": "->"}
@@ -39,6 +40,22 @@ def one_line(message: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
+@contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """Print what warns the user without the place in the code."""
+    former = warnings.formatwarning
+
+    def line(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
+        own = issubclass(category, UserWarning)
+        return f"ong: {one_line(str(message))}\n" if own else former(message, category, *where, **more)
+
+    warnings.formatwarning = line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = former
+
+
 def run_command_line(command: Callable[[], object]) -> NoReturn:
     """Run a command and exit with its code.
 
@@ -48,7 +65,7 @@ def run_command_line(command: Callable[[], object]) -> NoReturn:
     _fill_missing_streams()
     if not os.environ.get("COLUMNS", "1").strip("0"):
         del os.environ["COLUMNS"]  # of a terminal without columns nothing would be printed
-    with _stubborn_streams() as broken:
+    with _stubborn_streams() as broken, warnings_in_a_line():
         for name in ("SIGTERM", "SIGHUP"):  # they end workers and let go of locks, as Ctrl-C does
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) == signal.SIG_DFL:

@@ -33,8 +33,8 @@ class UnknownNameError(UserError):
 
     def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
         known = sorted(set(choices))
-        close = nearest(name, known)
-        hint = f"did you mean '{close}'?" if close else f"known: {', '.join(known)}"
+        close = nearest(str(name), known)
+        hint = f"did you mean '{close}'?" if close else f"known: {', '.join(known)}" if known else "there are none"
         super().__init__(f"unknown {kind} '{name}'; {hint}")
 
 

@@ -17,8 +17,10 @@ from rich.console import Console
 import ong.metrics
 import ong.streams
 from ong.errors import UnknownNameError, UserError
+from ong.experiments.diagnostics import own_diagnostics
+from ong.experiments.schema import Buildable
 from ong.extensions import Extensions, load_all, offered, subclasses
-from ong.metrics import METRICS, AccuracyMatrix, Metric
+from ong.metrics import METRICS, AccuracyMatrix, Metric, metric
 from ong.report.compare import differences
 from ong.report.formats import FORMATS
 from ong.report.markdown import markdown
@@ -159,6 +161,31 @@ def test_a_metric_of_ones_own_is_in_table_page_compare_and_results(tmp_path: Pat
     assert "Worst task" in console.file.getvalue()
     loaded = ong.load(folder, metrics=[gauges.worst]).table()
     assert loaded["worst_task"]["mean"]["naive"] == pytest.approx(sum(naive) / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("worst", {"better": "sideways"}, "better is 'higher', 'lower' or None, got 'sideways'"),
+        ("worst, of all", {}, "a name is one word without commas"),
+        ("", {}, "a name is one word without commas"),
+    ],
+)
+def test_a_metric_that_columns_or_bold_numbers_could_not_show_is_refused(
+    name: str, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        metric(name, **options)
+
+
+def test_a_diagnostic_takes_no_metrics_name(tmp_path: Path, module: Any) -> None:
+    module(
+        "gauges",
+        "from ong.plugins import Diagnostic\nfrom ong.quantities import Quantity\n"
+        "class Taken(Diagnostic):\n    quantities = {'BWT': Quantity(title='x')}\n",
+    )
+    with pytest.raises(UserError, match="diagnostic Taken: 'BWT' is measured already; rename it"):
+        own_diagnostics([Buildable(use="gauges:Taken")], [])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 from ong.errors import UserError
 
-__all__ = ["LARGEST_SEED", "check_jobs", "find_records", "parse_seeds", "parse_settings", "seeds_of"]
+__all__ = ["LARGEST_SEED", "check_cluster", "check_jobs", "find_records", "parse_seeds", "parse_settings", "seeds_of"]
 
 _MOST_SEEDS = 1000
 LARGEST_SEED = 2**32 - 1  # numpy's, which random numbers of other libraries are seeded by
@@ -20,6 +20,13 @@ def check_jobs(jobs: int) -> None:
     """Refuse a negative number of workers."""
     if jobs < 0:
         raise UserError(f"--jobs {jobs}: give the number of workers, or 0 for one a core")
+
+
+def check_cluster(address: str) -> None:
+    """Refuse what is no Dask scheduler's address."""
+    host = address.removeprefix("dask://")
+    if host == address or not host.rpartition(":")[2].isdecimal():
+        raise UserError(f"--cluster '{address}': give a Dask scheduler's address, such as dask://localhost:8786")
 
 
 def seeds_of(seeds: str | None, seed: int | None, default: list[int]) -> list[int]:

@@ -79,6 +79,16 @@ def build(recipe: Buildable, kind: type, what: str, *args: Any, functions: bool 
 
 
 def build_optimizer(recipe: Buildable, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer over a model's parameters."""
+    """Build the optimizer over a model's parameters.
+
+    Raises:
+        UserError: as :func:`build`; or one that takes steps by a closure, such as LBFGS.
+    """
     optimizer: torch.optim.Optimizer = build(recipe, torch.optim.Optimizer, "optimizer", model.parameters())
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UserError(
+            f"optimizer {type(optimizer).__name__} evaluates the loss several times a step, which training loops that "
+            "compute one gradient a step do not offer; use another"
+        )
     return optimizer

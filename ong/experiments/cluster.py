@@ -13,7 +13,9 @@ from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from ong.console import say
 from ong.errors import UserError
+from ong.experiments.arguments import check_cluster
 from ong.experiments.workers import LostWorkerError
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Cluster"]
 
-_PREFIX = "dask://"
 _PATIENCE = 30  # seconds until a scheduler answers
 
 
@@ -41,21 +42,21 @@ class Cluster:
         Raises:
             UserError: another form, no such scheduler, a worker of several threads, or no ``distributed`` installed.
         """
-        host = address.removeprefix(_PREFIX)
-        if host == address or not host.rpartition(":")[2].isdecimal():
-            raise UserError(f"--cluster '{address}': give a Dask scheduler's address, such as dask://localhost:8786")
+        check_cluster(address)
         try:
             client = import_module("distributed").Client
         except ImportError:
             raise UserError("--cluster needs the package distributed; install it: pip install 'ong[dask]'") from None
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what goes wrong is told as a failure
         try:
-            self.client = client(f"tcp://{host}", timeout=_PATIENCE, set_as_default=False)
+            self.client = client(address.replace("dask", "tcp", 1), timeout=_PATIENCE, set_as_default=False)
         except (OSError, TimeoutError) as error:
             raise UserError(f"--cluster '{address}': no scheduler answers there ({error})") from None
         workers = self.client.scheduler_info(n_workers=-1)["workers"]
         wide = next((name for name, told in workers.items() if told["nthreads"] != 1), None)
         self._asked: list[Any] = []
+        if not workers:
+            say(f"{address} has no worker yet; runs begin when one joins")
         if wide is not None:
             self.client.close()
             raise UserError(

@@ -10,6 +10,7 @@ from ong.errors import UserError
 from ong.experiments.build import build
 from ong.experiments.schema import Buildable
 from ong.extensions import subclasses
+from ong.metrics import METRICS
 from ong.plugins import Diagnostic
 
 __all__ = ["own_diagnostics", "quantities_of"]
@@ -31,7 +32,7 @@ def own_diagnostics(recipes: Sequence[Buildable], usual: Sequence[Diagnostic], *
     found = subclasses("ong.plugins.diagnostics", Diagnostic).values()
     new = [Buildable(use=f"{kind.__module__}:{kind.__name__}") for kind in found if kind not in map(type, usual)]
     made: list[Diagnostic] = [build(part, Diagnostic, "diagnostic", **given) for part in [*new, *recipes]]
-    names = [*_KEPT, *(name for diagnostic in usual for name in diagnostic.measures)]
+    names = [*_KEPT, *METRICS, *(name for diagnostic in usual for name in diagnostic.measures)]
     for diagnostic in made:
         for name in diagnostic.quantities:
             if name in names:

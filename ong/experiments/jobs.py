@@ -219,7 +219,7 @@ def _perform(job: Job, run: Run, progress: Progress) -> Outcome:
         job.folder.clear()
         return Outcome(job, record, skipped=True)
     if job.force:
-        job.folder.clear()
+        job.folder.clear(logs=True)
     wrong = lost = False
     try:
         loggers = make_loggers(job.benchmark.loggers)

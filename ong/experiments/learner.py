@@ -12,7 +12,7 @@ from avalanche.core import BasePlugin
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import BaseSGDTemplate
 
-from ong.errors import UnknownNameError
+from ong.errors import UnknownNameError, UserError
 from ong.experiments.build import build, build_optimizer
 from ong.experiments.data import load_dataset, make_stream
 from ong.experiments.devices import resolve_device
@@ -87,6 +87,9 @@ def make_learner(
         "batch_size_mem": training.batch_size,
     }
     plugins: list[Any] = [build(plugin, BasePlugin, "plugin", **for_plugins) for plugin in strategy.plugins]
+    methods = [type(plugin).__name__ for plugin in plugins if isinstance(plugin, MethodPlugin)]
+    if len(methods) > 1:
+        raise UserError(f"strategy '{strategy.name}': {' and '.join(methods)} each rewrite the steps; keep one")
     steps = math.ceil(max(len(e.dataset) for e in stream.train_stream) / training.batch_size) * training.epochs
     diagnostics = Diagnostics(every=max(_APART, steps // _MEASURED), seed=derived_seed(seed, 1))
     certificate = Certificate(seed=derived_seed(seed, 1), test_stream=stream.test_stream)

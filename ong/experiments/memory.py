@@ -58,7 +58,7 @@ def read_budget(text: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(kB|MB|GB)\s*", text)
     budget = round(float(found[1]) * _UNITS[found[2]]) if found else 0
     if not budget:
-        raise UserError(f"--memory '{text.strip()}': give sizes in kB, MB or GB, such as 4MB or 500kB,1MB")
+        raise UserError(f"--memory '{text.strip()}': give a size in kB, MB or GB, such as 4MB or 500kB")
     return budget
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,12 +22,13 @@ from ong.experiments.environment import environment
 from ong.files import cannot, is_there, read_text, remove_leftovers, replacing, write_text
 from ong.report.migrations import SCHEMA, migrated
 
-__all__ = ["LOGGED", "RunFolder", "deciding", "fingerprint"]
+__all__ = ["EVENTS", "LOG", "LOGGED", "RunFolder", "deciding", "fingerprint"]
 
 _DESCRIBING = ("summary", "source", "needs")
 _RECORD, _ENVIRONMENT = "record.json", "environment.json"
 _CHECKPOINT, _FAILURE, _LOCK = "checkpoint.pt", "failure.json", ".lock"
 LOGGED = "logged.jsonl"  # what an unfinished run has measured, for loggers
+LOG, EVENTS = "log.csv", "tensorboard"  # what the loggers csv and tensorboard write
 _ANEW = "repeat the run with --force"
 
 
@@ -208,10 +210,16 @@ class RunFolder:
                 with self.locked():
                     self.clear()
 
-    def clear(self) -> None:
-        """Forget all of an unfinished run; a finished record stays until another takes its place."""
-        for name in (_FAILURE, _CHECKPOINT, LOGGED):
+    def clear(self, *, logs: bool = False) -> None:
+        """Forget all of an unfinished run; a finished record stays until another takes its place.
+
+        Args:
+            logs: what loggers have written here too.
+        """
+        for name in (_FAILURE, _CHECKPOINT, LOGGED, *([LOG] if logs else [])):
             (self.path / name).unlink(missing_ok=True)
+        if logs:
+            shutil.rmtree(self.path / EVENTS, ignore_errors=True)
 
     def _write_json(self, name: str, values: dict[str, Any]) -> None:
         write_text(self.path / name, json.dumps(_finite(values), indent=1) + "\n")

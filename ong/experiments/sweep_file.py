@@ -63,7 +63,7 @@ class RunsTable(Strict):
     """
 
     benchmarks: Annotated[list[str], Field(min_length=1)]
-    strategies: list[str] = Field(default_factory=list)
+    strategies: Annotated[list[str], Field(min_length=1)] | None = None
     seeds: Annotated[int, Field(ge=1, le=1000)] | Annotated[list[int], Field(min_length=1)] | str = 1
     dataset: str | None = None
     memory: str | None = None
@@ -132,11 +132,13 @@ def sweep_jobs(
     jobs: dict[Path, Job] = {}
     for table in file.runs:
         seeds = table.seeds if isinstance(table.seeds, list) else parse_seeds(str(table.seeds))
+        if len(set(seeds)) < len(seeds):
+            raise UserError(f"sweep file '{path}': 'seeds' {seeds}: seeds must be different")
         for benchmark in table.benchmarks:
             for given in table.overrides or [Override(suffix="")]:
                 for job in plan(
                     seen_from_here(benchmark),
-                    [seen_from_here(strategy) for strategy in table.strategies] or None,
+                    [seen_from_here(strategy) for strategy in table.strategies] if table.strategies else None,
                     seeds,
                     table.set | (given.model_extra or {}),
                     table.dataset,

@@ -99,9 +99,13 @@ def tune(asked: Asked, workers: int = 1, listener: Listener = lambda problem, tr
         What was found for each strategy, in the order asked for.
 
     Raises:
-        UserError: bad input, such as seeds that reports use, or a recipe without a search space.
+        UserError: bad input, such as seeds that reports use, a folder of runs, or a recipe without a search space.
         WorkStoppedError: the disk is full, or a worker process died twice.
     """
+    if any(Path(asked.out).glob("*/*/seed-*/record.json")):
+        raise UserError(
+            f"'{asked.out}' holds runs, and a report of it would show these or the search: use another --out"
+        )
     asked_for = problems(asked)
     with studies_in(Path(asked.out)) as storage:
         files = [StudyFile.of(storage, problem) for problem in asked_for]

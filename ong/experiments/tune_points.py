@@ -67,8 +67,9 @@ def next_point(
 ) -> dict[str, Any]:
     """Return the point that a trial tries.
 
-    The trials 1 to 3 lie in the middle of each range's thirds, every third once (a Latin square). Later ones are of
-    Optuna's tree-structured Parzen estimator, seeded with their number.
+    The trials 1 to 3 lie in the middle of each range's thirds, every third once (a Latin square); one that would repeat
+    the recipe's own point lies between the middle and the upper end. Later ones are of Optuna's tree-structured Parzen
+    estimator, seeded with their number.
 
     Args:
         number: the trial's, from 1 on.
@@ -80,9 +81,13 @@ def next_point(
     if number < STARTUP:
         orders = Random(0)
         thirds = {key: orders.sample(range(1, STARTUP), STARTUP - 1)[number - 1] for key in space}
-        return _tidied(
-            space, {key: at_share(space[key], (third - 0.5) / (STARTUP - 1)) for key, third in thirds.items()}
-        )
+
+        def within_thirds(share: float) -> dict[str, Any]:
+            shares = {key: (third - 1 + share) / (STARTUP - 1) for key, third in thirds.items()}
+            return _tidied(space, {key: at_share(space[key], shares[key]) for key in space})
+
+        point = within_thirds(0.5)
+        return within_thirds(0.75) if point in beside else point
     sign = math.inf if better == "lower" else -math.inf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that some of this is experimental

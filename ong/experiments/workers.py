@@ -20,6 +20,8 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
+from ong.console import warnings_in_a_line
+
 if TYPE_CHECKING:
     from ong.experiments.jobs import Job, Outcome
 
@@ -191,8 +193,9 @@ def serve() -> None:
     jobs: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read, args=(requests, jobs), daemon=True).start()
     try:
-        while True:
-            _send(replies, _outcome(jobs.get(), _Relay(replies)))
+        with warnings_in_a_line():
+            while True:
+                _send(replies, _outcome(jobs.get(), _Relay(replies)))
     except (KeyboardInterrupt, BrokenPipeError):
         os._exit(0)  # the thread that reads cannot be ended otherwise
 

@@ -73,7 +73,14 @@ def metric(
         better: whether more or less of it is better; None where strategies do not compete by it.
         form: how a number is written, as Python's ``format`` takes it.
         on_request: whether tables leave it out until ``--columns`` names it.
+
+    Raises:
+        UserError: a name that is not one word, or another ``better``.
     """
+    if better not in (None, "higher", "lower"):
+        raise UserError(f"metric '{name}': better is 'higher', 'lower' or None, got {better!r}")
+    if not name or "," in name or any(c.isspace() for c in name):
+        raise UserError(f"metric '{name}': a name is one word without commas, as --columns lists names; see title")
 
     def mark(function: F) -> F:
         return marked(

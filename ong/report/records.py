@@ -218,7 +218,7 @@ def read_record(path: Path | str) -> Record | HistoryRecord:
             what a record holds; the message names the file and the remedy.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and path.name != "record.json":
         path = path / "record.json"
         several = [] if path.exists() else sorted(path.parent.rglob("record.json"))
         if several:

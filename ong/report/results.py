@@ -49,6 +49,7 @@ def load(directory: Path | str, metrics: str | Iterable[str | Callable[..., floa
     Raises:
         UserError: no such directory, no records in it, records that cannot be read or compared, or what is no metric.
     """
+    directory = Path(directory)
     metrics = [metrics] if isinstance(metrics, str) else metrics
     chosen = [METRICS.get_or_use(m) if isinstance(m, str) else METRICS.entry(m, repr(m)) for m in metrics]
     with understood(directory):
@@ -246,8 +247,15 @@ class Results:
         return promised_and_measured(runs).axes
 
     def to_npz(self, path: Path | str) -> None:
-        """Write every R under ``BENCHMARK/STRATEGY/seed-S``, for ``numpy.load``."""
-        write_bytes(Path(path), matrices_npz(list(self._groups.values())))
+        """Write every R under ``BENCHMARK/STRATEGY/seed-S``, for ``numpy.load``.
+
+        Raises:
+            UserError: there is none, or the place cannot be written to.
+        """
+        groups = [runs for runs in self._groups.values() if isinstance(runs, Runs)]
+        if not groups:
+            raise UserError(f"{', '.join(self.benchmarks)}: no sequence of tasks, so there is no matrix to write")
+        write_bytes(Path(path), matrices_npz(groups))
 
     def __repr__(self) -> str:
         return "\n".join(

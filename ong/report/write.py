@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def _write(known: ReportFormat, results: Results, directory: Path, options: Opti
     except WorkStoppedError:
         raise
     except UserError as error:
+        if os.access(directory, os.W_OK):
+            raise
         raise UserError(
             f"{error}; reports are written beside the records, so copy these to a place you may write to"
         ) from None

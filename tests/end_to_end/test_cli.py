@@ -142,6 +142,11 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "stream option": (("run", "permuted-digits", "naive", "--set", "stream.task=2"), "did you mean 'tasks'?"),
     "model option": (("run", "permuted-digits", "naive", "--set", "model.hiden=[3]"), "did you mean 'hidden'?"),
     "optimizer option": (("run", "permuted-digits", "naive", "--set", "optimizer.rl=1"), "unknown option of optimizer SGD"),
+    "steps by a closure": (("run", "permuted-digits", "naive", "--set", "optimizer.use=torch.optim:LBFGS"), "optimizer LBFGS evaluates the loss several times a step"),
+    "two methods": (("run", "permuted-digits", "two.toml"), "strategy 'two': OGD and NCL each rewrite the steps; keep one"),
+    "a logger's option": (("run", "permuted-digits", "naive", "--set", 'loggers=[{name="csv", nope=1}]'), "'nope'; there are none"),
+    "a cluster's address": (("sweep", "broken.toml", "--dry-run", "--cluster", ""), "--cluster '': give a Dask scheduler's address"),
+    "a cluster and jobs": (("sweep", "broken.toml", "--jobs", "3", "--cluster", "dask://a:1"), "--jobs 3 and --cluster dask://a:1: give one of them"),
     "learning rate": (("run", "permuted-digits", "naive", "--set", "optimizer.lr=-1"), "Invalid learning rate"),
     "zero damping": (("run", "permuted-digits", "ong-prior", "--set", "plugins.0.damping=0"), "damping must be positive, got 0"),
     "negative damping": (("run", "permuted-digits", "ong", "--set", "plugins.0.damping=-1"), "damping must be positive, got -1"),
@@ -169,7 +174,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no folder of a search": (("tune", "permuted-digits", "naive", "--out", " "), "'--out': it is empty"),
     "no data root": (("run", "permuted-digits", "naive", "--data-root", ""), "'--data-root': it is empty"),
     "no records": (("report", "."), "no record"),
-    "no format": (("report", ".", "--format", ""), "no format to write; give any of png,pdf,csv,matrices,npz,md,tex,html"),
+    "no format": (("report", ".", "--format", ""), "no format to write; give any of png,svg,pdf,csv,matrices,npz,md,tex,html"),
     "baseline": (("compare", ".", "--baseline", "nave"), "no record.json under it"),
     "format": (("report", ".", "--format", "htm"), "did you mean 'html'?"),
     "not a record": (("show", "broken.toml"), "broken.toml"),
@@ -188,6 +193,9 @@ def test_wrong_input_is_refused_in_one_line_that_says_what_is_right(case: str, o
     (tmp_path / "nowhere.toml").write_text(RECIPE + '[[plugins]]\nuse = "no.where:Plugin"\n')
     (tmp_path / "typo.toml").write_text(RECIPE.replace("[optimizer]", "[optimiser]"))
     (tmp_path / "elsewhere.toml").write_text('name = "../elsewhere"\n' + RECIPE)
+    (tmp_path / "two.toml").write_text(
+        RECIPE + "".join(f'[[plugins]]\nuse = "ong:{name}"\n' for name in ("OGD", "NCL"))
+    )
     (tmp_path / "half.toml").write_text(RECIPE + '[search]\n"optimizer.lr" = { low = 0.1 }\n')
     (tmp_path / "one.toml").write_text(RECIPE + '[search]\n"optimizer.lr" = { choices = 0.1 }\n')
     arguments, expected = WRONG[case]

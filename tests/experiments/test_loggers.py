@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -164,6 +166,24 @@ def test_a_logger_that_fails_is_told_once_and_costs_nothing(at: str, bare: dict[
     assert len(said) == 1
     assert timeless(outcome.record) == bare
     assert steps() == [0, 1, 2, 3, 4]
+
+
+def test_a_pipe_where_the_csv_file_belongs_fails_the_logger_and_not_the_run(
+    bare: dict[str, Any], tmp_path: Path
+) -> None:
+    made = job(tmp_path, "csv")
+    made.folder.path.mkdir(parents=True)
+    os.mkfifo(made.folder.path / "log.csv")
+    with pytest.warns(UserWarning, match=r"logger csv failed \(UserError: '.*log.csv' is a pipe"):
+        assert timeless(perform(made).record) == bare
+
+
+def test_a_run_done_anew_without_loggers_leaves_no_log_of_the_one_before(tmp_path: Path) -> None:
+    assert perform(job(tmp_path, "csv", "tensorboard")).record is not None
+    made = job(tmp_path)
+    assert {path.name for path in made.folder.path.iterdir()} > {"log.csv", "tensorboard"}
+    assert perform(replace(made, force=True)).record is not None
+    assert {path.name for path in made.folder.path.iterdir()} == {"record.json", "environment.json"}
 
 
 def test_a_run_that_resumes_logs_no_step_again_and_what_a_logger_lacks(bare: dict[str, Any], tmp_path: Path) -> None:

@@ -109,7 +109,11 @@ WRONG = {
     "a key that is none": (f"[[runs]]\n{ONE}seed = 3\n", "'runs.0.seed'; did you mean 'runs.0.seeds'?"),
     "twice": (f"[[runs]]\n{ONE}[[runs]]\n{ONE}", "permuted-digits / naive / seed 0 stands in it twice"),
     "no suffix": (f'[[runs]]\n{ONE}overrides = [{{ "optimizer.lr" = 1.0 }}]\n', "suffix' is missing"),
-    "a seed twice": (f"[[runs]]\n{ONE}seeds = [0, 0]\n", "seed 0 is given twice"),
+    "a seed twice": (f"[[runs]]\n{ONE}seeds = [0, 0]\n", "sweep.toml': 'seeds' [0, 0]: seeds must be different"),
+    "no strategies": (
+        '[[runs]]\nbenchmarks = ["permuted-digits"]\nstrategies = []\n',
+        "'runs.0.strategies': List should have",
+    ),
     "a seed that numpy does not take": (f"[[runs]]\n{ONE}seeds = [5000000000]\n", "from 0 to 4294967295"),
     "a path with a NUL": (f'out = "a\\u0000b"\n[[runs]]\n{ONE}', "null byte"),
     "no seeds": (f"[[runs]]\n{ONE}seeds = 0\n", "'runs.0.seeds': Input should be greater than or equal to 1, got 0"),

@@ -240,6 +240,21 @@ def test_the_first_points_lie_once_in_each_third_of_every_range() -> None:
     assert sorted(point["choice"] for point in points) == ["a", "b", "c"]
 
 
+def test_no_point_repeats_the_recipes_own() -> None:
+    space = {"lr": read_range("lr", {"low": 0.003, "high": 0.3, "log": True})}
+    points = [{"lr": 0.03}]
+    for number in range(1, STARTUP):
+        points.append(next_point(number, space, [], points, "higher"))
+    assert sorted(point["lr"] for point in points) == [0.00646, 0.03, 0.044, 0.139]
+
+
+def test_a_folder_of_runs_takes_no_search(tmp_path: Path) -> None:
+    (tmp_path / "permuted-digits/naive/seed-0").mkdir(parents=True)
+    (tmp_path / "permuted-digits/naive/seed-0/record.json").write_text("{}")
+    with pytest.raises(UserError, match="holds runs, and a report of it would show these or the search"):
+        tune(Asked("permuted-digits", ["naive"], out=tmp_path))
+
+
 def test_points_have_three_digits_and_stay_in_their_range() -> None:
     space = {"share": read_range("share", {"low": 0.99951, "high": 0.99962})}
     assert 0.99951 <= next_point(1, space, [], [], "higher")["share"] <= 0.99962

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,8 +16,10 @@ from harness import learner as strategy_of
 from nets import mlp
 from torch import nn
 
-from ong.plugins import OGD, Diagnostics
+from ong.errors import UserError
+from ong.plugins import OGD, Diagnostic, Diagnostics
 from ong.projection import DirectionMemory
+from ong.quantities import Quantity
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers", "ignore:.*of the space is left")
 
@@ -173,3 +175,18 @@ def test_bounds_hold_for_the_yardsticks_too() -> None:
 def test_numbers_below_one_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1, got"):
         Diagnostics(**wrong)
+
+
+class Returning(Diagnostic):
+    quantities: ClassVar[dict[str, Quantity]] = {"odd": Quantity(title="Odd")}
+    returns: ClassVar[Any] = None
+
+    def end_task(self, strategy: Any) -> Any:
+        return self.returns
+
+
+@pytest.mark.parametrize("returned", [None, "text", {"odd": "text"}, [1.0]])
+def test_a_diagnostic_that_returns_no_numbers_is_named(returned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Returning, "returns", returned)
+    with pytest.raises(UserError, match="diagnostic Returning: end_task returns numbers by name"):
+        train(learner(Returning()), 1)

@@ -79,7 +79,7 @@ def test_a_report_has_both_figures_in_every_form(runs: Runs, tmp_path: Path) -> 
     written = {path.name for path in write_report(tmp_path)}
     both = {"accuracy-memory-bytes", "accuracy-train-seconds"}
     assert {f"{name}.{form}" for name in both for form in ("png", "svg")} <= written
-    assert "matrix-ogd-4MB.png" in written
+    assert "matrix-ogd@4MB.png" in written
     assert "matrix-ogd-2MB.png" not in written
     markdown, page = ((tmp_path / f"report.{form}").read_text(encoding="utf-8") for form in ("md", "html"))
     for name in both:

@@ -10,11 +10,13 @@ from ong.report.certificates import promised_and_measured
 from ong.report.choice import PAPERS, Choice, Paper
 from ong.report.costs import accuracy_against
 from ong.report.figures import LIGHT, accuracy_curves, legend, new_axes, render
+from ong.report.formats.figures import figure_path
 from ong.report.heat_maps import heat_map
 from ong.report.intervals import t_interval
 from ong.report.markdown import markdown
 from ong.report.reading import read_runs
 from ong.report.runs import Runs
+from ong.report.write import write_report
 
 
 @pytest.fixture
@@ -151,3 +153,13 @@ def test_the_axis_holds_the_whole_of_each_band(tmp_path: Path) -> None:
         ends = band.get_paths()[0].vertices[:, 1]
         assert ends.min() >= low
         assert ends.max() <= high
+
+
+def test_no_two_strategies_share_a_file(runs: Runs) -> None:
+    names = ["ogd@20kB", "ogd-20kB", "ogd.20kB", "ogd_20kB", "ogd+20kB"]
+    assert len({figure_path(runs, name, several=False) for name in names}) == len(names)
+
+
+def test_svg_alone_can_be_asked_for(tmp_path: Path) -> None:
+    write_runs(tmp_path, ["naive"], seeds=1)
+    assert {path.suffix for path in write_report(tmp_path, ["svg"])} == {".svg"}

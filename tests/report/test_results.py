@@ -125,6 +125,15 @@ def test_every_matrix_comes_back_from_npz_and_csv(tmp_path: Path, results: ong.R
     assert sorted(set(joint["trained"])) == [-1, 3]  # what was not measured is left out
 
 
+def test_what_has_no_matrix_writes_none_and_what_is_no_name_is_told(tmp_path: Path, results: ong.Results) -> None:
+    with pytest.raises(UnknownNameError, match="unknown benchmark among the records '0'"):
+        results[0]  # type: ignore[index]
+    histories = ong.load(Path(__file__).parents[2] / "results" / "deep-linear")
+    with pytest.raises(UserError, match="deep-linear: no sequence of tasks, so there is no matrix to write"):
+        histories.to_npz(tmp_path / "none.npz")
+    assert not (tmp_path / "none.npz").exists()
+
+
 def test_results_and_records_show_themselves_in_jupyter(tmp_path: Path) -> None:
     content = record("ogd", tasks=3)
     content["strategy"]["name"] = "<b>ogd"

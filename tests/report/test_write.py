@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -79,11 +80,21 @@ def test_an_unknown_format_is_refused_with_the_nearest_before_anything_is_read(t
 def test_a_place_that_cannot_be_written_to_is_the_users_error(tmp_path: Path) -> None:
     write_runs(tmp_path, ["naive"], seeds=1, tasks=3)
     (tmp_path / "report.md").mkdir()
-    with pytest.raises(UserError, match=r"report\.md' is a directory, where a file is expected.*beside the records"):
+    with pytest.raises(UserError, match=r"report\.md' is a directory, where a file is expected; move it away"):
         write_report(tmp_path, ["md"])
     (tmp_path / "figures").touch()
-    with pytest.raises(UserError, match=r"cannot write '.*figures.*beside the records"):
+    with pytest.raises(UserError, match=r"cannot write '.*figures.*: File exists$"):
         write_report(tmp_path, ["png"])
+
+
+def test_of_a_place_that_nothing_can_be_written_to_a_way_out_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_runs(tmp_path, ["naive"], seeds=1, tasks=3)
+    (tmp_path / "report.md").mkdir()  # stands for a file system that refuses
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="beside the records, so copy these to a place you may write to"):
+        write_report(tmp_path, ["md"])
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:

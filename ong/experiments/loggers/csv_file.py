@@ -6,6 +6,8 @@ import csv
 from collections.abc import Mapping
 
 from ong.experiments.loggers import Logger, RunInfo
+from ong.experiments.store import LOG
+from ong.files import is_there
 
 __all__ = ["CSVLogger"]
 
@@ -18,7 +20,9 @@ class CSVLogger(Logger):
 
     def start(self, run: RunInfo) -> int:
         """Begin the file, also that of a run that goes on, as a kill may have torn it."""
-        self._file = (run.folder / "log.csv").open("w", newline="", encoding="utf-8")
+        path = run.folder / LOG
+        is_there(path)  # a pipe of this name would wait for a reader
+        self._file = path.open("w", newline="", encoding="utf-8")
         csv.writer(self._file).writerow(["step", "name", "value"])
         return -1
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 
 from ong.experiments.loggers import Logger, RunInfo, installed
+from ong.experiments.store import EVENTS
 
 __all__ = ["TensorBoardLogger"]
 
@@ -21,7 +22,7 @@ class TensorBoardLogger(Logger):
         """Open an event file; TensorBoard hides what older ones of the run have of the last step, if they have it."""
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = run.folder / "tensorboard"
+        folder = run.folder / EVENTS
         self._parameters = run.parameters
         if run.last >= 0 and folder.is_dir():
             self._writer = SummaryWriter(str(folder), purge_step=run.last)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsFloat
 
 from avalanche.core import SupervisedPlugin
 
-from ong.errors import UnknownNameError
+from ong.errors import UnknownNameError, UserError
 from ong.plugins.boundaries import Boundaries
 from ong.quantities import Quantity
 
@@ -67,11 +68,17 @@ class Diagnostic(SupervisedPlugin):  # type: ignore[misc]
         """End it.
 
         Raises:
+            UserError: it returns something else than numbers by name.
             UnknownNameError: something was measured that :attr:`quantities` does not name.
         """
         if not self._boundaries.ends(strategy.experience):
             return
         found = self.end_task(strategy)
+        if not isinstance(found, Mapping) or not all(v is None or isinstance(v, SupportsFloat) for v in found.values()):
+            raise UserError(
+                f"diagnostic {type(self).__name__}: end_task returns numbers by name, or None for one that is not "
+                f"there, got {reprlib.repr(found)}"
+            )
         for name in found:
             if name not in self.measures:
                 raise UnknownNameError(f"quantity of {type(self).__name__}", name, self.measures)

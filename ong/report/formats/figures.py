@@ -19,13 +19,19 @@ from ong.report.heat_maps import heat_map
 from ong.report.results import Results
 from ong.report.runs import Runs
 
-__all__ = ["figure_path", "pdf", "png"]
+__all__ = ["figure_path", "pdf", "png", "svg"]
 
 
 @report_format("png", "every figure as PNG and SVG", usual=True)
 def png(results: Results, folder: Path, options: Options) -> list[Path]:
     """Write ``figures/``; of several benchmarks ``figures/BENCHMARK/``."""
     return _write(results, folder, ("png", "svg"))
+
+
+@report_format("svg", "every figure as SVG alone")
+def svg(results: Results, folder: Path, options: Options) -> list[Path]:
+    """Write ``figures/`` likewise."""
+    return _write(results, folder, ("svg",))
 
 
 @report_format("pdf", "every figure as PDF, for papers")
@@ -76,4 +82,4 @@ def _figures(runs: Runs | Document) -> Iterator[tuple[str | None, Figure]]:
 
 
 def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+-]", "-", name)
+    return re.sub(r"[^A-Za-z0-9._+@-]", "-", name)
