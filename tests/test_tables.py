@@ -15,7 +15,7 @@ COLUMNS = {
     "leak": ("leak", 1.0), "unseen": ("leak_unseen", 1.0), "cosine": ("descent_cosine", 1.0), "MB": ("memory_bytes", 1e-6),
     "training loss": ("train_loss", 1.0), "test loss": ("test_loss", 1.0),
 }  # fmt: skip
-"""What a column's title begins with, and the quantity and unit it then has; other columns have accuracies."""
+"""What a column's title has in it, and the quantity and unit it then has; other columns have accuracies."""
 PASSED_OVER = {"paper", "lr", "seeds", "before"}
 """Words of the titles of columns that quote others, name a setting or tell what was measured before."""
 ACCURACY = re.compile(r"(?<![\d.])0?\.\d{3}(?!\d)")
@@ -93,7 +93,7 @@ def known(cell: Cell) -> list[tuple[float, ...]]:
     found: list[tuple[float, ...]] = []
     for folder, benchmark in sources(cell):
         for strategy in named(strategies(folder), cell.row):
-            keys = [pair for start, pair in COLUMNS.items() if cell.title.startswith(start)] or [("ACC", 1.0)]
+            keys = [pair for words, pair in COLUMNS.items() if words in cell.title] or [("ACC", 1.0)]
             if cell.title == "printed" or folder == "sensitivity":
                 keys += [(key, 1.0) for key in evidence.rows(folder)[0] if key not in ("seed", "size", "draw")]
             for key, unit in keys:
@@ -109,7 +109,7 @@ def known(cell: Cell) -> list[tuple[float, ...]]:
 
 def is_measured(cell: Cell) -> bool:
     """Whether a cell's numbers are a mean with its half-width, or each one that was measured."""
-    written = digits(cell.text) if COLUMNS.keys() & {cell.title[: len(start)] for start in COLUMNS} else []
+    written = digits(cell.text) if any(words in cell.title for words in COLUMNS) else []
     written = written or (digits(cell.text) if cell.title.startswith("s an") else ACCURACY.findall(cell.text))
     pool = known(cell)
     if pairs := INTERVAL.findall(cell.text):
