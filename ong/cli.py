@@ -39,6 +39,7 @@ def _folder(path: str | Path) -> Path:
 Metrics = Annotated[
     list[str] | None, typer.Option("--metric", help="A metric of your own, as module:Name, beside the usual ones.")
 ]
+DataRoot = Annotated[Path | None, typer.Option(parser=_folder, help="Where data sets that are not in the package lie.")]
 _LOGGERS = "tensorboard, csv, wandb, mlflow, or module:Class of your own; may be repeated."
 
 app = typer.Typer(
@@ -121,9 +122,7 @@ def run_command(
         list[str] | None, typer.Option("--set", help="key=value in a recipe, such as training.epochs=1.")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Another data set than the benchmark's.")] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(parser=_folder, help="Where data sets that are not in the package lie.")
-    ] = None,
+    data_root: DataRoot = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     out: Annotated[Path, typer.Option(parser=_folder, help="The folder of all runs.")] = Path("runs"),
     memory: Annotated[
@@ -248,9 +247,7 @@ def verify_command(
         float, typer.Option(help="How far ACC may differ on another kind of machine (other kinds: share of a metric).")
     ] = 0.01,
     jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core.")] = 0,
-    data_root: Annotated[
-        Path | None, typer.Option(parser=_folder, help="Where data sets that are not in the package lie.")
-    ] = None,
+    data_root: DataRoot = None,
 ) -> int:
     """Run published records again and say whether they come out the same."""
     check_jobs(jobs)
@@ -365,9 +362,7 @@ def tune_command(
     jobs: Annotated[int, typer.Option(help="Worker processes; 0 is one a core. They change no result.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value in a recipe.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Another data set than the benchmark's.")] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(parser=_folder, help="Where data sets that are not in the package lie.")
-    ] = None,
+    data_root: DataRoot = None,
     out: Annotated[Path, typer.Option(parser=_folder, help="The folder of all trials and their runs.")] = Path(
         "tuning"
     ),
