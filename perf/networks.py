@@ -134,7 +134,8 @@ def operations(network: str, options: argparse.Namespace) -> float:
     for t, r, c in shapes:
         thin = min(rank, c)
         passes += t * r * c
-        squares += t * r * r + min(r * c * (t + thin), t * thin * (c + r) + t * t * (c + r))
+        sums = 0 if thin == c else t * t * (c + r)  # of all columns' squares, which are those over a whole basis
+        squares += t * r * r + min(r * c * (t + thin), t * thin * (c + r) + sums)
         moments += t * (6 * thin * c if is_wide(c, rank) else c * c / 2) + t * r * r / 2
     plain = 3 * passes * options.batch
     return float((options.examples * (2 * passes + squares) + 256 * (2 * passes + moments)) / plain)
