@@ -33,6 +33,7 @@ from ong.curvature.operators import DiagonalOperator, Operator, ThinOperator
 from ong.curvature.penalties import DiagonalPenalty, EKFACPenalty
 from ong.curvature.positions import MOST_FACTORS, factor_numbers, positions_of
 from ong.curvature.precision import double, without_autocast
+from ong.curvature.shapes_alone import shapes_alone
 from ong.curvature.sketch import is_wide, sketch_width
 from ong.curvature.tape import record
 
@@ -100,6 +101,7 @@ __all__ = [
     "remainder_bound",
     "residual",
     "select",
+    "shapes_alone",
     "sketch_width",
     "targets_of",
     "without_autocast",

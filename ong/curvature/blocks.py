@@ -210,7 +210,7 @@ def _forget(module: nn.Module) -> None:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model in eval mode with gradients on and autocast off; every module's mode is put back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    device = next((p.device.type for p in model.parameters()), "cpu")
+    device = next((p.device.type for p in model.parameters() if not p.is_meta), "cpu")
     model.eval()
     try:
         with torch.enable_grad(), torch.autocast(device, enabled=False):

@@ -224,5 +224,5 @@ def _agrees(factors: Factors | None, expected: Tensor, without: Tensor) -> bool:
         return not bool(expected.any())
     size = torch.linalg.vector_norm(factors.absolute().summed())
     tolerance = factors.rounding**0.5 * size
-    difference = torch.linalg.vector_norm(factors.summed() - expected)
+    difference = torch.linalg.vector_norm(factors.summed().sub_(expected))
     return bool(difference <= tolerance and factors.lengths()[without].sum() <= tolerance)

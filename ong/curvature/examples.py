@@ -100,7 +100,7 @@ def _check_sum(blocks: Mapping[str, Block], found: Mapping[str, Factors], output
             tolerance = rounding**0.5 * torch.linalg.vector_norm(found[name].absolute().summed())
             agrees = torch.linalg.vector_norm(found[name].summed() - expected) <= tolerance
         else:
-            agrees = not expected.any()
+            agrees = (expected == 0).all()
         if not agrees:
             raise UnsupportedLayerError(
                 f"'{name}' has another gradient when an example is alone than when it is among others, so that no "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -17,6 +18,7 @@ from ong.curvature import (
     Likelihood,
     Metric,
     Vector,
+    evaluating,
     map_batch,
     needs_likelihood,
     without_autocast,
@@ -26,7 +28,7 @@ from ong.methods.data import Examples
 from ong.methods.layout import Columns, columns_of
 from ong.methods.network import Network
 from ong.methods.packing import pack_nested, unpack_nested
-from ong.methods.room import Needs, Shapes, available_bytes, check_room
+from ong.methods.room import Needs, Shapes, available_bytes, check_room, shapes_of
 from ong.methods.statistics import BatchNorm, RunningStatistics, check_batch_norm
 from ong.methods.stepping import StepHooks
 
@@ -111,7 +113,7 @@ class Method:
         """Return what the method will take."""
         return Needs(0, shapes.steps)
 
-    def _sizes(self) -> dict[str, int]:
+    def _sizes(self, shapes: Shapes) -> dict[str, int]:
         """Return options by name whose lower values take less memory, and the largest value of each that counts."""
         return {}
 
@@ -268,14 +270,16 @@ class Method:
         self._again, self._in_task = self._in_task, False
         self._move_to(self.device)
         examples = Examples(data, self.device)
-        self.blocks = self.network.blocks(examples, self._columns)
         if not self._resumes:
             self.step = 0
+        is_first = not self.tasks and not self.step
+        told = self._room_by_shapes(examples) if is_first else None
+        self.blocks = self.network.blocks(examples, self._columns)
         try:
             with without_autocast(self.device):
                 self._begin(examples)
-                if not self.tasks and not self.step:
-                    self._check_room(examples)
+                if is_first and (told is None or told.blocks.keys() != self.blocks.keys()):
+                    self._check_room(self._shapes(self.network.probe(examples)), examples)
         except BaseException:
             self.blocks = {}
             raise
@@ -378,15 +382,39 @@ class Method:
             raise UserError(f"{type(self).__name__} is attached to no model; call attach(model, optimizer) first")
         return self._hooks
 
-    def _check_room(self, examples: Examples) -> None:
+    def _shapes(self, batch: Batch) -> Shapes:
+        """Return the blocks' shapes, told by a few examples of a task."""
+        with evaluating(self.model):
+            return shapes_of(self.blocks, self.forward, batch, self.expected_tasks)
+
+    def _check_room(self, shapes: Shapes, examples: Examples) -> None:
         """Estimate what all expected tasks will take, and stop if it cannot fit.
 
         Raises:
             UserError: more than the memory available.
         """
-        shapes = Shapes(self.blocks, self.network.positions(self.blocks, examples), self.expected_tasks)
-        available = available_bytes(self.device)
-        check_room(type(self).__name__, lambda shapes: self._needs(shapes, examples), shapes, self._sizes(), available)
+
+        def needs(shapes: Shapes) -> Needs:
+            found = self._needs(shapes, examples)
+            ending = found.ending + shapes.parameters  # the gradients of the last step
+            return replace(found, training=max(found.training, shapes.comparison), ending=ending)
+
+        check_room(type(self).__name__, needs, shapes, self._sizes(shapes), available_bytes(self.device))
+
+    def _room_by_shapes(self, examples: Examples) -> Shapes | None:
+        """Check the room before anything is computed; returns the shapes, or None of a model that needs values to run.
+
+        Raises:
+            UserError: more than the memory available.
+        """
+        try:
+            with without_autocast(self.device), self.network.without_values(examples) as (self.blocks, one):
+                shapes = self._shapes(one)
+        except Exception:  # of any type, as the model's own code meets tensors without values
+            self.blocks = {}
+            return None
+        self._check_room(shapes, examples)
+        return shapes
 
     def _draw(self, examples: Examples, count: int) -> list[Batch]:
         """Draw examples with a seed of the method's own, whose number does not depend on their number."""

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ong.curvature import PROBED, Batch, Block, Forward, cover, evaluating, logits_of, select
-from ong.methods.room import Shapes, directions_of_few, readable
-from ong.projection import FactoredRows, LookupRows, PatchRows, Rows, collect_directions
+from ong.methods.room import Shapes, readable, shapes_of
+from ong.projection import FactoredRows, LookupRows, PatchRows, Rows
 
 __all__ = ["Coverage", "Covered", "coverage"]
 
@@ -121,11 +121,9 @@ def coverage(model: nn.Module, batch: Batch, *, logits: Forward | None = None, r
     run = logits if logits is not None else (lambda batch: logits_of(model, batch))
     batch = select(batch, slice(0, PROBED))
     blocks = cover(model, run, batch)
-    rows = directions_of_few(
-        lambda example: collect_directions(model, example, kind="ave", blocks=blocks, forward=run), blocks, batch
-    )
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with evaluating(model):
+        rows = shapes_of(blocks, run, batch).rows
         reached = torch.autograd.grad(run(batch).sum(), list(trainable.values()), allow_unused=True)
     unreached = [name for name, gradient in zip(trainable, reached, strict=True) if gradient is None]
     return Coverage(

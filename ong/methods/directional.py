@@ -15,7 +15,7 @@ from ong.methods.base import Method
 from ong.methods.data import Examples
 from ong.methods.fishers import check_positive
 from ong.methods.packing import pack_nested, packed_bytes
-from ong.methods.room import Needs, Shapes, bytes_of, directions_of_few, gram_bytes, readable
+from ong.methods.room import Needs, Shapes, bytes_of, gram_bytes, readable
 from ong.methods.statistics import BatchNorm
 from ong.projection import (
     WORKING_BYTES,
@@ -97,9 +97,6 @@ class DirectionMethod(Method):
         self.directions_dropped = 0
         self.directions_captured = 1.0
         self._projection: EuclideanProjection | MetricProjection | None = None
-        self._sample: dict[str, Rows] = {}  # a few directions and how many an example has, for the estimate
-        self._unreached: dict[str, Rows] = {}  # of these the blocks that no example reached
-        self._an_example = 1
 
     def _begin(self, examples: Examples) -> None:
         self.memory.fit_to(self.blocks)
@@ -169,31 +166,21 @@ class DirectionMethod(Method):
         self.memory, self.directions_captured = self.bounds.apply(self.memory)
         self.directions_dropped += before - len(self.memory)
 
-    def _check_room(self, examples: Examples) -> None:
-        probe = self.network.probe(examples)
-        self._sample = directions_of_few(lambda batch: self._collect(batch, examples), self.blocks, probe)
-        self._an_example = len(DirectionMemory(self._sample))
-        unreached = self.blocks.keys() - self._sample.keys()
-        self._unreached = {name: _matrices(self.blocks[name], self._an_example) for name in unreached}
-        self._sample |= self._unreached
-        super()._check_room(examples)
-        self._sample, self._unreached = {}, {}
-
     def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
-        """Return what the tasks will leave, from the directions of few examples, and what is worked with beside it.
+        """Return what the tasks will leave, from a gradient of an output, and what is worked with beside it.
 
         Blocks that these do not reach, such as experts, count with matrices, the most that they can take.
 
         Raises:
             UserError: a ``max_bytes`` that holds not one direction.
         """
-        if not self._sample:
-            return Needs(0, shapes.steps)
+        unreached = {n: _matrix(block) for n, block in shapes.blocks.items() if n not in shapes.rows}
+        sample = {**shapes.rows, **unreached}
         most = sys.maxsize if examples.count is None else examples.count
         most = shapes.limited("directions_per_task", most, most)
-        a_task, of_a_task = self._left_by_a_task(self._sample, self._an_example, most, shapes)
+        a_task, of_a_task = self._left_by_a_task(sample, self._an_example(shapes), most, shapes)
         each = max(1, of_a_task // a_task)
-        one = of_a_task - bytes_of(self._sample, a_task - 1) - bytes_of(self._unreached, 1)
+        one = of_a_task - bytes_of(sample, a_task - 1) - bytes_of(unreached, 1)
         if self.bounds.max_bytes is not None and one > self.bounds.max_bytes:
             raise UserError(
                 f"max_bytes={self.bounds.max_bytes} holds not one direction of this model, which takes {one} bytes"
@@ -202,7 +189,7 @@ class DirectionMethod(Method):
         if self.bounds.max_bytes is not None:
             held = min(held, self.bounds.max_bytes // each)
         added = min(held + a_task, shapes.tasks * a_task)  # before the bounds are applied
-        matrices = sum(matrix_bytes(self._sample, held, self._budget(held * each)).values())
+        matrices = sum(matrix_bytes(sample, held, self._budget(held * each)).values())
         return Needs(
             held * each,
             matrices + gram_bytes(held) + shapes.steps,
@@ -210,9 +197,13 @@ class DirectionMethod(Method):
             f" ({held} directions, {readable(each)} each)",
         )
 
-    def _sizes(self) -> dict[str, int]:
+    def _sizes(self, shapes: Shapes) -> dict[str, int]:
         of_task = self.directions_per_task
-        return {"max_directions": self.expected_tasks * of_task * self._an_example, "directions_per_task": of_task}
+        return {"max_directions": shapes.tasks * of_task * self._an_example(shapes), "directions_per_task": of_task}
+
+    def _an_example(self, shapes: Shapes) -> int:
+        """Return how many directions an example has."""
+        return shapes.outputs if self.directions == "all" else 1
 
     def _left_by_a_task(
         self, sample: Mapping[str, Rows], an_example: int, most: int, shapes: Shapes
@@ -296,8 +287,8 @@ class DirectionMethod(Method):
         self._projection = None
 
 
-def _matrices(block: Block, count: int) -> DenseRows:
-    """Return zeros as large as gradients of a block can become, in the memory of one number."""
+def _matrix(block: Block) -> DenseRows:
+    """Return zeros as large as a gradient of a block can become, in the memory of one number."""
     parameter = block.parameters[0]
     zero = torch.zeros((), dtype=torch.promote_types(parameter.dtype, torch.float32), device=parameter.device)
-    return DenseRows(zero.expand(count, *block.shape))
+    return DenseRows(zero.expand(1, *block.shape))

@@ -100,8 +100,8 @@ class EWC(Method):
         kept = (shapes.ekfac(rank) + vector) * (shapes.tasks if self.mode == "separate" else 1)
         return Needs(kept, shapes.metric(rank) + shapes.steps, self.options.taking(shapes) + vector)
 
-    def _sizes(self) -> dict[str, int]:
-        return self.options.sizes(self.blocks) if self.penalty == "ekfac" else {}
+    def _sizes(self, shapes: Shapes) -> dict[str, int]:
+        return self.options.sizes(shapes.blocks) if self.penalty == "ekfac" else {}
 
     @property
     def is_idle(self) -> bool:

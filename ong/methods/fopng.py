@@ -189,8 +189,8 @@ class FOPNG(DirectionMethod):
         current, past = self.current.needs(shapes).training, shapes.ekfac(self.current.options.rank)
         return super()._needs(shapes, examples).plus(kept=past, training=current, ending=current)
 
-    def _sizes(self) -> dict[str, int]:
-        return super()._sizes() | self.current.options.sizes(self.blocks)
+    def _sizes(self, shapes: Shapes) -> dict[str, int]:
+        return super()._sizes(shapes) | self.current.options.sizes(shapes.blocks)
 
     @property
     def memory_bytes(self) -> int:

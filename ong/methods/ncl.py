@@ -148,8 +148,8 @@ class NCL(Method):
     def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
         return self.past.needs(shapes).plus(training=shapes.steps)
 
-    def _sizes(self) -> dict[str, int]:
-        return self.past.options.sizes(self.blocks)
+    def _sizes(self, shapes: Shapes) -> dict[str, int]:
+        return self.past.options.sizes(shapes.blocks)
 
     @property
     def is_idle(self) -> bool:

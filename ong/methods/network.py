@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,10 +19,13 @@ from ong.curvature import (
     check_likelihood,
     cover,
     evaluating,
+    find_blocks,
     likelihood_of,
     likelihood_of_targets,
     logits_of,
-    positions_of,
+    map_batch,
+    select,
+    shapes_alone,
     targets_of,
 )
 from ong.errors import UserError
@@ -119,10 +124,14 @@ class Network:
         check_columns(columns, self.model, blocks)
         return blocks
 
-    def positions(self, blocks: dict[str, Block], examples: Examples) -> dict[str, int]:
-        """Return the positions at which an example meets each block's layer."""
-        with evaluating(self.model):
-            return positions_of(blocks, self.forward, self.probe(examples))
+    @contextmanager
+    def without_values(self, examples: Examples) -> Iterator[tuple[dict[str, Block], Batch]]:
+        """Give the blocks that layers' types tell, and an example, without values, as is the model for the ``with``."""
+        among = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
+        names = {name for name, p in self.model.named_parameters() if id(p) in among}
+        one = map_batch(lambda t: t.to("meta"), select(self.probe(examples), slice(0, 1)))
+        with shapes_alone(self.model):
+            yield find_blocks(self.model, among=[p for n, p in self.model.named_parameters() if n in names]), one
 
     def trained(self, blocks: dict[str, Block]) -> set[str]:
         """Return the names of the parameters in blocks."""

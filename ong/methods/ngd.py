@@ -119,8 +119,8 @@ class NGD(Method):
     def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
         return self.current.needs(shapes).plus(training=shapes.steps)
 
-    def _sizes(self) -> dict[str, int]:
-        return self.current.options.sizes(self.blocks)
+    def _sizes(self, shapes: Shapes) -> dict[str, int]:
+        return self.current.options.sizes(shapes.blocks)
 
     def project(self, vector: Vector) -> Vector:
         """Return λ(F_c+λ)⁻¹v."""

@@ -110,8 +110,8 @@ class ONGPrior(DirectionMethod):
         images = directions.kept  # M⁻¹G takes no more than G
         return directions.plus(kept=past.kept, training=past.training + images, ending=past.ending)
 
-    def _sizes(self) -> dict[str, int]:
-        return super()._sizes() | self.past.options.sizes(self.blocks)
+    def _sizes(self, shapes: Shapes) -> dict[str, int]:
+        return super()._sizes(shapes) | self.past.options.sizes(shapes.blocks)
 
     @property
     def past_metric(self) -> tuple[Metric, FisherType] | None:

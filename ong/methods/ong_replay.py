@@ -116,15 +116,13 @@ class ONGReplay(Method):
 
     def _needs(self, shapes: Shapes, examples: Examples) -> Needs:
         batch, rank = self.network.probe(examples), self._options.rank
-        with evaluating(self.model), torch.no_grad():
-            outputs = self.forward(batch).shape[1]
-        each = packed_bytes(pack_nested(batch)) // batch_size(batch) + 2 * outputs  # logits in float16
+        each = packed_bytes(pack_nested(batch)) // batch_size(batch) + 2 * shapes.outputs  # logits in float16
         stored = each * shapes.limited("examples", self.store.size, self.store.size)
         fisher = shapes.ekfac(rank) + shapes.metric(rank) + self._options.taking(shapes, option="examples")
         return Needs(stored, fisher + shapes.steps, stored)
 
-    def _sizes(self) -> dict[str, int]:
-        return self._options.sizes(self.blocks, option="examples")
+    def _sizes(self, shapes: Shapes) -> dict[str, int]:
+        return self._options.sizes(shapes.blocks, option="examples")
 
     def _before_step(self) -> None:
         count = len(self.store)

@@ -86,8 +86,8 @@ class ONGv1(DirectionMethod):
         current = self.current.needs(shapes)
         return super()._needs(shapes, examples).plus(training=current.training, ending=current.training)
 
-    def _sizes(self) -> dict[str, int]:
-        return super()._sizes() | self.current.options.sizes(self.blocks)
+    def _sizes(self, shapes: Shapes) -> dict[str, int]:
+        return super()._sizes(shapes) | self.current.options.sizes(shapes.blocks)
 
     def _state(self) -> dict[str, Any]:
         return super()._state() | self.current.state(self)

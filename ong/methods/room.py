@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import psutil  # type: ignore[import-untyped]
 import torch
+from torch import Tensor
 
-from ong.curvature import MOST_FACTORS, Batch, Block, batch_size, factor_numbers, is_wide, select, sketch_width
+from ong.curvature import (
+    MOST_FACTORS,
+    Batch,
+    Block,
+    Forward,
+    batch_size,
+    example_gradients,
+    factor_numbers,
+    is_wide,
+    select,
+    sketch_width,
+)
 from ong.errors import UserError
-from ong.projection import Rows
+from ong.projection import Rows, input_shapes, rows_of
 
 __all__ = [
     "Needs",
@@ -18,9 +31,9 @@ __all__ = [
     "available_bytes",
     "bytes_of",
     "check_room",
-    "directions_of_few",
     "gram_bytes",
     "readable",
+    "shapes_of",
     "widest_inputs",
 ]
 
@@ -61,15 +74,19 @@ class Shapes:
 
     Attributes:
         blocks: the model's.
-        positions: T of each (:func:`ong.curvature.positions_of`).
+        positions: T of each in the gradient of an example, 0 where none reaches it.
         tasks: how many are to come.
         limits: options by name that are not to be taken larger than this.
+        rows: the gradient of an output as it would be kept, of each block that an example reached.
+        outputs: C.
     """
 
     blocks: Mapping[str, Block]
     positions: Mapping[str, int]
     tasks: int = 1
     limits: Mapping[str, int] = field(default_factory=dict)
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    outputs: int = 1
 
     def limited(self, option: str, value: int | None, most: int) -> int:
         """Return an option's value, ``most`` where it is None, within the limits."""
@@ -89,6 +106,14 @@ class Shapes:
     def steps(self) -> int:
         """Bytes of the vectors that a step works with."""
         return _STEP * self.parameters
+
+    @property
+    def comparison(self) -> int:
+        """Bytes worked with as a task begins and gradients are compared with autograd's (:func:`ong.curvature.cover`).
+
+        All of autograd's, and of a block at a time both; those of the last step are there still.
+        """
+        return 2 * self.parameters + 2 * max(_size(block) * math.prod(block.shape) for block in self.blocks.values())
 
     def ekfac(self, rank: int | None) -> int:
         """Bytes of one EKFAC that is kept (:class:`ong.curvature.EigenBlock`)."""
@@ -156,20 +181,32 @@ def gram_bytes(directions: int) -> int:
     return _GRAM * directions**2
 
 
-def directions_of_few(
-    collect: Callable[[Batch], dict[str, Rows]], blocks: Mapping[str, Block], batch: Batch
-) -> dict[str, Rows]:
-    """Return the directions of a first example, and of a block that it does not reach those of the next that does.
+def shapes_of(blocks: Mapping[str, Block], run: Forward, batch: Batch, tasks: int = 1) -> Shapes:
+    """Return shapes as the gradient of a first example tells, and of blocks that it does not reach the next that does.
 
-    Blocks that no example of the batch reaches are absent.
+    Args:
+        blocks: the model's blocks.
+        run: from a batch to logits ``[N, C]``; to be called in eval mode with gradients on.
+        batch: one example at least.
+        tasks: how many are to come.
     """
-    found: dict[str, Rows] = {}
+    outputs = 1
+
+    def ones(logits: Tensor, batch: Batch) -> Iterator[Tensor]:
+        nonlocal outputs
+        outputs = logits.shape[1]
+        yield torch.ones_like(logits)
+
+    positions, rows = dict.fromkeys(blocks, 0), dict[str, Rows]()
     for n in range(batch_size(batch)):
-        more = collect(select(batch, slice(n, n + 1)))
-        found |= {name: more[name] for name in more.keys() - found.keys()}
-        if found.keys() >= blocks.keys():
+        with input_shapes(blocks) as images:
+            (gradient,) = example_gradients(blocks, run, select(batch, slice(n, n + 1)), ones)
+        for name in gradient.keys() - rows.keys():
+            positions[name] = gradient[name].inputs.shape[1]
+            rows[name] = rows_of(gradient[name], blocks[name], images.get(name))
+        if rows.keys() >= blocks.keys():
             break
-    return {name: found[name] for name in blocks if name in found}
+    return Shapes(blocks, positions, tasks, rows=rows, outputs=outputs)
 
 
 def bytes_of(sample: Mapping[str, Rows], count: int) -> int:

@@ -8,12 +8,13 @@ from ong.projection.directions import (
     check_directions,
     collect_directions,
     direction_cotangents,
+    rows_of,
 )
 from ong.projection.gram import GramSolver, PivotedCholesky, pivoted_cholesky
 from ong.projection.halves import as_halves, from_halves, rounded, rounded_rows
 from ong.projection.lookups import LookupRows
 from ong.projection.memory import DirectionMemory
-from ong.projection.patches import PatchRows
+from ong.projection.patches import PatchRows, input_shapes
 from ong.projection.projectors import EuclideanProjection, MetricProjection
 from ong.projection.recent import Recent
 from ong.projection.rows import DenseRows, FactoredRows, Rows
@@ -42,9 +43,11 @@ __all__ = [
     "collect_directions",
     "direction_cotangents",
     "from_halves",
+    "input_shapes",
     "matrix_bytes",
     "pivoted_cholesky",
     "rounded",
     "rounded_rows",
+    "rows_of",
     "worked_with",
 ]

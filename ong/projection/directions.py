@@ -31,7 +31,14 @@ from ong.projection.patches import input_shapes, patch_rows
 from ong.projection.rows import Rows, rows_from_factors
 from ong.waiting import waiting
 
-__all__ = ["DIRECTION_KINDS", "DirectionKind", "check_directions", "collect_directions", "direction_cotangents"]
+__all__ = [
+    "DIRECTION_KINDS",
+    "DirectionKind",
+    "check_directions",
+    "collect_directions",
+    "direction_cotangents",
+    "rows_of",
+]
 
 DirectionKind = Literal["gtl", "ave", "all", "loss"]
 _NUMBERS = 2**25  # in factors of as many examples as are gone through at a time
@@ -127,7 +134,7 @@ def collect_directions(
         step = max(1, _NUMBERS // max(1, numbers))
         for start in waiting(range(0, batch_size(batch), step), "  directions"):
             sets = [
-                {name: _kept(part, blocks[name], shapes.get(name)) for name, part in factors.items()}
+                {name: rows_of(part, blocks[name], shapes.get(name)) for name, part in factors.items()}
                 for factors in gradients(select(batch, slice(start, start + step)))
             ]
             found = found or [DirectionMemory() for _ in sets]
@@ -143,8 +150,17 @@ def _numbers(factors: Factors) -> int:
     return factors.inputs.numel() + (factors.indices if isinstance(factors, Lookups) else factors.outputs).numel()
 
 
-def _kept(factors: Factors, block: Block, shape: torch.Size | None) -> Rows:
-    """Return the gradients in the form of the fewest numbers."""
+def rows_of(factors: Factors, block: Block, shape: torch.Size | None) -> Rows:
+    """Return gradients in the form of the fewest numbers.
+
+    Args:
+        factors: of a block's gradients.
+        block: the block.
+        shape: of the images that a convolution saw (:func:`ong.projection.input_shapes`).
+
+    Raises:
+        NotFiniteError: a gradient that is not finite.
+    """
     finite = factors.inputs.isfinite().all() and (isinstance(factors, Lookups) or factors.outputs.isfinite().all())
     if not finite:
         raise NotFiniteError(f"the gradients of layer '{block.name}' are not finite: weights or inputs have diverged")

@@ -234,11 +234,9 @@ def _without_zeros(rows: FactoredRows) -> FactoredRows:
 
     In the last block of a transformer that reads its class token, the other tokens' cotangents are zero.
     """
-    if rows.positions == 1 or not len(rows):
-        return rows
     present = rows.inputs.any(2) & rows.outputs.any(2)
-    most = max(1, int(present.sum(1).max()))
-    if most == rows.positions:
+    if present.all():
         return rows
+    most = max(1, int(present.sum(1).max()))
     first = torch.sort(present.byte(), stable=True, dim=1, descending=True).indices[:, :most, None]
     return FactoredRows(rows.inputs.take_along_dim(first, 1), rows.outputs.take_along_dim(first, 1))

@@ -13,7 +13,7 @@ from methods.matrices import Learner, columns, leak, off, task, tasks
 from nets import mlp
 from torch import nn
 
-from ong.curvature import EKFAC, find_blocks
+from ong.curvature import EKFAC, find_blocks, shapes_alone
 from ong.errors import UserError
 from ong.methods import (
     EWC,
@@ -413,3 +413,75 @@ def test_convolutional_directions_are_selected_in_the_form_they_are_kept() -> No
     assert len(method.memory) == 12
     rebuilt = DirectionMemory(method.memory.rows).gram()
     torch.testing.assert_close(rebuilt, method.memory.gram(), rtol=1e-12, atol=1e-12)
+
+
+class Keeps(nn.Module):
+    """A layer that keeps what it worked out in a forward, as caches of positions and masks do."""
+
+    def __init__(self, looks: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+        self.register_buffer("scale", torch.ones(3))
+        self.cache: dict[str, torch.Tensor] = {}
+        self.last: torch.Tensor | None = None
+        self.looks = looks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.looks and x.sum().item() == torch.inf:
+            return x[:, :3]
+        self.last = self.cache.setdefault("scale", self.scale * 2)
+        if not bool(x.isfinite().all()):
+            raise ValueError
+        out: torch.Tensor = self.layer(x) * self.last
+        return out
+
+
+@pytest.mark.parametrize("name", ["ncl", "ogd", "ong-prior", "ong-replay", "gpm", "si"])
+def test_what_does_not_fit_is_refused_before_anything_is_computed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def computed(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("ong.methods.network.cover", computed)
+    available(monkeypatch, 1000)
+    weights_unmoved(EVERY[name](), r"what 3 tasks leave takes .* 1 kB are available: ")
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_a_model_that_looks_at_values_is_estimated_as_well(looks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = []
+    real = room.check_room
+    monkeypatch.setattr(base, "check_room", lambda name, of, shapes, *rest: needs.append(of(shapes).kept))
+    model = Keeps(looks).double()
+    Learner(OGD(directions_per_task=8), model).learn(task())
+    assert needs == [8 * 8 * (7 + 3)]
+    monkeypatch.setattr(base, "check_room", real)
+    available(monkeypatch, 1000)
+    weights_unmoved(OGD(), "what 3 tasks leave")
+
+
+def test_a_model_is_as_it_was_once_it_has_run_without_values() -> None:
+    model = Keeps().double()
+    weight, hooks, cache = model.layer.weight, model._forward_hooks, model.cache
+    with shapes_alone(model):
+        assert model.layer.weight.is_meta
+        assert isinstance(model.layer.weight, nn.Parameter)
+        assert model(torch.ones(1, 6, device="meta")).is_meta
+        assert model.last is not None
+    assert model.layer.weight is weight
+    assert model._forward_hooks is hooks
+    assert model.cache is cache
+    assert not cache
+    assert model.last is None
+    assert model(torch.ones(1, 6).double()).shape == (1, 3)
+
+
+def test_a_head_of_zeros_does_not_make_directions_look_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torchvision's ViT begins with: all gradients before it are zero."""
+    needs = []
+    monkeypatch.setattr(base, "check_room", lambda name, of, shapes, *rest: needs.append(of(shapes).kept))
+    for zero in (False, True):
+        model = Attending().double()
+        if zero:
+            nn.init.zeros_(model.head.weight)
+        Learner(OGD(directions_per_task=8), model).learn(task(width=(6, 8)))
+    assert needs[0] == needs[1]
