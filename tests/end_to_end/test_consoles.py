@@ -134,7 +134,8 @@ def test_what_a_search_found_is_written_though_it_cannot_be_printed(tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "signal_", [signal.SIGHUP, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)]
+    "signal_",
+    [signal.SIGINT, *(pytest.param(s, marks=pytest.mark.nightly) for s in (signal.SIGHUP, signal.SIGTERM))],
 )
 def test_a_signal_ends_workers_and_lets_go_of_their_runs(signal_: signal.Signals, tmp_path: Path) -> None:
     process = command(tmp_path, "run", "permuted-mnist", "naive", "ogd", "--jobs", "2")

@@ -38,7 +38,7 @@ lr = 0.02
 COMMANDS = {
     "run": ("run", "permuted-digits", "naive", "ogd", *QUICK),
     "sweep": ("sweep", "sweep.toml", "--jobs", "2"),
-    "tune": ("tune", "permuted-digits", "./mine.toml", "--trials", "4", "--write", *QUICK),
+    "tune": ("tune", "permuted-digits", "./mine.toml", "--trials", "3", "--write", *QUICK),
     "report": ("report", "runs"),
 }
 FEW = [
