@@ -411,10 +411,12 @@ class Method:
             with without_autocast(self.device), self.network.without_values(examples) as (self.blocks, one):
                 shapes = self._shapes(one)
         except Exception:  # of any type, as the model's own code meets tensors without values
-            self.blocks = {}
             return None
-        self._check_room(shapes, examples)
-        return shapes
+        else:
+            self._check_room(shapes, examples)
+            return shapes
+        finally:
+            self.blocks = {}
 
     def _draw(self, examples: Examples, count: int) -> list[Batch]:
         """Draw examples with a seed of the method's own, whose number does not depend on their number."""

@@ -443,7 +443,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(name: str, mon
 
     monkeypatch.setattr("ong.methods.network.cover", computed)
     available(monkeypatch, 1000)
-    weights_unmoved(EVERY[name](), r"what 3 tasks leave takes .* 1 kB are available: ")
+    method = EVERY[name]()
+    weights_unmoved(method, r"what 3 tasks leave takes .* 1 kB are available: ")
+    assert method.blocks == {}
 
 
 @pytest.mark.parametrize("looks", [False, True])
