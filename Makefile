@@ -21,7 +21,7 @@ docs: $(READY)
 	@echo open build/site/index.html
 
 perf: $(READY)
-	for program in data_path steps threads jobs refresh ogd_dense profiles networks peers growth whole_run autoencoder; do $(BIN)/python perf/$$program.py || exit 1; done
+	for program in data_path steps threads jobs refresh ogd_dense profiles networks estimate peers growth whole_run autoencoder; do $(BIN)/python perf/$$program.py || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -33,6 +33,7 @@ SETTINGS: dict[str, list[str]] = {
     "metrics.md": ["95 % t-intervals"],
     "performance.md": [
         "no directions ≤ 2.8 at batch 10 and ≤ 2.2 at 64", "or 2 GB where none is given", "a weight and 48 MB", "exceed 2 GB",
+        "proposes for 16 GB",
     ],
     "results.md": ["more than 100 % of what forgetting costs"],
     "published.md": ["mean ± 95 % t-interval", "2 MB hold 2,500 digits"],
