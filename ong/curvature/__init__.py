@@ -32,8 +32,7 @@ from ong.curvature.metric import Metric
 from ong.curvature.operators import DiagonalOperator, Operator, ThinOperator
 from ong.curvature.penalties import DiagonalPenalty, EKFACPenalty
 from ong.curvature.positions import MOST_FACTORS, factor_numbers, positions_of
-from ong.curvature.precision import double, without_autocast
-from ong.curvature.shapes_alone import shapes_alone
+from ong.curvature.precision import double, holds, without_autocast
 from ong.curvature.sketch import is_wide, sketch_width
 from ong.curvature.tape import record
 
@@ -82,6 +81,7 @@ __all__ = [
     "find_blocks",
     "first_order_change",
     "gradients_at",
+    "holds",
     "inner",
     "input_covariances",
     "is_wide",
@@ -101,7 +101,6 @@ __all__ = [
     "remainder_bound",
     "residual",
     "select",
-    "shapes_alone",
     "sketch_width",
     "targets_of",
     "without_autocast",

@@ -11,6 +11,7 @@ from torch import Tensor
 from ong.curvature.batches import Batch, Forward, map_batch
 from ong.curvature.blocks import Block, dense_gradient, in_place_of
 from ong.curvature.factors import Factors, as_rows
+from ong.curvature.precision import holds
 
 __all__ = ["gradients_by_copies"]
 
@@ -64,7 +65,7 @@ def _agree(gradients: Tensor | None, whole: Tensor | None, parameter: Tensor) ->
     """Return whether gradients of the examples sum up to that of the batch."""
     expected = dense_gradient(whole, parameter)
     if gradients is None:
-        return bool((expected == 0).all())
+        return holds((expected == 0).all())
     size = torch.linalg.vector_norm(gradients.abs().sum(0))
     tolerance = torch.finfo(parameter.dtype).eps ** 0.5 * size
-    return bool(torch.linalg.vector_norm(gradients.sum(0) - expected) <= tolerance)
+    return holds(torch.linalg.vector_norm(gradients.sum(0) - expected) <= tolerance)

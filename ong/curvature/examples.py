@@ -12,6 +12,7 @@ from ong.curvature.blocks import Block, dense_gradient
 from ong.curvature.copies import gradients_by_copies
 from ong.curvature.factors import Factors, joined_examples
 from ong.curvature.layers import UnsupportedLayerError
+from ong.curvature.precision import holds
 from ong.curvature.tape import record
 
 __all__ = ["example_gradients"]
@@ -101,7 +102,7 @@ def _check_sum(blocks: Mapping[str, Block], found: Mapping[str, Factors], output
             agrees = torch.linalg.vector_norm(found[name].summed() - expected) <= tolerance
         else:
             agrees = (expected == 0).all()
-        if not agrees:
+        if not holds(agrees):
             raise UnsupportedLayerError(
                 f"'{name}' has another gradient when an example is alone than when it is among others, so that no "
                 "example's can be trusted; freeze it, or try another release of torch"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["double", "without_autocast"]
+__all__ = ["double", "holds", "without_autocast"]
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
@@ -19,3 +19,8 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 def double(tensor: Tensor) -> Tensor:
     """Return the tensor in float64."""
     return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+
+
+def holds(condition: Tensor) -> bool:
+    """Return whether a condition holds; of a tensor without values (device ``meta``) it does."""
+    return condition.is_meta or bool(condition)

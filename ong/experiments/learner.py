@@ -29,6 +29,7 @@ from ong.streams.experiences.augment import AUGMENTATIONS, Augmentation
 __all__ = ["Learner", "make_learner"]
 
 _MEASURED, _APART = 20, 25  # about so many steps of a task are measured, at least so far apart
+_MOST = 1000  # directions of the finished tasks that leak is measured against
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def make_learner(
     if len(methods) > 1:
         raise UserError(f"strategy '{strategy.name}': {' and '.join(methods)} each rewrite the steps; keep one")
     steps = math.ceil(max(len(e.dataset) for e in stream.train_stream) / training.batch_size) * training.epochs
-    diagnostics = Diagnostics(every=max(_APART, steps // _MEASURED), seed=derived_seed(seed, 1))
+    diagnostics = Diagnostics(every=max(_APART, steps // _MEASURED), max_directions=_MOST, seed=derived_seed(seed, 1))
     certificate = Certificate(seed=derived_seed(seed, 1), test_stream=stream.test_stream)
     own = own_diagnostics(benchmark.diagnostics, (diagnostics, certificate), **for_plugins)
     recorder = AccuracyRecorder()

@@ -19,11 +19,14 @@ from ong.curvature import (
     Metric,
     Vector,
     evaluating,
+    find_blocks,
     map_batch,
     needs_likelihood,
+    select,
     without_autocast,
 )
 from ong.errors import UserError
+from ong.methods.ahead import Questions, drop_values, in_a_copy
 from ong.methods.data import Examples
 from ong.methods.layout import Columns, columns_of
 from ong.methods.network import Network
@@ -33,6 +36,9 @@ from ong.methods.statistics import BatchNorm, RunningStatistics, check_batch_nor
 from ong.methods.stepping import StepHooks
 
 __all__ = ["Method"]
+
+_LARGE = 10**6  # parameters from which on a look at the model takes seconds
+_PATIENCE = 10.0  # seconds that the estimate ahead of it may take
 
 
 class Method:
@@ -273,13 +279,14 @@ class Method:
         if not self._resumes:
             self.step = 0
         is_first = not self.tasks and not self.step
-        told = self._room_by_shapes(examples) if is_first else None
+        told = self._room_ahead(examples) if is_first else []
         self.blocks = self.network.blocks(examples, self._columns)
         try:
             with without_autocast(self.device):
                 self._begin(examples)
-                if is_first and (told is None or told.blocks.keys() != self.blocks.keys()):
-                    self._check_room(self._shapes(self.network.probe(examples)), examples)
+                if is_first and told != list(self.blocks):
+                    shapes = self._shapes(self.network.probe(examples))
+                    self._check_room(shapes, examples, available_bytes(self.device))
         except BaseException:
             self.blocks = {}
             raise
@@ -387,7 +394,7 @@ class Method:
         with evaluating(self.model):
             return shapes_of(self.blocks, self.forward, batch, self.expected_tasks)
 
-    def _check_room(self, shapes: Shapes, examples: Examples) -> None:
+    def _check_room(self, shapes: Shapes, examples: Examples, available: int) -> None:
         """Estimate what all expected tasks will take, and stop if it cannot fit.
 
         Raises:
@@ -399,24 +406,41 @@ class Method:
             ending = found.ending + shapes.parameters  # the gradients of the last step
             return replace(found, training=max(found.training, shapes.comparison), ending=ending)
 
-        check_room(type(self).__name__, needs, shapes, self._sizes(shapes), available_bytes(self.device))
+        check_room(type(self).__name__, needs, shapes, self._sizes(shapes), available)
 
-    def _room_by_shapes(self, examples: Examples) -> Shapes | None:
-        """Check the room before anything is computed; returns the shapes, or None of a model that needs values to run.
+    def _room_ahead(self, examples: Examples) -> list[str]:
+        """Check the room of a large model before anything is computed; returns the names of the blocks it was told by.
+
+        None are returned where shapes alone do not tell: of a model that looks at values, or whose layers' weights are
+        read by other code.
 
         Raises:
             UserError: more than the memory available.
         """
-        try:
-            with without_autocast(self.device), self.network.without_values(examples) as (self.blocks, one):
+        if sum(p.numel() for p in self.model.parameters()) < _LARGE:
+            return []
+        one = map_batch(lambda t: t.to("meta"), select(self.network.probe(examples), slice(0, 1)))
+        names, available = self.network.in_optimizer, available_bytes(self.device)
+
+        def look() -> tuple[str, list[str]]:
+            drop_values(self.model)
+            among = [p for name, p in self.model.named_parameters() if name in names]
+            self.blocks = find_blocks(self.model, among=among)
+            with Questions() as asked:
                 shapes = self._shapes(one)
-        except Exception:  # of any type, as the model's own code meets tensors without values
-            return None
-        else:
-            self._check_room(shapes, examples)
-            return shapes
-        finally:
-            self.blocks = {}
+            if shapes.rows.keys() != self.blocks.keys():
+                return "", []
+            try:
+                self._check_room(shapes, examples, available)
+            except UserError as error:
+                return str(error), []
+            return "", [] if asked.count else list(self.blocks)
+
+        with without_autocast(self.device):
+            refusal, told = in_a_copy(look, _PATIENCE) or ("", [])
+        if refusal:
+            raise UserError(refusal)
+        return told
 
     def _draw(self, examples: Examples, count: int) -> list[Batch]:
         """Draw examples with a seed of the method's own, whose number does not depend on their number."""

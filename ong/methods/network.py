@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,13 +17,9 @@ from ong.curvature import (
     check_likelihood,
     cover,
     evaluating,
-    find_blocks,
     likelihood_of,
     likelihood_of_targets,
     logits_of,
-    map_batch,
-    select,
-    shapes_alone,
     targets_of,
 )
 from ong.errors import UserError
@@ -72,6 +66,12 @@ class Network:
     def forward(self, batch: Batch) -> Tensor:
         """Return the model's logits ``[N, C]`` of a batch."""
         return self._logits(batch) if self._logits is not None else logits_of(self.model, batch)
+
+    @property
+    def in_optimizer(self) -> set[str]:
+        """The names of the model's parameters that the optimizer holds."""
+        among = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
+        return {name for name, p in self.model.named_parameters() if id(p) in among}
 
     def probe(self, examples: Examples) -> Batch:
         """Return a few examples, always the same."""
@@ -123,15 +123,6 @@ class Network:
         blocks = cover(self.model, self.forward, probe, among=among, apart=apart, kept=kept)
         check_columns(columns, self.model, blocks)
         return blocks
-
-    @contextmanager
-    def without_values(self, examples: Examples) -> Iterator[tuple[dict[str, Block], Batch]]:
-        """Give the blocks that layers' types tell, and an example, without values, as is the model for the ``with``."""
-        among = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
-        names = {name for name, p in self.model.named_parameters() if id(p) in among}
-        one = map_batch(lambda t: t.to("meta"), select(self.probe(examples), slice(0, 1)))
-        with shapes_alone(self.model):
-            yield find_blocks(self.model, among=[p for n, p in self.model.named_parameters() if n in names]), one
 
     def trained(self, blocks: dict[str, Block]) -> set[str]:
         """Return the names of the parameters in blocks."""

@@ -19,6 +19,7 @@ from ong.curvature import (
     batch_size,
     evaluating,
     example_gradients,
+    holds,
     logits_of,
     residual,
     select,
@@ -161,8 +162,8 @@ def rows_of(factors: Factors, block: Block, shape: torch.Size | None) -> Rows:
     Raises:
         NotFiniteError: a gradient that is not finite.
     """
-    finite = factors.inputs.isfinite().all() and (isinstance(factors, Lookups) or factors.outputs.isfinite().all())
-    if not finite:
+    parts = [factors.inputs] if isinstance(factors, Lookups) else [factors.inputs, factors.outputs]
+    if not all(holds(part.isfinite().all()) for part in parts):
         raise NotFiniteError(f"the gradients of layer '{block.name}' are not finite: weights or inputs have diverged")
     if isinstance(factors, Lookups) and factors.indices.shape[1] < block.rows:
         return LookupRows(factors.inputs, factors.indices, block.rows)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ong.curvature import Factors
+from ong.curvature import Factors, holds
 
 __all__ = ["DenseRows", "FactoredRows", "Rows", "rows_from_factors", "size", "smaller_in_factors"]
 
@@ -235,7 +235,7 @@ def _without_zeros(rows: FactoredRows) -> FactoredRows:
     In the last block of a transformer that reads its class token, the other tokens' cotangents are zero.
     """
     present = rows.inputs.any(2) & rows.outputs.any(2)
-    if present.all():
+    if holds(present.all()):
         return rows
     most = max(1, int(present.sum(1).max()))
     first = torch.sort(present.byte(), stable=True, dim=1, descending=True).indices[:, :most, None]

@@ -14,8 +14,10 @@ from torch.nn.modules import module
 from torch.nn.parameter import is_lazy
 from torch.optim import optimizer
 
+from ong.experiments import learner
 from ong.experiments.jobs import Job, perform
 from ong.experiments.plan import plan
+from ong.experiments.progress import Silent
 
 QUICK = {"training.epochs": 1, "stream.tasks": 2}
 STRATEGIES = ("naive", "ogd", "ong-prior", "ewc", "replay")
@@ -59,3 +61,14 @@ def test_they_leave_nothing_and_memory_stays_flat(count: int, tmp_path: Path) ->
     assert left() == before
     assert psutil.Process().memory_info().rss - memory < 60e6
     assert len(list(tmp_path.rglob("record.json"))) == len(jobs)
+
+
+def test_what_leak_is_measured_against_does_not_grow_with_the_tasks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Fifty tasks once took naive training fifty times as long in the last as in the first."""
+    monkeypatch.setattr(learner, "_MOST", 150)
+    (job,) = plan("permuted-digits", ["naive"], [0], {"stream.tasks": 3, "training.epochs": 1}, out=tmp_path)
+    run = job.run()
+    run.run(job.folder, Silent())
+    assert [len(memory) for memory in run.diagnostics._memories.values()] == [150, 150]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +15,7 @@ from methods.matrices import Learner, columns, leak, off, task, tasks
 from nets import mlp
 from torch import nn
 
-from ong.curvature import EKFAC, find_blocks, shapes_alone
+from ong.curvature import EKFAC, find_blocks
 from ong.errors import UserError
 from ong.methods import (
     EWC,
@@ -34,6 +36,7 @@ from ong.methods import (
     base,
     room,
 )
+from ong.methods.data import Examples
 from ong.projection import Bounds, DirectionMemory
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*of the space is left to learn in")  # 123 parameters are soon used up
@@ -206,8 +209,9 @@ EVERY: dict[str, Callable[[], Method]] = {
 class Attending(nn.Module):
     """A token of its own before six tokens of 8 numbers, one block of attention and one of two layers, a head."""
 
-    def __init__(self) -> None:
+    def __init__(self, pooled: bool = False) -> None:
         super().__init__()
+        self.pooled = pooled  # over tokens; else the first one's outputs are read, and most cotangents are zero
         self.token = nn.Parameter(torch.zeros(8))
         self.queries, self.mixed, self.first, self.second = (nn.Linear(*s) for s in ((8, 24), (8, 8), (8, 16), (16, 8)))
         self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(2))
@@ -217,7 +221,8 @@ class Attending(nn.Module):
         x = torch.cat([self.token.expand(len(x), 1, 8), x], 1)
         q, k, v = self.queries(self.norms[0](x)).chunk(3, 2)
         x = x + self.mixed(nn.functional.scaled_dot_product_attention(q, k, v))
-        out: torch.Tensor = self.head((x + self.second(torch.tanh(self.first(self.norms[1](x)))))[:, 0])
+        x = x + self.second(torch.tanh(self.first(self.norms[1](x))))
+        out: torch.Tensor = self.head(x.mean(1) if self.pooled else x[:, 0])
         return out
 
 
@@ -415,29 +420,23 @@ def test_convolutional_directions_are_selected_in_the_form_they_are_kept() -> No
     torch.testing.assert_close(rebuilt, method.memory.gram(), rtol=1e-12, atol=1e-12)
 
 
-class Keeps(nn.Module):
-    """A layer that keeps what it worked out in a forward, as caches of positions and masks do."""
-
-    def __init__(self, looks: bool = False) -> None:
-        super().__init__()
-        self.layer = nn.Linear(6, 3)
-        self.register_buffer("scale", torch.ones(3))
-        self.cache: dict[str, torch.Tensor] = {}
-        self.last: torch.Tensor | None = None
-        self.looks = looks
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.looks and x.sum().item() == torch.inf:
-            return x[:, :3]
-        self.last = self.cache.setdefault("scale", self.scale * 2)
-        if not bool(x.isfinite().all()):
-            raise ValueError
-        out: torch.Tensor = self.layer(x) * self.last
-        return out
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at small models ahead too."""
+    monkeypatch.setattr(base, "_LARGE", 0)
 
 
-@pytest.mark.parametrize("name", ["ncl", "ogd", "ong-prior", "ong-replay", "gpm", "si"])
-def test_what_does_not_fit_is_refused_before_anything_is_computed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def told_by(model: nn.Module, method: Method | None = None, data: Any = None) -> list[str]:
+    """The blocks that a look ahead is told by."""
+    learner = Learner(OGD() if method is None else method, model)
+    learner.method.attach(learner.model, learner.optimizer, tasks=3)
+    return learner.method._room_ahead(Examples(task() if data is None else data, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("name", ["ncl", "ogd", "ogd, all", "ong-prior", "ong-replay", "gpm", "si"])
+def test_what_does_not_fit_is_refused_before_anything_is_computed(
+    name: str, monkeypatch: pytest.MonkeyPatch, ahead: None
+) -> None:
     def computed(*_: Any, **__: Any) -> None:
         raise AssertionError
 
@@ -448,42 +447,131 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(name: str, mon
     assert method.blocks == {}
 
 
-@pytest.mark.parametrize("looks", [False, True])
-def test_a_model_that_looks_at_values_is_estimated_as_well(looks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = []
-    real = room.check_room
-    monkeypatch.setattr(base, "check_room", lambda name, of, shapes, *rest: needs.append(of(shapes).kept))
-    model = Keeps(looks).double()
-    Learner(OGD(directions_per_task=8), model).learn(task())
-    assert needs == [8 * 8 * (7 + 3)]
-    monkeypatch.setattr(base, "check_room", real)
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("net", NETS)
+def test_looking_ahead_tells_what_a_look_at_the_model_tells(
+    net: str, name: str, monkeypatch: pytest.MonkeyPatch, ahead: None
+) -> None:
+    """The sum that was needed stands in the refusal."""
+    make, width = NETS[net] if net != "transformer" else (lambda: Attending(pooled=True).double(), NETS[net][1])
     available(monkeypatch, 1000)
-    weights_unmoved(OGD(), "what 3 tasks leave")
+    found = []
+    for large in (0, 10**9):
+        monkeypatch.setattr(base, "_LARGE", large)
+        learner = Learner(EVERY[name](), make(), batch=20)
+        learner.method.attach(learner.model, learner.optimizer, tasks=3)
+        with pytest.raises(UserError) as refused:
+            learner.begin(task(examples=60, width=width))
+        found.append(str(refused.value))
+    assert found[0] == found[1]
 
 
-def test_a_model_is_as_it_was_once_it_has_run_without_values() -> None:
-    model = Keeps().double()
-    weight, hooks, cache = model.layer.weight, model._forward_hooks, model.cache
-    with shapes_alone(model):
-        assert model.layer.weight.is_meta
-        assert isinstance(model.layer.weight, nn.Parameter)
-        assert model(torch.ones(1, 6, device="meta")).is_meta
-        assert model.last is not None
-    assert model.layer.weight is weight
-    assert model._forward_hooks is hooks
-    assert model.cache is cache
-    assert not cache
-    assert model.last is None
-    assert model(torch.ones(1, 6).double()).shape == (1, 3)
+class Odd(nn.Module):
+    """A net of two layers whose forward does something between them."""
+
+    def __init__(self, between: Callable[[torch.Tensor], torch.Tensor] = torch.tanh) -> None:
+        super().__init__()
+        self.first, self.second, self.between = nn.Linear(6, 8), nn.Linear(8, 3), between
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.second(self.between(self.first(x)))
+        return out
 
 
-def test_a_head_of_zeros_does_not_make_directions_look_small(monkeypatch: pytest.MonkeyPatch) -> None:
+def endless(h: torch.Tensor) -> torch.Tensor:
+    p = torch.zeros(len(h), device=h.device)
+    while (p < 0.9).any():
+        p = p + 0.5 * (1 - p)
+    return h
+
+
+def falls(h: torch.Tensor) -> torch.Tensor:
+    if h.is_meta:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return h
+
+
+def looks(h: torch.Tensor) -> torch.Tensor:
+    return h if float(h.detach().sum()) < 1e9 else 2 * h
+
+
+def asks(h: torch.Tensor) -> torch.Tensor:
+    return h if bool(h.isfinite().all()) else 2 * h
+
+
+KEPT: dict[str, Any] = {}
+
+
+def keeps(h: torch.Tensor) -> torch.Tensor:
+    torch.rand(())
+    return h * KEPT.setdefault("ones", torch.ones(8, dtype=h.dtype, device=h.device))
+
+
+@pytest.mark.parametrize("between", [endless, falls, looks, asks])
+def test_a_model_that_looks_at_values_is_estimated_by_values(
+    between: Callable[[torch.Tensor], torch.Tensor], monkeypatch: pytest.MonkeyPatch, ahead: None
+) -> None:
+    monkeypatch.setattr(base, "_PATIENCE", 0.5)
+    assert told_by(Odd().double()) == ["first", "second"]
+    assert told_by(Odd(between).double()) == []
+    learner = Learner(OGD(directions_per_task=8), Odd(between).double()).learn(*tasks(2))
+    assert len(learner.method.memory) == 16
+
+
+def test_nothing_of_a_look_ahead_is_left(ahead: None) -> None:
+    model = Odd(keeps).double()
+    state, seen = torch.get_rng_state(), []
+    model.first.register_forward_hook(lambda *_: seen.append(1))
+    before = dict(model.named_parameters())
+    assert told_by(model) == ["first", "second"]
+    assert not KEPT
+    assert not seen
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(value is before[name] for name, value in model.named_parameters())
+
+
+def test_weights_that_other_code_reads_are_not_taken_for_a_layers(ahead: None) -> None:
+    class Cosine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 50, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(nn.functional.normalize(x), nn.functional.normalize(self.layer.weight))
+
+    assert told_by(Cosine().double()) == []
+
+
+def test_data_that_fail_say_so_themselves(ahead: None) -> None:
+    def broken() -> Any:
+        yield task()
+        raise ValueError("corrupt record")
+
+    with pytest.raises(ValueError, match="corrupt record"):
+        told_by(net(), data=broken())
+
+
+def test_a_look_ahead_holds_beside_threads_and_gradients_of_before(ahead: None) -> None:
+    model = mlp(64, 256, 3).float()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        model(torch.randn(512, 64)).sum().backward()
+        assert told_by(model, data=[torch.randn(8, 64), torch.arange(8) % 3]) == ["0", "2"]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_head_of_zeros_does_not_make_directions_look_small(monkeypatch: pytest.MonkeyPatch, ahead: None) -> None:
     """As torchvision's ViT begins with: all gradients before it are zero."""
-    needs = []
-    monkeypatch.setattr(base, "check_room", lambda name, of, shapes, *rest: needs.append(of(shapes).kept))
+    found = []
+    available(monkeypatch, 1000)
     for zero in (False, True):
         model = Attending().double()
         if zero:
             nn.init.zeros_(model.head.weight)
-        Learner(OGD(directions_per_task=8), model).learn(task(width=(6, 8)))
-    assert needs[0] == needs[1]
+        learner = Learner(OGD(directions_per_task=8), model)
+        with pytest.raises(UserError) as refused:
+            learner.begin(task(width=(6, 8)))
+        found.append(str(refused.value))
+    assert found[0] == found[1]
