@@ -31,7 +31,7 @@ from ong.curvature.likelihoods import (
 from ong.curvature.metric import Metric
 from ong.curvature.operators import DiagonalOperator, Operator, ThinOperator
 from ong.curvature.penalties import DiagonalPenalty, EKFACPenalty
-from ong.curvature.positions import MOST_FACTORS, factor_numbers, positions_of
+from ong.curvature.positions import MOST_FACTORS, factor_numbers, gradients_of_few, positions_of
 from ong.curvature.precision import double, holds, without_autocast
 from ong.curvature.sketch import is_wide, sketch_width
 from ong.curvature.tape import record
@@ -81,6 +81,7 @@ __all__ = [
     "find_blocks",
     "first_order_change",
     "gradients_at",
+    "gradients_of_few",
     "holds",
     "inner",
     "input_covariances",

@@ -19,14 +19,12 @@ from ong.curvature import (
     Metric,
     Vector,
     evaluating,
-    find_blocks,
     map_batch,
     needs_likelihood,
-    select,
     without_autocast,
 )
 from ong.errors import UserError
-from ong.methods.ahead import Questions, drop_values, in_a_copy
+from ong.methods.ahead import look_ahead
 from ong.methods.data import Examples
 from ong.methods.layout import Columns, columns_of
 from ong.methods.network import Network
@@ -38,7 +36,6 @@ from ong.methods.stepping import StepHooks
 __all__ = ["Method"]
 
 _LARGE = 10**6  # parameters from which on a look at the model takes seconds
-_PATIENCE = 10.0  # seconds that the estimate ahead of it may take
 
 
 class Method:
@@ -409,38 +406,25 @@ class Method:
         check_room(type(self).__name__, needs, shapes, self._sizes(shapes), available)
 
     def _room_ahead(self, examples: Examples) -> list[str]:
-        """Check the room of a large model before anything is computed; returns the names of the blocks it was told by.
-
-        None are returned where shapes alone do not tell: of a model that looks at values, or whose layers' weights are
-        read by other code.
+        """Check the room of a large model before anything is computed; returns the names of the blocks that told.
 
         Raises:
             UserError: more than the memory available.
         """
         if sum(p.numel() for p in self.model.parameters()) < _LARGE:
             return []
-        one = map_batch(lambda t: t.to("meta"), select(self.network.probe(examples), slice(0, 1)))
-        names, available = self.network.in_optimizer, available_bytes(self.device)
+        available = available_bytes(self.device)
 
-        def look() -> tuple[str, list[str]]:
-            drop_values(self.model)
-            among = [p for name, p in self.model.named_parameters() if name in names]
-            self.blocks = find_blocks(self.model, among=among)
-            with Questions() as asked:
-                shapes = self._shapes(one)
-            if shapes.rows.keys() != self.blocks.keys():
-                return "", []
-            try:
+        def check(blocks: dict[str, Block], one: Batch) -> bool:
+            self.blocks = blocks
+            shapes = self._shapes(one)
+            told = shapes.rows.keys() == blocks.keys()
+            if told:
                 self._check_room(shapes, examples, available)
-            except UserError as error:
-                return str(error), []
-            return "", [] if asked.count else list(self.blocks)
+            return told
 
         with without_autocast(self.device):
-            refusal, told = in_a_copy(look, _PATIENCE) or ("", [])
-        if refusal:
-            raise UserError(refusal)
-        return told
+            return look_ahead(self.network, self.network.probe(examples), check)
 
     def _draw(self, examples: Examples, count: int) -> list[Batch]:
         """Draw examples with a seed of the method's own, whose number does not depend on their number."""

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import psutil  # type: ignore[import-untyped]
 import torch
-from torch import Tensor
 
 from ong.curvature import (
     MOST_FACTORS,
     Batch,
     Block,
     Forward,
-    batch_size,
-    example_gradients,
     factor_numbers,
+    gradients_of_few,
     is_wide,
-    select,
     sketch_width,
 )
 from ong.errors import UserError
@@ -190,22 +187,13 @@ def shapes_of(blocks: Mapping[str, Block], run: Forward, batch: Batch, tasks: in
         batch: one example at least.
         tasks: how many are to come.
     """
-    outputs = 1
-
-    def ones(logits: Tensor, batch: Batch) -> Iterator[Tensor]:
-        nonlocal outputs
-        outputs = logits.shape[1]
-        yield torch.ones_like(logits)
-
-    positions, rows = dict.fromkeys(blocks, 0), dict[str, Rows]()
-    for n in range(batch_size(batch)):
-        with input_shapes(blocks) as images:
-            (gradient,) = example_gradients(blocks, run, select(batch, slice(n, n + 1)), ones)
-        for name in gradient.keys() - rows.keys():
-            positions[name] = gradient[name].inputs.shape[1]
-            rows[name] = rows_of(gradient[name], blocks[name], images.get(name))
-        if rows.keys() >= blocks.keys():
-            break
+    outputs, positions, rows = 0, dict.fromkeys(blocks, 0), dict[str, Rows]()
+    with input_shapes(blocks) as images:
+        for width, gradient in gradients_of_few(blocks, run, batch):
+            outputs = width
+            for name in gradient.keys() - rows.keys():
+                positions[name] = gradient[name].inputs.shape[1]
+                rows[name] = rows_of(gradient[name], blocks[name], images.get(name))
     return Shapes(blocks, positions, tasks, rows=rows, outputs=outputs)
 
 

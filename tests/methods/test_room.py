@@ -511,7 +511,7 @@ def keeps(h: torch.Tensor) -> torch.Tensor:
 def test_a_model_that_looks_at_values_is_estimated_by_values(
     between: Callable[[torch.Tensor], torch.Tensor], monkeypatch: pytest.MonkeyPatch, ahead: None
 ) -> None:
-    monkeypatch.setattr(base, "_PATIENCE", 0.5)
+    monkeypatch.setattr("ong.methods.ahead._PATIENCE", 2.0)
     assert told_by(Odd().double()) == ["first", "second"]
     assert told_by(Odd(between).double()) == []
     learner = Learner(OGD(directions_per_task=8), Odd(between).double()).learn(*tasks(2))
