@@ -191,9 +191,10 @@ def shapes_of(blocks: Mapping[str, Block], run: Forward, batch: Batch, tasks: in
     with input_shapes(blocks) as images:
         for width, gradient in gradients_of_few(blocks, run, batch):
             outputs = width
-            for name in gradient.keys() - rows.keys():
-                positions[name] = gradient[name].inputs.shape[1]
-                rows[name] = rows_of(gradient[name], blocks[name], images.get(name))
+            for name, part in gradient.items():
+                if name not in rows:
+                    positions[name] = part.inputs.shape[1]
+                    rows[name] = rows_of(part, blocks[name], images.get(name))
     return Shapes(blocks, positions, tasks, rows=rows, outputs=outputs)
 
 
